@@ -1,0 +1,155 @@
+//! What the VMM is told, and what it answers: plain data, no behaviour.
+//!
+//! The launcher opens everything that needs privilege and hands the open descriptors to a new
+//! `assign-vmm` process, which inherits them under the numbers named here. The spec arrives as one
+//! JSON document on the descriptor given by `--spec FD`; events leave as JSON lines on
+//! [`GuestSpec::events`]. The VMM opens no path of its own, so this file is its whole input.
+
+use std::os::fd::RawFd;
+
+use serde::{Deserialize, Serialize};
+
+/// An inherited descriptor, by its number in the VMM process. It must be open, and is owned by the
+/// VMM from the start on: each number may appear once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Descriptor(pub RawFd);
+
+/// One guest machine, complete.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GuestSpec {
+    /// The guest's name, for messages only.
+    pub name: String,
+    /// Number of vCPUs, 1 to [`MAX_CPUS`].
+    pub cpus: u8,
+    /// Guest RAM in bytes: a multiple of 4 KiB, at least [`MIN_MEMORY`].
+    pub memory_bytes: u64,
+    /// An open `/dev/kvm`.
+    pub kvm: Descriptor,
+    /// What is booted.
+    pub boot: Boot,
+    /// Where the serial console (COM1) goes.
+    pub console: Console,
+    /// The write end of a pipe for [`GuestEvent`] lines.
+    pub events: Option<Descriptor>,
+    /// virtio-net devices, in slot order.
+    pub networks: Vec<VirtioNet>,
+    /// Passed-through devices and the container that holds their groups.
+    pub vfio: Option<Vfio>,
+}
+
+/// Most vCPUs a guest may have.
+pub const MAX_CPUS: u8 = 64;
+/// Least guest RAM, in bytes: below this no distribution kernel unpacks itself.
+pub const MIN_MEMORY: u64 = 64 << 20;
+
+/// Kernel image, initial RAM disk and command line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Boot {
+    /// A regular file open for reading: a bzImage, or a 64-bit ELF vmlinux with a PVH entry note.
+    pub kernel: Descriptor,
+    /// A regular file open for reading, placed in guest RAM as it is.
+    pub initrd: Option<Descriptor>,
+    /// Kernel command line, without NUL, at most 2,047 bytes.
+    pub cmdline: String,
+}
+
+/// Both ends of the guest's serial line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Console {
+    /// Bytes typed to the guest; end of file is not an error, the guest merely hears no more.
+    pub input: Option<Descriptor>,
+    /// Bytes the guest prints.
+    pub output: Descriptor,
+}
+
+/// A virtio-net device over a TAP descriptor.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VirtioNet {
+    /// An open `/dev/net/tun` attached to its interface with
+    /// `IFF_TAP | IFF_NO_PI | IFF_VNET_HDR`.
+    pub tap: Descriptor,
+    /// The guest's address on it.
+    pub mac: [u8; 6],
+}
+
+/// A type1 VFIO container, its groups and the devices to pass through.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Vfio {
+    /// An open `/dev/vfio/vfio`, with nothing set on it yet.
+    pub container: Descriptor,
+    /// Open `/dev/vfio/GROUP` files, each once, not yet in a container.
+    pub groups: Vec<VfioGroup>,
+    /// Devices in slot order.
+    pub devices: Vec<VfioDevice>,
+}
+
+/// One IOMMU group given to this guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VfioGroup {
+    /// The group's number on this host, for messages.
+    pub number: u32,
+    /// The open group file.
+    pub descriptor: Descriptor,
+}
+
+/// One device of one of the groups.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VfioDevice {
+    /// Full PCI address, `dddd:bb:dd.f`: the name VFIO knows the device by.
+    pub address: String,
+    /// Index into [`Vfio::groups`].
+    pub group: usize,
+}
+
+/// What the VMM reports, one JSON object a line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum GuestEvent {
+    /// The vCPUs are about to run for the first time.
+    Started,
+    /// The guest runs no more; the last event.
+    Stopped {
+        /// Why.
+        reason: StopReason,
+    },
+}
+
+/// Why a guest stopped.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum StopReason {
+    /// The guest powered off (ACPI S5).
+    PowerOff,
+    /// The guest asked for a reset: the launcher may start it again.
+    Reboot,
+    /// The guest's CPU stopped for good, by a triple fault or an unrecoverable exit.
+    Crash {
+        /// What KVM reported.
+        detail: String,
+    },
+    /// The VMM could not start or go on.
+    Failed {
+        /// The error with its causes, in one line.
+        detail: String,
+    },
+}
+
+impl StopReason {
+    /// Exit status of `assign-vmm`: 0 powered off, 1 failed, 5 crashed, 6 wants a reboot.
+    pub fn exit_status(&self) -> u8 {
+        match self {
+            StopReason::PowerOff => 0,
+            StopReason::Failed { .. } => 1,
+            StopReason::Crash { .. } => 5,
+            StopReason::Reboot => 6,
+        }
+    }
+}
