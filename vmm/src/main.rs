@@ -1,1 +1,75 @@
-fn main() {}
+//! `assign-vmm`: one process, one guest. See [`vmm::spec`] for what it is told and what it answers.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::RawFd;
+use std::process::ExitCode;
+
+use vmm::descriptor::Inherited;
+use vmm::error::{Error, Result};
+use vmm::machine::Machine;
+use vmm::spec::{Descriptor, GuestEvent, GuestSpec, StopReason};
+
+const USAGE: &str = "usage: assign-vmm --spec FD\n\n\
+    Runs the guest that the JSON document on descriptor FD describes. This program is started by \
+    `assign run`; there is no reason to start it by hand.";
+
+/// A spec is a few KiB; what is longer is no spec.
+const SPEC_MAX: u64 = 1 << 20;
+
+fn main() -> ExitCode {
+    let Some(number) = spec_descriptor(std::env::args().skip(1)) else {
+        eprintln!("{USAGE}");
+        return ExitCode::from(2);
+    };
+    let mut inherited = Inherited::default();
+    let (spec, mut events) = match receive(number, &mut inherited) {
+        Ok(received) => received,
+        Err(error) => {
+            eprintln!("assign-vmm: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    let outcome = Machine::build(&spec, &mut inherited).and_then(|machine| {
+        send(events.as_mut(), &GuestEvent::Started);
+        machine.run()
+    });
+    let reason = outcome.unwrap_or_else(|error| StopReason::Failed { detail: error.to_string() });
+    if events.is_none()
+        && let StopReason::Failed { detail } | StopReason::Crash { detail } = &reason
+    {
+        eprintln!("assign-vmm: {}: {detail}", spec.name);
+    }
+    let status = reason.exit_status();
+    send(events.as_mut(), &GuestEvent::Stopped { reason });
+    // vCPU threads may still be in the guest; the process takes them along.
+    std::process::exit(status.into());
+}
+
+fn spec_descriptor(mut arguments: impl Iterator<Item = String>) -> Option<RawFd> {
+    let (flag, number) = (arguments.next()?, arguments.next()?);
+    (flag == "--spec" && arguments.next().is_none()).then(|| number.parse().ok()).flatten()
+}
+
+fn receive(number: RawFd, inherited: &mut Inherited) -> Result<(GuestSpec, Option<File>)> {
+    let mut text = String::new();
+    File::from(inherited.take(Descriptor(number), "the spec")?)
+        .take(SPEC_MAX)
+        .read_to_string(&mut text)
+        .map_err(|source| Error::System { action: "read the spec", source })?;
+    let spec: GuestSpec =
+        serde_json::from_str(&text).map_err(|error| Error::Spec(error.to_string()))?;
+    let events = spec.events.map(|events| inherited.take(events, "the event pipe")).transpose()?;
+    Ok((spec, events.map(File::from)))
+}
+
+/// A launcher that went away hears nothing; the guest's end does not depend on it.
+fn send(events: Option<&mut File>, event: &GuestEvent) {
+    let Some(events) = events else { return };
+    let written = serde_json::to_string(event)
+        .map_err(io::Error::from)
+        .and_then(|line| writeln!(events, "{line}"));
+    if let Err(error) = written {
+        eprintln!("assign-vmm: cannot report an event: {error}");
+    }
+}

@@ -1,0 +1,4 @@
+//! The few devices of the machine that are not on its PCI bus.
+
+pub mod power;
+pub mod serial;

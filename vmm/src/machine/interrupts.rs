@@ -1,0 +1,149 @@
+//! Global system interrupts (GSIs) and where each leads.
+//!
+//! Pins 0 to 23 are the I/O APIC's. From [`FIRST_MSI`] on, a GSI stands for a message: KVM holds
+//! one routing table for all of them, which is replaced as a whole. A message's route must stand
+//! before an irqfd is tied to its GSI: the other way round has crashed hosts.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex};
+
+use kvm_bindings::{
+    KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQ_ROUTING_MSI, KVM_IRQCHIP_IOAPIC, KVM_MAX_IRQ_ROUTES,
+    KvmIrqRouting, kvm_irq_routing_entry,
+};
+use kvm_ioctls::VmFd;
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::error::{Error, Result, Trying};
+
+/// Pins of the I/O APIC.
+pub const IO_APIC_PINS: u32 = 24;
+/// First GSI that is a message.
+const FIRST_MSI: u32 = IO_APIC_PINS;
+
+/// A message-signalled interrupt as the device would send it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Message {
+    /// Where it is written.
+    pub address: u64,
+    /// What is written.
+    pub data: u32,
+}
+
+/// A GSI reserved for one interrupt vector.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Gsi(u32);
+
+/// The VM's routing table.
+pub struct Interrupts {
+    vm: Arc<VmFd>,
+    routes: Mutex<Routes>,
+}
+
+#[derive(Default)]
+struct Routes {
+    reserved: u32,
+    messages: BTreeMap<Gsi, Message>,
+}
+
+impl Interrupts {
+    /// The table of `vm`, whose interrupt controllers KVM emulates.
+    ///
+    /// # Errors
+    /// [`Error::Kvm`] where the controllers cannot be created.
+    pub fn new(vm: Arc<VmFd>) -> Result<Self> {
+        vm.create_irq_chip().kvm("create the interrupt controllers")?;
+        let interrupts = Interrupts { vm, routes: Mutex::default() };
+        interrupts.install(&Routes::default())?;
+        Ok(interrupts)
+    }
+
+    /// Reserves a GSI for a message.
+    ///
+    /// # Errors
+    /// [`Error::Kvm`] where KVM's table is full.
+    pub fn reserve(&self) -> Result<Gsi> {
+        let mut routes = crate::lock(&self.routes);
+        let number = FIRST_MSI + routes.reserved;
+        if number as usize >= KVM_MAX_IRQ_ROUTES {
+            let full = io::Error::from(io::ErrorKind::StorageFull);
+            return Err(Error::Kvm { action: "route another interrupt", source: full });
+        }
+        routes.reserved += 1;
+        Ok(Gsi(number))
+    }
+
+    /// Lets `gsi` deliver `message` from now on.
+    ///
+    /// # Errors
+    /// [`Error::Kvm`] where KVM refuses the table; the old route stands then.
+    pub fn route(&self, gsi: Gsi, message: Message) -> Result<()> {
+        let mut routes = crate::lock(&self.routes);
+        let before = routes.messages.insert(gsi, message);
+        if before == Some(message) {
+            return Ok(());
+        }
+        let installed = self.install(&routes);
+        if installed.is_err() {
+            match before {
+                Some(message) => routes.messages.insert(gsi, message),
+                None => routes.messages.remove(&gsi),
+            };
+        }
+        installed
+    }
+
+    /// Lets the kernel raise `gsi` whenever `event` is signalled, also if it already is.
+    ///
+    /// # Errors
+    /// [`Error::Kvm`] where KVM refuses.
+    pub fn connect(&self, gsi: Gsi, event: &EventFd) -> Result<()> {
+        self.vm.register_irqfd(event, gsi.0).kvm("tie an event to an interrupt")
+    }
+
+    /// Ends what [`Interrupts::connect`] began. Signals stay pending in `event`.
+    ///
+    /// # Errors
+    /// [`Error::Kvm`] where it was not connected.
+    pub fn disconnect(&self, gsi: Gsi, event: &EventFd) -> Result<()> {
+        self.vm.unregister_irqfd(event, gsi.0).kvm("untie an event from an interrupt")
+    }
+
+    /// Ties `event` to a pin of the I/O APIC, edge-triggered.
+    ///
+    /// # Errors
+    /// [`Error::Kvm`] where KVM refuses.
+    pub fn connect_pin(&self, pin: u32, event: &EventFd) -> Result<()> {
+        self.vm.register_irqfd(event, pin).kvm("tie an event to an interrupt pin")
+    }
+
+    fn install(&self, routes: &Routes) -> Result<()> {
+        let pins = (0..IO_APIC_PINS).map(|pin| {
+            let mut entry = kvm_irq_routing_entry {
+                gsi: pin,
+                type_: KVM_IRQ_ROUTING_IRQCHIP,
+                ..Default::default()
+            };
+            entry.u.irqchip.irqchip = KVM_IRQCHIP_IOAPIC;
+            entry.u.irqchip.pin = pin;
+            entry
+        });
+        let messages = routes.messages.iter().map(|(gsi, message)| {
+            let mut entry = kvm_irq_routing_entry {
+                gsi: gsi.0,
+                type_: KVM_IRQ_ROUTING_MSI,
+                ..Default::default()
+            };
+            entry.u.msi.address_lo = message.address as u32;
+            entry.u.msi.address_hi = (message.address >> 32) as u32;
+            entry.u.msi.data = message.data;
+            entry
+        });
+        let entries: Vec<_> = pins.chain(messages).collect();
+        let table = KvmIrqRouting::from_entries(&entries)
+            .map_err(|error| io::Error::other(format!("{error:?}")))
+            .kvm("build the interrupt routing table")?;
+        self.vm.set_gsi_routing(&table).kvm("install the interrupt routing table")
+    }
+}

@@ -1,0 +1,246 @@
+//! The machine: built from a spec in one order, then run until the guest stops.
+//!
+//! ```text
+//! KVM ─ VM ─ interrupt controllers ─ RAM into slots ─ devices onto buses ─ kernel into RAM
+//!   ─ vCPUs ─ (run) a thread per vCPU; this thread serves the event loop
+//! ```
+//! Whoever stops the machine says why through [`crate::devices::power::Stop`]; the first reason
+//! counts. The process ends then, and the kernel takes VM, pins and devices down with it.
+
+pub mod event_loop;
+pub mod interrupts;
+pub mod layout;
+pub mod memory;
+pub mod vcpu;
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
+use std::sync::Arc;
+use std::thread;
+
+use kvm_bindings::KVM_MAX_CPUID_ENTRIES;
+use kvm_ioctls::{Cap, Kvm, VmFd};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+use crate::boot;
+use crate::bus::Bus;
+use crate::descriptor::{Inherited, borrow};
+use crate::devices::power::{self, Keyboard, Power, Stop};
+use crate::devices::serial::{self, Console};
+use crate::error::{Error, Result, Trying};
+use crate::machine::event_loop::{EventLoop, Ready, Trigger};
+use crate::machine::interrupts::Interrupts;
+use crate::machine::layout::{ECAM_BASE, ECAM_SIZE, KVM_IDENTITY_MAP, KVM_TSS, Layout, WINDOW_32};
+use crate::machine::memory::{GuestMemory, Slots};
+use crate::machine::vcpu::{Buses, Vcpu};
+use crate::pci::bar::{Allocator, Windows};
+use crate::pci::root::RootComplex;
+use crate::spec::{GuestSpec, MAX_CPUS, MIN_MEMORY, StopReason};
+use crate::vfio::container::IoSpace;
+use crate::vfio::device::{self as vfio_device, VfioFunction};
+use crate::virtio::net::Net;
+use crate::virtio::transport::{self, VirtioFunction};
+
+/// `KVM_API_VERSION`, which has not changed since Linux 2.6.22.
+const API_VERSION: i32 = 12;
+
+/// A guest that is ready to run.
+pub struct Machine {
+    vcpus: Vec<Vcpu>,
+    buses: Buses,
+    events: EventLoop,
+    stop: Arc<Stop>,
+    // Kept until the process ends: vCPUs, slots and pinned mappings refer to it.
+    _memory: GuestMemory,
+}
+
+impl Machine {
+    /// Builds everything, up to the first instruction.
+    ///
+    /// # Errors
+    /// The first thing that is wrong or refused; nothing has run by then.
+    pub fn build(spec: &GuestSpec, inherited: &mut Inherited) -> Result<Self> {
+        check(spec)?;
+        let kvm = open_kvm(inherited.take(spec.kvm, "/dev/kvm")?)?;
+        let vm = Arc::new(kvm.create_vm().kvm("create a VM")?);
+        vm.set_identity_map_address(KVM_IDENTITY_MAP).kvm("place its identity map")?;
+        vm.set_tss_address(KVM_TSS as usize).kvm("place its TSS")?;
+        let supported = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).kvm("list CPU features")?;
+        let layout = Layout::new(spec.memory_bytes, vcpu::physical_bits(&supported))?;
+
+        let interrupts = Arc::new(Interrupts::new(vm.clone())?);
+        let slots = Arc::new(Slots::new(vm.clone(), kvm.get_nr_memslots() as u32));
+        let memory = memory::allocate(&layout)?;
+        memory::give_to_guest(&slots, &memory)?;
+
+        let mut events = EventLoop::new()?;
+        let stop = stop(&mut events)?;
+        let buses = Buses { memory: Arc::default(), ports: Arc::default() };
+        add_legacy_devices(spec, inherited, &buses, &interrupts, &stop, &mut events)?;
+        let parts = Parts { vm: &vm, slots: &slots, memory: &memory, bus: &buses.memory };
+        add_pci_devices(spec, inherited, &parts, &interrupts, &layout, &mut events)?;
+
+        let kernel = File::from(inherited.take(spec.boot.kernel, "the kernel")?);
+        let initrd = spec.boot.initrd.map(|file| inherited.take(file, "the initrd")).transpose()?;
+        let entry =
+            boot::prepare(&memory, &layout, kernel, initrd.map(File::from), &spec.boot.cmdline)?;
+        boot::acpi::write(&memory, &layout, spec.cpus)?;
+
+        let vcpus = (0..spec.cpus)
+            .map(|index| {
+                let descriptor = vm.create_vcpu(index.into()).kvm("create a vCPU")?;
+                let cpuid = vcpu::cpuid_for(&supported, index, spec.cpus);
+                Vcpu::new(descriptor, index, &cpuid, &entry)
+            })
+            .collect::<Result<_>>()?;
+        Ok(Machine { vcpus, buses, events, stop, _memory: memory })
+    }
+
+    /// Starts the vCPUs and serves the guest until it stops.
+    ///
+    /// # Errors
+    /// Where a thread cannot be started or waiting fails.
+    pub fn run(self) -> Result<StopReason> {
+        for (index, mut vcpu) in self.vcpus.into_iter().enumerate() {
+            let (buses, stop) = (self.buses.clone(), self.stop.clone());
+            thread::Builder::new()
+                .name(format!("vcpu{index}"))
+                .spawn(move || stop.request(vcpu.run(&buses.memory, &buses.ports)))
+                .system("start a vCPU's thread")?;
+        }
+        let stop = self.stop;
+        self.events.run(|| stop.reason())
+    }
+}
+
+fn check(spec: &GuestSpec) -> Result<()> {
+    if spec.cpus == 0 || spec.cpus > MAX_CPUS {
+        let text = format!("{} CPUs; 1 to {MAX_CPUS} are possible", spec.cpus);
+        return Err(Error::Spec(text));
+    }
+    if spec.memory_bytes < MIN_MEMORY || !spec.memory_bytes.is_multiple_of(4096) {
+        return Err(Error::Spec(format!(
+            "{} bytes of memory; at least {MIN_MEMORY} and whole pages are possible",
+            spec.memory_bytes
+        )));
+    }
+    Ok(())
+}
+
+fn open_kvm(descriptor: OwnedFd) -> Result<Kvm> {
+    // SAFETY: the number leaves its owner here and becomes the new owner's. A descriptor of
+    // another kind only makes the calls below fail.
+    let kvm = unsafe { Kvm::from_raw_fd(descriptor.into_raw_fd()) };
+    let version = kvm.get_api_version();
+    if version != API_VERSION {
+        let text = format!("the API version is {version}, not {API_VERSION}: is it /dev/kvm?");
+        return Err(Error::Kvm { action: "be used", source: io::Error::other(text) });
+    }
+    for (capability, name) in [
+        (Cap::Irqchip, "in-kernel interrupt controllers"),
+        (Cap::Irqfd, "interrupts by events"),
+        (Cap::Ioeventfd, "notifications by events"),
+        (Cap::UserMemory, "user memory"),
+        (Cap::TscDeadlineTimer, "the TSC deadline timer"),
+    ] {
+        if !kvm.check_extension(capability) {
+            let text = format!("this host's KVM lacks {name}; Linux 3.8 or newer has it");
+            return Err(Error::Kvm { action: "be used", source: io::Error::other(text) });
+        }
+    }
+    Ok(kvm)
+}
+
+/// Wakes the event loop so that it sees the reason to stop.
+struct Wake(Arc<Stop>);
+
+impl Ready for Wake {
+    fn ready(&self, _token: u32) {
+        let _ = self.0.event().read();
+    }
+}
+
+fn stop(events: &mut EventLoop) -> Result<Arc<Stop>> {
+    let event = EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK).system("create an event")?;
+    let stop = Arc::new(Stop::new(event));
+    let wake = Arc::new(Wake(stop.clone()));
+    events.add(borrow(stop.event()), Trigger::Level, wake, 0)?;
+    Ok(stop)
+}
+
+fn add_legacy_devices(
+    spec: &GuestSpec,
+    inherited: &mut Inherited,
+    buses: &Buses,
+    interrupts: &Interrupts,
+    stop: &Arc<Stop>,
+    events: &mut EventLoop,
+) -> Result<()> {
+    let output = inherited.take(spec.console.output, "the console's output")?;
+    let input = spec.console.input.map(|input| inherited.take(input, "the console's input"));
+    let input = input.transpose()?.map(File::from);
+    let console = Arc::new(Console::new(interrupts, input, File::from(output))?);
+    console.listen(events)?;
+    let power = Arc::new(Power(stop.clone()));
+    let keyboard = Arc::new(Keyboard(stop.clone()));
+    insert(&buses.ports, serial::PORT.into(), serial::PORTS.into(), console);
+    insert(&buses.ports, power::PORT.into(), power::PORTS.into(), power);
+    insert(&buses.ports, power::KEYBOARD_PORT.into(), 1, keyboard);
+    Ok(())
+}
+
+/// What PCI devices are attached to.
+struct Parts<'a> {
+    vm: &'a Arc<VmFd>,
+    slots: &'a Arc<Slots>,
+    memory: &'a GuestMemory,
+    bus: &'a Arc<Bus>,
+}
+
+fn add_pci_devices(
+    spec: &GuestSpec,
+    inherited: &mut Inherited,
+    parts: &Parts<'_>,
+    interrupts: &Arc<Interrupts>,
+    layout: &Layout,
+    events: &mut EventLoop,
+) -> Result<()> {
+    let windows = Windows { low: WINDOW_32, high: layout.window_64.clone() };
+    let mut allocator = Allocator::new(windows);
+    let mut root = RootComplex::new();
+    let full = |_| Error::Spec("more devices than the guest's PCI bus has slots".into());
+    if let Some(vfio) = &spec.vfio {
+        let space = IoSpace::new(parts.vm, vfio, inherited, parts.memory)?;
+        for device in &vfio.devices {
+            let mut surroundings = vfio_device::Surroundings {
+                slots: parts.slots,
+                bus: parts.bus,
+                interrupts,
+                allocator: &mut allocator,
+            };
+            let function = VfioFunction::new(space.clone(), device, &mut surroundings)?;
+            root.add(Arc::new(function)).map_err(full)?;
+        }
+    }
+    for network in &spec.networks {
+        let net = Arc::new(Net::new(inherited.take(network.tap, "a TAP")?, network)?);
+        net.listen(events)?;
+        let surroundings = transport::Surroundings {
+            vm: parts.vm,
+            bus: parts.bus,
+            interrupts,
+            allocator: &mut allocator,
+            memory: parts.memory,
+        };
+        root.add(Arc::new(VirtioFunction::new(net, surroundings)?)).map_err(full)?;
+    }
+    insert(parts.bus, ECAM_BASE, ECAM_SIZE, Arc::new(root));
+    Ok(())
+}
+
+/// Puts a device where the fixed layout has room for it.
+fn insert(bus: &Bus, base: u64, length: u64, device: Arc<dyn crate::bus::Access>) {
+    let inserted = bus.insert(base, length, device);
+    debug_assert!(inserted.is_ok(), "the fixed layout overlaps at {base:#x}");
+}

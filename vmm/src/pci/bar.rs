@@ -1,0 +1,344 @@
+//! Base address registers: what the guest writes into them and where that makes them decode.
+//!
+//! This is the whole decision, without side effects: [`Bars`] remembers the registers, and
+//! [`Bars::moves`] says which BAR has to appear, disappear or move. A BAR decodes only while the
+//! command register says so and only within a PCI window: a guest that points one at its own RAM,
+//! at the configuration space or at the interrupt controllers merely loses it.
+
+use std::ops::Range;
+
+use super::register;
+
+/// Number of BARs of an endpoint.
+pub const BAR_COUNT: usize = 6;
+
+/// What kind of address a BAR takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BarKind {
+    /// 32-bit memory.
+    Memory32 {
+        /// Reads have no side effects.
+        prefetchable: bool,
+    },
+    /// 64-bit memory; takes the next register as well.
+    Memory64 {
+        /// Reads have no side effects.
+        prefetchable: bool,
+    },
+    /// I/O ports.
+    Io,
+}
+
+impl BarKind {
+    fn flags(self) -> u32 {
+        let prefetch = |yes: bool| u32::from(yes) << 3;
+        match self {
+            BarKind::Memory32 { prefetchable } => prefetch(prefetchable),
+            BarKind::Memory64 { prefetchable } => 0b100 | prefetch(prefetchable),
+            BarKind::Io => 1,
+        }
+    }
+
+    /// Reads the kind from a BAR register's low bits.
+    pub fn from_register(value: u32) -> Self {
+        let prefetchable = value & 8 != 0;
+        match (value & 1 != 0, value >> 1 & 3) {
+            (true, _) => BarKind::Io,
+            (false, 2) => BarKind::Memory64 { prefetchable },
+            (false, _) => BarKind::Memory32 { prefetchable },
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Bar {
+    kind: BarKind,
+    size: u64,
+    address: u64,
+    decoded: Option<u64>,
+}
+
+/// The memory a root complex forwards to devices.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Windows {
+    /// For 32-bit BARs.
+    pub low: Range<u64>,
+    /// For 64-bit BARs.
+    pub high: Range<u64>,
+}
+
+impl Windows {
+    fn contains(&self, address: u64, size: u64) -> bool {
+        let Some(end) = address.checked_add(size) else { return false };
+        [&self.low, &self.high].iter().any(|w| address >= w.start && end <= w.end)
+    }
+}
+
+/// A change of where one BAR decodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BarMove {
+    /// Which BAR.
+    pub index: usize,
+    /// Where it decoded.
+    pub from: Option<u64>,
+    /// Where it decodes now.
+    pub to: Option<u64>,
+}
+
+/// The BARs of one function.
+#[derive(Debug, Clone, Default)]
+pub struct Bars {
+    bars: [Option<Bar>; BAR_COUNT],
+}
+
+impl Bars {
+    /// Adds BAR `index`, of a `size` that is a power of two and, for memory, at least 16 bytes.
+    ///
+    /// # Errors
+    /// In words, where the BAR cannot exist.
+    pub fn add(&mut self, index: usize, kind: BarKind, size: u64) -> Result<(), String> {
+        let least = if kind == BarKind::Io { 4 } else { 16 };
+        let wide = matches!(kind, BarKind::Memory64 { .. });
+        let most = if wide { 1 << 62 } else { 1 << 31 };
+        let is_wide = |bar: &Bar| matches!(bar.kind, BarKind::Memory64 { .. });
+        let taken = |index: usize| {
+            let below = index.checked_sub(1).and_then(|below| self.bars.get(below));
+            let second_half = below.is_some_and(|bar| bar.as_ref().is_some_and(is_wide));
+            second_half || self.bars.get(index).is_none_or(Option::is_some)
+        };
+        if taken(index) || wide && taken(index + 1) {
+            return Err(format!("BAR {index} overlaps another BAR or the end of the registers"));
+        }
+        if !size.is_power_of_two() || !(least..=most).contains(&size) {
+            return Err(format!("BAR {index} has an impossible size of {size:#x} bytes"));
+        }
+        self.bars[index] = Some(Bar { kind, size, address: 0, decoded: None });
+        Ok(())
+    }
+
+    /// The BARs there are: index, kind and size in bytes.
+    pub fn iter(&self) -> impl Iterator<Item = (usize, BarKind, u64)> + '_ {
+        let present = self.bars.iter().enumerate();
+        present.filter_map(|(index, bar)| bar.as_ref().map(|bar| (index, bar.kind, bar.size)))
+    }
+
+    /// Sets where BAR `index` points, as firmware would.
+    pub fn assign(&mut self, index: usize, address: u64) {
+        if let Some(Some(bar)) = self.bars.get_mut(index) {
+            bar.address = address & !(bar.size - 1);
+        }
+    }
+
+    /// Register `number` (0 to 5) as the guest reads it.
+    pub fn register(&self, number: usize) -> u32 {
+        if let Some(Some(bar)) = self.bars.get(number) {
+            return bar.address as u32 | bar.kind.flags();
+        }
+        match number.checked_sub(1).and_then(|below| self.bars.get(below)) {
+            Some(Some(bar)) if matches!(bar.kind, BarKind::Memory64 { .. }) => {
+                (bar.address >> 32) as u32
+            }
+            _ => 0,
+        }
+    }
+
+    /// Takes what the guest wrote to the bytes of the BAR registers from `offset` (in
+    /// configuration space) on. Address bits below the size read back as zero, which is how the
+    /// guest learns the size.
+    pub fn write(&mut self, offset: usize, data: &[u8]) {
+        for (at, &byte) in (offset..).zip(data) {
+            if !(register::BARS..register::BARS_END).contains(&at) {
+                continue;
+            }
+            let number = (at - register::BARS) / 4;
+            let shift = at % 4 * 8;
+            let merged = self.register(number) & !(0xff << shift) | u32::from(byte) << shift;
+            self.write_register(number, merged);
+        }
+    }
+
+    fn write_register(&mut self, number: usize, value: u32) {
+        if let Some(Some(bar)) = self.bars.get_mut(number) {
+            let mask = !(bar.size - 1);
+            let flags_mask = if bar.kind == BarKind::Io { !3 } else { !15 };
+            let low = value & flags_mask;
+            bar.address = (bar.address & !0xffff_ffff | u64::from(low)) & mask;
+        } else if let Some(Some(bar)) = number.checked_sub(1).and_then(|n| self.bars.get_mut(n))
+            && matches!(bar.kind, BarKind::Memory64 { .. })
+        {
+            let mask = !(bar.size - 1);
+            bar.address = (bar.address & 0xffff_ffff | u64::from(value) << 32) & mask;
+        }
+    }
+
+    /// What has to change so that exactly the BARs decode that should, by the `command` register
+    /// and the `windows`. BARs that go come first. The answer is taken as carried out, except
+    /// where [`Bars::lost`] says otherwise.
+    pub fn moves(&mut self, command: u16, windows: &Windows) -> Vec<BarMove> {
+        let mut moves = Vec::new();
+        for (index, bar) in self.bars.iter_mut().enumerate() {
+            let Some(bar) = bar else { continue };
+            let decodes = match bar.kind {
+                BarKind::Io => false,
+                _ => {
+                    command & register::COMMAND_MEMORY != 0
+                        && windows.contains(bar.address, bar.size)
+                }
+            };
+            let to = decodes.then_some(bar.address);
+            if to != bar.decoded {
+                moves.push(BarMove { index, from: bar.decoded, to });
+                bar.decoded = to;
+            }
+        }
+        moves.sort_by_key(|one| one.to.is_some());
+        moves
+    }
+
+    /// BAR `index` could not be made to decode: another one is in its place.
+    pub fn lost(&mut self, index: usize) {
+        if let Some(Some(bar)) = self.bars.get_mut(index) {
+            bar.decoded = None;
+        }
+    }
+}
+
+/// Hands out addresses to BARs at start, as firmware would.
+#[derive(Debug)]
+pub struct Allocator {
+    windows: Windows,
+    low: u64,
+    high: u64,
+}
+
+impl Allocator {
+    /// With all of `windows` free.
+    pub fn new(windows: Windows) -> Self {
+        Allocator { low: windows.low.start, high: windows.high.start, windows }
+    }
+
+    /// Gives every memory BAR of `bars` a place: 64-bit ones in the high window.
+    ///
+    /// # Errors
+    /// In words, naming the BAR that does not fit.
+    pub fn place(&mut self, bars: &mut Bars) -> Result<(), String> {
+        let all: Vec<_> = bars.iter().collect();
+        for (index, kind, size) in all {
+            let (next, window) = match kind {
+                BarKind::Memory32 { .. } => (&mut self.low, &self.windows.low),
+                BarKind::Memory64 { .. } => (&mut self.high, &self.windows.high),
+                BarKind::Io => continue,
+            };
+            // At least a page each, so that no two share one.
+            let place = next.checked_next_multiple_of(size.max(4096));
+            let end = place.and_then(|place| place.checked_add(size.max(4096)));
+            match (place, end) {
+                (Some(place), Some(end)) if end <= window.end => {
+                    bars.assign(index, place);
+                    *next = end;
+                }
+                _ => {
+                    return Err(format!(
+                        "BAR {index} of {size:#x} bytes does not fit into the guest's PCI window"
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The windows it allocates from.
+    pub fn windows(&self) -> &Windows {
+        &self.windows
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WINDOWS: Windows = Windows { low: 0xc000_0000..0xe000_0000, high: 1 << 36..1 << 37 };
+
+    fn igbvf() -> Bars {
+        let mut bars = Bars::default();
+        bars.add(0, BarKind::Memory64 { prefetchable: true }, 0x4000).unwrap();
+        bars.add(3, BarKind::Memory32 { prefetchable: false }, 0x1000).unwrap();
+        bars
+    }
+
+    fn write(bars: &mut Bars, number: usize, value: u32) {
+        bars.write(register::BARS + number * 4, &value.to_le_bytes());
+    }
+
+    #[test]
+    fn sizing_reads_back_the_size_and_the_kind() {
+        let mut bars = igbvf();
+        for number in 0..6 {
+            write(&mut bars, number, u32::MAX);
+        }
+        let registers: Vec<_> = (0..6).map(|number| bars.register(number)).collect();
+        assert_eq!(registers, [0xffff_c00c, 0xffff_ffff, 0, 0xffff_f000, 0, 0]);
+    }
+
+    #[test]
+    fn a_bar_decodes_only_when_enabled_and_within_a_window() {
+        let mut bars = igbvf();
+        Allocator::new(WINDOWS).place(&mut bars).unwrap();
+        assert_eq!(bars.moves(0, &WINDOWS), []);
+        let shown = bars.moves(register::COMMAND_MEMORY, &WINDOWS);
+        assert_eq!(shown.len(), 2);
+        assert_eq!(shown[0], BarMove { index: 0, from: None, to: Some(1 << 36) });
+        assert_eq!(bars.moves(register::COMMAND_MEMORY, &WINDOWS), []);
+        // Over guest RAM, over the configuration space, past the window's end, and wrapping.
+        for (low, high) in [(0x10_0000, 0), (0xe000_0000, 0), (0, 0x20), (u32::MAX, u32::MAX)] {
+            write(&mut bars, 0, low);
+            write(&mut bars, 1, high);
+            bars.moves(register::COMMAND_MEMORY, &WINDOWS);
+            assert_eq!(bars.bars[0].as_ref().unwrap().decoded, None, "{high:#x}{low:08x}");
+        }
+    }
+
+    #[test]
+    fn a_move_leaves_the_old_place_before_it_takes_a_new_one() {
+        let mut bars = igbvf();
+        Allocator::new(WINDOWS).place(&mut bars).unwrap();
+        bars.moves(register::COMMAND_MEMORY, &WINDOWS);
+        write(&mut bars, 3, 0xc100_0000);
+        let moves = bars.moves(register::COMMAND_MEMORY, &WINDOWS);
+        assert_eq!(moves, [BarMove { index: 3, from: Some(0xc000_0000), to: Some(0xc100_0000) }]);
+        let gone = bars.moves(0, &WINDOWS);
+        assert!(gone.iter().all(|one| one.to.is_none()) && gone.len() == 2);
+    }
+
+    #[test]
+    fn single_bytes_are_merged() {
+        let mut bars = igbvf();
+        write(&mut bars, 3, 0xc000_0000);
+        bars.write(register::BARS + 3 * 4 + 2, &[0x12]);
+        assert_eq!(bars.register(3), 0xc012_0000);
+    }
+
+    #[test]
+    fn impossible_bars_are_refused() {
+        let mut bars = Bars::default();
+        let wide = BarKind::Memory64 { prefetchable: false };
+        for (index, kind, size) in [
+            (5, wide, 0x1000),
+            (0, wide, 0),
+            (0, wide, 0x1800),
+            (6, BarKind::Io, 4),
+            (0, BarKind::Memory32 { prefetchable: false }, 1 << 32),
+        ] {
+            assert!(bars.add(index, kind, size).is_err(), "{index} {kind:?} {size:#x}");
+        }
+        bars.add(0, wide, 16).unwrap();
+        assert!(bars.add(1, BarKind::Io, 4).is_err());
+    }
+
+    #[test]
+    fn the_allocator_refuses_what_does_not_fit() {
+        let mut bars = Bars::default();
+        bars.add(0, BarKind::Memory32 { prefetchable: false }, 1 << 30).unwrap();
+        assert!(Allocator::new(WINDOWS).place(&mut bars).unwrap_err().contains("BAR 0"));
+    }
+}

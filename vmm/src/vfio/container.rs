@@ -1,0 +1,159 @@
+//! Groups into a container, the container into the IOMMU, guest RAM into the container.
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+
+use kvm_bindings::{
+    KVM_DEV_VFIO_FILE, KVM_DEV_VFIO_FILE_ADD, kvm_create_device, kvm_device_attr,
+    kvm_device_type_KVM_DEV_TYPE_VFIO,
+};
+use kvm_ioctls::{DeviceFd, VmFd};
+use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
+
+use super::sys::{Container, Device, Group};
+use crate::descriptor::Inherited;
+use crate::error::{Error, Result, Trying};
+use crate::machine::memory::GuestMemory;
+use crate::spec;
+
+/// The devices' I/O address space with the groups in it. Dropping it closes devices' groups, so
+/// the devices go first: each holds a reference.
+pub struct IoSpace {
+    groups: Vec<Group>,
+    container: Container,
+    // KVM counts the groups' users through this device.
+    _kvm: DeviceFd,
+}
+
+/// A failed step on `thing`.
+pub(super) fn failed(
+    thing: &str,
+    action: &'static str,
+    remedy: &'static str,
+) -> impl FnOnce(io::Error) -> Error {
+    let thing = thing.to_owned();
+    move |source| Error::Vfio { thing, action, source, remedy }
+}
+
+impl IoSpace {
+    /// Takes the container and its groups over and maps all of guest `memory`, at I/O addresses
+    /// equal to the guest's.
+    ///
+    /// # Errors
+    /// [`Error::Vfio`] naming the container or the group.
+    pub fn new(
+        vm: &VmFd,
+        spec: &spec::Vfio,
+        inherited: &mut Inherited,
+        memory: &GuestMemory,
+    ) -> Result<Arc<Self>> {
+        let mut wanted =
+            kvm_create_device { type_: kvm_device_type_KVM_DEV_TYPE_VFIO, fd: 0, flags: 0 };
+        let kvm = vm.create_device(&mut wanted).kvm("create its VFIO device")?;
+
+        let what = "/dev/vfio/vfio";
+        let container = Container::new(inherited.take(spec.container, "the VFIO container")?);
+        let version = container.api_version().map_err(failed(what, "ask for its version", ""))?;
+        let type1 = container.has_type1v2().map_err(failed(what, "ask for type1", ""))?;
+        if version != 0 || !type1 {
+            return Err(Error::Vfio {
+                thing: what.into(),
+                action: "use the type1 interface",
+                source: io::Error::from(io::ErrorKind::Unsupported),
+                remedy: "load the module vfio_iommu_type1",
+            });
+        }
+
+        let mut groups = Vec::new();
+        for group in &spec.groups {
+            let name = format!("IOMMU group {}", group.number);
+            let opened = Group::new(inherited.take(group.descriptor, &name)?);
+            let viable = opened.is_viable().map_err(failed(&name, "ask for its status", ""))?;
+            if !viable {
+                return Err(Error::Vfio {
+                    thing: name,
+                    action: "use the group",
+                    source: io::Error::other("it is not viable"),
+                    remedy: "bind every device of the group to vfio-pci, or to no driver",
+                });
+            }
+            opened.set_container(&container).map_err(failed(
+                &name,
+                "enter the container",
+                "another process may be using the group",
+            ))?;
+            if groups.is_empty() {
+                container.set_type1v2().map_err(failed(
+                    what,
+                    "choose type1",
+                    "the platform may lack interrupt remapping",
+                ))?;
+            }
+            let descriptor = opened.as_raw_fd();
+            let attribute = kvm_device_attr {
+                group: KVM_DEV_VFIO_FILE,
+                attr: KVM_DEV_VFIO_FILE_ADD.into(),
+                addr: &raw const descriptor as u64,
+                flags: 0,
+            };
+            kvm.set_device_attr(&attribute).kvm("take note of a VFIO group")?;
+            groups.push(opened);
+        }
+        if groups.is_empty() {
+            return Err(Error::Spec("a VFIO container without a group".into()));
+        }
+        let space = IoSpace { groups, container, _kvm: kvm };
+        space.map_memory(memory)?;
+        Ok(Arc::new(space))
+    }
+
+    /// Opens the device at `address` in the group with this index.
+    pub(super) fn open(&self, group: usize, address: &str) -> Result<Device> {
+        let group = self.groups.get(group).ok_or_else(|| {
+            Error::Spec(format!("{address}: there is no group with index {group}"))
+        })?;
+        group.device(address).map_err(failed(
+            address,
+            "open the device",
+            "it must be bound to vfio-pci and have no other user",
+        ))
+    }
+
+    fn map_memory(&self, memory: &GuestMemory) -> Result<()> {
+        let what = "/dev/vfio/vfio";
+        let ranges = self.container.iova_ranges().map_err(failed(
+            what,
+            "read the I/O address ranges",
+            "",
+        ))?;
+        for region in memory.iter() {
+            let (start, size) = (region.start_addr().0, region.len());
+            let last = start + (size - 1);
+            let fits = |&(low, high): &(u64, u64)| start >= low && last <= high;
+            if !ranges.is_empty() && !ranges.iter().any(fits) {
+                return Err(Error::Vfio {
+                    thing: what.into(),
+                    action: "map guest memory",
+                    source: io::Error::other(format!(
+                        "the IOMMU reserves part of {start:#x} to {last:#x}"
+                    )),
+                    remedy: "give the guest less memory",
+                });
+            }
+            // SAFETY: the region is anonymous RAM that the machine keeps until the process ends;
+            // nothing in this process holds references into it.
+            unsafe { self.container.map(start, region.as_ptr(), size) }.map_err(failed(
+                what,
+                "pin guest memory",
+                "raise RLIMIT_MEMLOCK above the guest's memory, or free host memory",
+            ))?;
+        }
+        Ok(())
+    }
+}
+
+/// Bytes of a page, the grain of mappings.
+pub(super) fn page_size() -> u64 {
+    rustix::param::page_size() as u64
+}

@@ -1,0 +1,319 @@
+//! What of a device's configuration space a guest sees, and which writes reach the device.
+//!
+//! A read takes the device's bytes and lays the emulated ones over them; a write to an emulated
+//! byte stays here and one to any other goes to the kernel, which has its own filter. Emulated are
+//! the BARs, the ROM (absent), the header type, the list of capabilities, and MSI-X control. Only
+//! capabilities of the lists below are shown: an unknown one may let a guest do what we did not
+//! think of, and SR-IOV, ARI, resizable BARs, ATS, PRI and PASID must not be seen at all.
+//!
+//! A device is not trusted: a dead one reads as ones, and a list may run in circles.
+
+use super::super::pci::config::touches;
+use crate::pci::{capability, register};
+
+/// Capabilities shown, besides MSI-X.
+const SHOWN: [u8; 3] = [capability::POWER_MANAGEMENT, capability::VENDOR, capability::EXPRESS];
+
+/// Extended capabilities shown: advanced error reporting, serial number, vendor-specific and
+/// designated vendor-specific (PCIe base spec 6.0, 7.6 to 7.9).
+const SHOWN_EXTENDED: [u16; 4] = [0x0001, 0x0003, 0x000b, 0x0023];
+
+/// More capabilities than this cannot fit: 48 of at least 4 bytes, and 480 extended ones of 8.
+const WALK_MAX: usize = 48;
+const WALK_EXTENDED_MAX: usize = 480;
+
+/// The MSI-X capability as the device describes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MsixLayout {
+    /// Offset of the capability.
+    pub capability: usize,
+    /// Vectors, 1 to 2048.
+    pub vectors: u16,
+    /// BAR and offset of the table.
+    pub table: (usize, u64),
+    /// BAR and offset of the pending bits.
+    pub pending: (usize, u64),
+}
+
+/// The emulated part of a device's configuration space.
+pub struct Filter {
+    shadow: Box<[u8; register::END]>,
+    emulated: Box<[bool; register::END]>,
+    writable: Box<[u8; register::END]>,
+    msix: Option<MsixLayout>,
+}
+
+impl Filter {
+    /// Decides, from the `config` space of a device that was just reset: 256 or 4096 bytes.
+    ///
+    /// # Errors
+    /// In words, where the device does not answer or is not an endpoint.
+    pub fn new(config: &[u8]) -> Result<Self, String> {
+        let mut shadow = Box::new([0; register::END]);
+        let length = config.len().min(register::END);
+        shadow[..length].copy_from_slice(&config[..length]);
+        if length < register::EXTENDED || u16_at(&*shadow, register::ID) == 0xffff {
+            return Err("it does not answer: its configuration space reads as ones. Release it, \
+                        reset it or its slot, and try again"
+                .into());
+        }
+        let header = shadow[register::HEADER_TYPE] & !register::MULTIFUNCTION;
+        if header != 0 {
+            return Err(format!("it is a bridge (header type {header}); give an endpoint"));
+        }
+        let mut filter = Filter {
+            shadow,
+            emulated: Box::new([false; register::END]),
+            writable: Box::new([0; register::END]),
+            msix: None,
+        };
+        filter.shadow[register::HEADER_TYPE] = 0;
+        filter.emulate(register::HEADER_TYPE, 1);
+        // BARs are served by `Bars`; the filter only keeps them from the device.
+        filter.emulate(register::BARS, register::BARS_END - register::BARS);
+        filter.clear(register::ROM, register::ROM_END - register::ROM);
+        // INTx is not passed on: no pin. The line is the guest's notepad.
+        filter.clear(register::INTERRUPT, 2);
+        filter.writable[register::INTERRUPT] = 0xff;
+        filter.link_capabilities();
+        filter.link_extended(length);
+        Ok(filter)
+    }
+
+    /// The device's MSI-X, if it has any.
+    pub fn msix(&self) -> Option<MsixLayout> {
+        self.msix
+    }
+
+    /// Lays the emulated bytes over what was read from the device at `offset`.
+    pub fn overlay(&self, offset: usize, data: &mut [u8]) {
+        for (at, byte) in (offset..register::END).zip(data) {
+            if self.emulated[at] {
+                *byte = self.shadow[at];
+            }
+        }
+    }
+
+    /// Takes a write to emulated bytes. Returns whether any of them is the device's as well.
+    pub fn write(&mut self, offset: usize, data: &[u8]) -> bool {
+        let mut passes = false;
+        for (at, &byte) in (offset..register::END).zip(data) {
+            if self.emulated[at] {
+                let mask = self.writable[at];
+                self.shadow[at] = self.shadow[at] & !mask | byte & mask;
+            } else {
+                passes = true;
+            }
+        }
+        passes
+    }
+
+    /// Whether any of `length` bytes at `offset` is not emulated.
+    pub fn reaches_device(&self, offset: usize, length: usize) -> bool {
+        (offset..register::END).take(length).any(|at| !self.emulated[at])
+    }
+
+    /// MSI-X message control as the guest wrote it, if `length` bytes at `offset` touch it.
+    pub fn msix_control(&self, offset: usize, length: usize) -> Option<u16> {
+        let at = self.msix?.capability + 2;
+        touches(offset, length, at..at + 2).then(|| u16_at(&*self.shadow, at))
+    }
+
+    fn emulate(&mut self, offset: usize, length: usize) {
+        self.emulated[offset..offset + length].fill(true);
+    }
+
+    fn clear(&mut self, offset: usize, length: usize) {
+        self.shadow[offset..offset + length].fill(0);
+        self.emulate(offset, length);
+    }
+
+    /// Rebuilds the list so that it holds what is shown, in the device's order and places.
+    fn link_capabilities(&mut self) {
+        self.emulate(register::CAPABILITIES, 1);
+        let status = u16_at(&*self.shadow, register::STATUS);
+        let mut next = match status & register::STATUS_CAPABILITIES {
+            0 => 0,
+            _ => usize::from(self.shadow[register::CAPABILITIES] & !3),
+        };
+        let mut link = register::CAPABILITIES;
+        self.shadow[link] = 0;
+        let mut seen = [false; 256];
+        for _ in 0..WALK_MAX {
+            if next < register::HEADER_END || next + 4 > register::EXTENDED || seen[next] {
+                break;
+            }
+            seen[next] = true;
+            let (at, id) = (next, self.shadow[next]);
+            next = usize::from(self.shadow[at + 1] & !3);
+            let shown = match id {
+                capability::MSIX => self.take_msix(at),
+                _ => SHOWN.contains(&id),
+            };
+            if shown {
+                self.shadow[link] = at as u8;
+                link = at + 1;
+                self.shadow[link] = 0;
+                self.emulate(at, 2);
+            } else {
+                // Keep what is hidden from being found by its place.
+                self.clear(at, 4);
+            }
+        }
+    }
+
+    fn take_msix(&mut self, at: usize) -> bool {
+        if self.msix.is_some() || at + 12 > register::EXTENDED {
+            return false;
+        }
+        let control = u16_at(&*self.shadow, at + 2);
+        let place = |at: usize, shadow: &[u8]| {
+            let value = u32_at(shadow, at);
+            ((value & 7) as usize, u64::from(value & !7))
+        };
+        self.msix = Some(MsixLayout {
+            capability: at,
+            vectors: (control & 0x7ff) + 1,
+            table: place(at + 4, &*self.shadow),
+            pending: place(at + 8, &*self.shadow),
+        });
+        self.emulate(at, 12);
+        // Enable and mask-all are off after a reset, and writable.
+        self.shadow[at + 3] &= !0xc0;
+        self.writable[at + 3] = 0xc0;
+        true
+    }
+
+    fn link_extended(&mut self, length: usize) {
+        if length < register::END {
+            self.clear(register::EXTENDED, 4);
+            return;
+        }
+        let mut seen = vec![false; register::END];
+        let mut next = register::EXTENDED;
+        let mut link: Option<usize> = None;
+        for _ in 0..WALK_EXTENDED_MAX {
+            if next < register::EXTENDED || next + 4 > register::END || seen[next] {
+                break;
+            }
+            seen[next] = true;
+            let (at, header) = (next, u32_at(&*self.shadow, next));
+            if header == 0 || header == u32::MAX {
+                break;
+            }
+            next = (header >> 20) as usize & !3;
+            self.emulate(at, 4);
+            let id = (header & 0xffff) as u16;
+            if !SHOWN_EXTENDED.contains(&id) {
+                self.clear(at, 4);
+                if at != register::EXTENDED {
+                    continue;
+                }
+            }
+            // The first header always stands, as an empty one if need be, since the list starts
+            // there (PCIe base spec 6.0, 7.6.1).
+            self.set_next(at, 0);
+            if let Some(link) = link {
+                self.set_next(link, at);
+            }
+            link = Some(at);
+        }
+        if link.is_none() {
+            self.clear(register::EXTENDED, 4);
+        }
+    }
+
+    fn set_next(&mut self, at: usize, next: usize) {
+        let header = u32_at(&*self.shadow, at) & 0x000f_ffff | (next as u32) << 20;
+        self.shadow[at..at + 4].copy_from_slice(&header.to_le_bytes());
+    }
+}
+
+fn u16_at(bytes: &[u8], at: usize) -> u16 {
+    u16::from_le_bytes([bytes[at], bytes[at + 1]])
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from(u16_at(bytes, at)) | u32::from(u16_at(bytes, at + 2)) << 16
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An igb VF as its registers read after a reset: MSI-X at 0x70, PCIe at 0xa0, then AER at
+    /// 0x100, ARI at 0x150 and SR-IOV's neighbour TPH at 0x1a0.
+    fn igbvf() -> Vec<u8> {
+        let mut config = vec![0; register::END];
+        config[..4].copy_from_slice(&[0x86, 0x80, 0xca, 0x10]);
+        config[register::STATUS] = 0x10;
+        config[register::HEADER_TYPE] = 0x80;
+        config[register::CAPABILITIES] = 0x70;
+        config[0x70..0x7c].copy_from_slice(&[0x11, 0x90, 2, 0x80, 3, 0, 0, 0, 3, 0x20, 0, 0]);
+        config[0x90..0x94].copy_from_slice(&[0x05, 0xa0, 0xff, 0xff]);
+        config[0xa0..0xa4].copy_from_slice(&[0x10, 0x00, 2, 0]);
+        config[0x100..0x104].copy_from_slice(&(0x150 << 20 | 0x1_0001u32).to_le_bytes());
+        config[0x150..0x154].copy_from_slice(&(0x1a0 << 20 | 0x1_000eu32).to_le_bytes());
+        config[0x1a0..0x1a4].copy_from_slice(&0x1_0003u32.to_le_bytes());
+        config
+    }
+
+    fn view(filter: &Filter, device: &[u8], offset: usize) -> u32 {
+        let mut data = [0; 4];
+        data.copy_from_slice(&device[offset..offset + 4]);
+        filter.overlay(offset, &mut data);
+        u32::from_le_bytes(data)
+    }
+
+    #[test]
+    fn only_listed_capabilities_are_shown() {
+        let device = igbvf();
+        let filter = Filter::new(&device).unwrap();
+        assert_eq!(view(&filter, &device, 0x34) & 0xff, 0x70);
+        assert_eq!(view(&filter, &device, 0x70) & 0xffff, 0xa011);
+        assert_eq!(view(&filter, &device, 0xa0) & 0xffff, 0x0010);
+        assert_eq!(view(&filter, &device, 0x90), 0);
+        assert_eq!(view(&filter, &device, 0x100), 0x1a0 << 20 | 0x1_0001);
+        assert_eq!(view(&filter, &device, 0x150), 0);
+        assert_eq!(view(&filter, &device, 0x1a0), 0x1_0003);
+        assert_eq!(view(&filter, &device, 0x0c) >> 16 & 0xff, 0, "one function");
+    }
+
+    #[test]
+    fn a_hidden_first_extended_capability_leaves_an_empty_header() {
+        let mut device = igbvf();
+        device[0x100..0x104].copy_from_slice(&(0x1a0 << 20 | 0x1_0010u32).to_le_bytes());
+        let filter = Filter::new(&device).unwrap();
+        assert_eq!(view(&filter, &device, 0x100), 0x1a0 << 20);
+    }
+
+    #[test]
+    fn msix_control_is_ours_also_as_part_of_a_dword() {
+        let device = igbvf();
+        let mut filter = Filter::new(&device).unwrap();
+        let layout = filter.msix().unwrap();
+        assert_eq!((layout.vectors, layout.table, layout.pending), (3, (3, 0), (3, 0x2000)));
+        assert!(!filter.write(0x70, &[0, 0, 0, 0xff]));
+        assert_eq!(filter.msix_control(0x70, 4), Some(0xc002));
+        assert_eq!(filter.msix_control(0x74, 4), None);
+        assert!(filter.write(register::COMMAND, &[7, 0]), "the command is the device's");
+        assert!(!filter.write(register::BARS, &[0xff; 4]));
+    }
+
+    #[test]
+    fn hostile_lists_end() {
+        let mut device = igbvf();
+        device[0x71] = 0x70;
+        device[0x1a0..0x1a4].copy_from_slice(&(0x100 << 20 | 0x1_0003u32).to_le_bytes());
+        let filter = Filter::new(&device).unwrap();
+        assert_eq!(view(&filter, &device, 0x70) & 0xffff, 0x0011);
+        assert_eq!(view(&filter, &device, 0x1a0), 0x1_0003);
+        device[register::CAPABILITIES] = 0xfc;
+        device[0xfc] = capability::MSIX;
+        assert_eq!(Filter::new(&device).unwrap().msix(), None, "it would pass the end");
+        assert!(Filter::new(&[0xff; register::END]).is_err());
+        assert!(Filter::new(&[0; 64]).is_err());
+        device[register::HEADER_TYPE] = 1;
+        assert!(Filter::new(&device).is_err_and(|text| text.contains("bridge")));
+    }
+}

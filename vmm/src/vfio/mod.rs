@@ -1,0 +1,17 @@
+//! Passing a host's PCI device through to the guest, by VFIO's type1 interface.
+//!
+//! The order, each step of which the next one needs (Linux Documentation/driver-api/vfio.rst):
+//! ```text
+//! KVM's VFIO device ─ container: API, type1v2 ─ group viable ─ group into container ─ SET_IOMMU
+//!   ─ group to KVM ─ device descriptor ─ infos ─ map guest RAM ─ reset ─ shadow config space
+//!   ─ (guest enables memory) BARs into KVM slots ─ (guest unmasks vectors) events into KVM
+//! ```
+//! [`sys`] is the system interface, one safe method an ioctl; [`container`] carries out the part of
+//! the order that concerns the host; [`filter`] decides what of the configuration space a guest
+//! sees; [`region`] shows BARs to the guest; [`device`] is the PCI function made of these.
+
+pub mod container;
+pub mod device;
+pub mod filter;
+pub mod region;
+pub mod sys;

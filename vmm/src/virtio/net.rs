@@ -1,0 +1,282 @@
+//! virtio-net over a TAP (virtio 1.3, section 5.1): one pair of queues, no offloads.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex};
+
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use virtio_queue::{Queue, QueueOwnedT, QueueT};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+use vmm_sys_util::ioctl::{ioctl_with_ref, ioctl_with_val};
+
+use super::{Activation, F_EVENT_IDX, F_INDIRECT_DESC, VirtioDevice, set_broken};
+use crate::descriptor::borrow;
+use crate::error::{Result, Trying};
+use crate::machine::event_loop::{EventLoop, Ready, Trigger};
+use crate::spec;
+
+const KIND_NET: u16 = 1;
+const CLASS_ETHERNET: u32 = 0x02_00_00;
+/// The device has a MAC address in its configuration.
+const F_MAC: u64 = 1 << 5;
+
+const QUEUE_SIZES: [u16; 2] = [256, 256];
+const RECEIVE: usize = 0;
+const TRANSMIT: usize = 1;
+
+/// `struct virtio_net_hdr_v1`, of which only `num_buffers` at offset 10 is ever not 0 here.
+const HEADER: usize = 12;
+const NUM_BUFFERS: usize = 10;
+/// Header and the largest frame a TAP hands out.
+const FRAME_MAX: usize = HEADER + (64 << 10);
+/// Frames moved before other devices get their turn.
+const BATCH: usize = 256;
+
+/// include/uapi/linux/if_tun.h
+const TUNSETOFFLOAD: u64 = 0x4004_54d0;
+const TUNSETVNETHDRSZ: u64 = 0x4004_54d8;
+
+const TOKEN_TAP: u32 = 2;
+
+/// A network card.
+pub struct Net {
+    tap: File,
+    mac: [u8; 6],
+    kicks: [EventFd; 2],
+    work: Mutex<Work>,
+}
+
+struct Work {
+    active: Option<Activation>,
+    frame: Box<[u8]>,
+}
+
+impl Net {
+    /// A card on `tap`.
+    ///
+    /// # Errors
+    /// Where the descriptor is not a TAP with `IFF_VNET_HDR`.
+    pub fn new(tap: OwnedFd, spec: &spec::VirtioNet) -> Result<Self> {
+        let header = HEADER as i32;
+        // SAFETY: the argument is an int that outlives the call.
+        check(unsafe { ioctl_with_ref(&tap, TUNSETVNETHDRSZ, &header) })
+            .system("set the TAP's header size")?;
+        // SAFETY: the argument is a plain number: no offloads.
+        check(unsafe { ioctl_with_val(&tap, TUNSETOFFLOAD, 0) })
+            .system("set the TAP's offloads")?;
+        let flags = fcntl_getfl(&tap).system("read the TAP's flags")?;
+        fcntl_setfl(&tap, flags | OFlags::NONBLOCK).system("set the TAP's flags")?;
+        let event = || EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK).system("create an event");
+        Ok(Net {
+            tap: File::from(tap),
+            mac: spec.mac,
+            kicks: [event()?, event()?],
+            work: Mutex::new(Work { active: None, frame: vec![0; FRAME_MAX].into_boxed_slice() }),
+        })
+    }
+
+    /// Adds its descriptors to the event loop.
+    ///
+    /// # Errors
+    /// Where they cannot be watched.
+    pub fn listen(self: &Arc<Self>, events: &mut EventLoop) -> Result<()> {
+        for (token, kick) in self.kicks.iter().enumerate() {
+            events.add(borrow(kick), Trigger::Level, self.clone(), token as u32)?;
+        }
+        // Frames stay in the TAP while the guest has no buffers for them: edge-triggered, or they
+        // would keep the loop awake.
+        events.add(self.tap.as_fd(), Trigger::Edge, self.clone(), TOKEN_TAP)
+    }
+
+    fn receive(&self) {
+        let work = &mut *crate::lock(&self.work);
+        let Some(active) = &mut work.active else { return };
+        match receive(active, &self.tap, &mut work.frame) {
+            Ok(Progress::Done) => {}
+            Ok(Progress::More) => {
+                let _ = self.kicks[RECEIVE].write(1);
+            }
+            Err(Broken) => self.stop(&mut work.active),
+        }
+    }
+
+    fn transmit(&self) {
+        let work = &mut *crate::lock(&self.work);
+        let Some(active) = &mut work.active else { return };
+        match transmit(active, &self.tap, &mut work.frame) {
+            Ok(Progress::Done) => {}
+            Ok(Progress::More) => {
+                let _ = self.kicks[TRANSMIT].write(1);
+            }
+            Err(Broken) => self.stop(&mut work.active),
+        }
+    }
+
+    fn stop(&self, active: &mut Option<Activation>) {
+        if let Some(activation) = active.take() {
+            set_broken(&activation.broken);
+        }
+    }
+}
+
+/// The driver broke its queue: the device stops until it is reset.
+struct Broken;
+
+impl From<virtio_queue::Error> for Broken {
+    fn from(_: virtio_queue::Error) -> Self {
+        Broken
+    }
+}
+
+/// Whether a queue is worked off.
+enum Progress {
+    Done,
+    More,
+}
+
+fn check(result: i32) -> io::Result<()> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Moves frames from the TAP into the guest's buffers.
+fn receive(active: &mut Activation, mut tap: &File, frame: &mut [u8]) -> Result<Progress, Broken> {
+    let memory = &active.memory;
+    let queue = &mut active.queues[RECEIVE];
+    let mut moved = 0;
+    let mut progress = Progress::Done;
+    loop {
+        if moved == BATCH {
+            progress = Progress::More;
+            break;
+        }
+        let Some(chain) = next_chain(queue, memory)? else { break };
+        let length = match tap.read(frame) {
+            Ok(length) if length >= HEADER => length,
+            other => {
+                queue.go_to_previous_position();
+                match other {
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                    _ => break,
+                }
+            }
+        };
+        frame[..HEADER].fill(0);
+        frame[NUM_BUFFERS] = 1;
+        let head = chain.head_index();
+        let mut writer = chain.writer(memory)?;
+        if writer.available_bytes() < length {
+            // Too small a buffer for this frame: the frame is lost, the buffer is not.
+            queue.go_to_previous_position();
+            moved += 1;
+            continue;
+        }
+        writer.write_all(&frame[..length]).map_err(|_| Broken)?;
+        queue.add_used(memory, head, length as u32)?;
+        moved += 1;
+    }
+    if queue.needs_notification(memory)? {
+        active.interrupts[RECEIVE].signal();
+    }
+    Ok(progress)
+}
+
+/// Moves frames from the guest's buffers into the TAP.
+fn transmit(active: &mut Activation, mut tap: &File, frame: &mut [u8]) -> Result<Progress, Broken> {
+    let memory = &active.memory;
+    let queue = &mut active.queues[TRANSMIT];
+    let mut moved = 0;
+    let mut progress = Progress::Done;
+    loop {
+        if moved == BATCH {
+            progress = Progress::More;
+            break;
+        }
+        let Some(chain) = next_chain(queue, memory)? else { break };
+        let head = chain.head_index();
+        let mut reader = chain.reader(memory)?;
+        let length = reader.available_bytes();
+        if (HEADER + 1..=FRAME_MAX).contains(&length) {
+            reader.read_exact(&mut frame[..length]).map_err(|_| Broken)?;
+            // No offload was agreed on, so the header says nothing; the TAP must not be told
+            // otherwise by a guest that sets it all the same.
+            frame[..HEADER].fill(0);
+            // A full or downed TAP drops the frame, as a wire would.
+            let _ = tap.write(&frame[..length]);
+        }
+        queue.add_used(memory, head, 0)?;
+        moved += 1;
+    }
+    if queue.needs_notification(memory)? {
+        active.interrupts[TRANSMIT].signal();
+    }
+    Ok(progress)
+}
+
+type Chain<'a> = virtio_queue::DescriptorChain<&'a crate::machine::memory::GuestMemory>;
+
+/// The next buffer the driver offers. Where there is none, it is asked to tell of the next.
+fn next_chain<'a>(
+    queue: &mut Queue,
+    memory: &'a crate::machine::memory::GuestMemory,
+) -> Result<Option<Chain<'a>>, Broken> {
+    loop {
+        if let Some(chain) = queue.iter(memory)?.next() {
+            return Ok(Some(chain));
+        }
+        if !queue.enable_notification(memory)? {
+            return Ok(None);
+        }
+    }
+}
+
+impl Ready for Net {
+    fn ready(&self, token: u32) {
+        if let Some(kick) = self.kicks.get(token as usize) {
+            let _ = kick.read();
+        }
+        match token as usize {
+            TRANSMIT => self.transmit(),
+            _ => self.receive(),
+        }
+    }
+}
+
+impl VirtioDevice for Net {
+    fn kind(&self) -> u16 {
+        KIND_NET
+    }
+
+    fn class(&self) -> u32 {
+        CLASS_ETHERNET
+    }
+
+    fn features(&self) -> u64 {
+        F_MAC | F_EVENT_IDX | F_INDIRECT_DESC
+    }
+
+    fn queue_sizes(&self) -> &[u16] {
+        &QUEUE_SIZES
+    }
+
+    fn kick(&self, index: u16) -> Option<&EventFd> {
+        self.kicks.get(usize::from(index))
+    }
+
+    fn read_config(&self, offset: u64, data: &mut [u8]) {
+        for (at, byte) in (offset as usize..).zip(data) {
+            *byte = self.mac.get(at).copied().unwrap_or(0);
+        }
+    }
+
+    fn activate(&self, activation: Activation) {
+        crate::lock(&self.work).active = Some(activation);
+        // Frames may wait already, whose edge has passed.
+        let _ = self.kicks[RECEIVE].write(1);
+        let _ = self.kicks[TRANSMIT].write(1);
+    }
+
+    fn reset(&self) {
+        crate::lock(&self.work).active = None;
+    }
+}
