@@ -19,9 +19,10 @@ use std::fs::File;
 
 use vm_memory::{Bytes, GuestAddress};
 
+use crate::devices::power;
 use crate::error::{Error, Result};
 use crate::machine::layout::{
-    ACPI_TABLES, CONVENTIONAL_END, ECAM_BASE, ECAM_SIZE, HIGH_MEMORY_START, Layout,
+    CONVENTIONAL_END, ECAM_BASE, ECAM_SIZE, FIRMWARE, HIGH_MEMORY_START, Layout,
 };
 use crate::machine::memory::GuestMemory;
 
@@ -35,6 +36,8 @@ const ZERO_PAGE: u64 = 0x7000;
 const PAGE_TABLES: u64 = 0x9000;
 /// The command line.
 const COMMAND_LINE: u64 = 0x2_0000;
+/// Where a CPU in real mode restarts the machine (FFFF:0000).
+const RESET_VECTOR: u64 = 0xf_fff0;
 /// Longest command line in bytes, without its NUL (`COMMAND_LINE_SIZE` of x86 Linux, less one).
 const COMMAND_LINE_MAX: usize = 2047;
 
@@ -89,6 +92,7 @@ pub fn prepare(
 ) -> Result<Entry> {
     write_command_line(memory, cmdline)?;
     write_gdt(memory)?;
+    write_reset_vector(memory)?;
     let loaded = kernel::load(memory, layout, &mut kernel)?;
     let initrd = initrd.map(|file| initrd::place(memory, layout, &loaded, file)).transpose()?;
     match &loaded.format {
@@ -122,6 +126,13 @@ fn write_gdt(memory: &GuestMemory) -> Result<()> {
     put(memory, GDT, &bytes)
 }
 
+/// The one piece of firmware: Linux on hardware-reduced ACPI without EFI reboots by jumping to the
+/// BIOS, so there the reset register is written: mov dx, port; mov al, value; out dx, al; hlt.
+fn write_reset_vector(memory: &GuestMemory) -> Result<()> {
+    let [low, high] = (power::PORT + power::RESET).to_le_bytes();
+    put(memory, RESET_VECTOR, &[0xba, low, high, 0xb0, power::RESET_VALUE, 0xee, 0xf4])
+}
+
 const GDT_LIMIT: u16 = 5 * 8 - 1;
 
 /// What the kernel is told about its memory.
@@ -129,7 +140,7 @@ fn memory_map(layout: &Layout) -> Vec<MemoryRange> {
     let range = |start, end, kind| MemoryRange { start, size: end - start, kind };
     let mut map = vec![
         range(0, CONVENTIONAL_END, RAM),
-        range(ACPI_TABLES.start, ACPI_TABLES.end, RESERVED),
+        range(FIRMWARE.start, FIRMWARE.end, RESERVED),
         range(HIGH_MEMORY_START, layout.low_ram_end(), RAM),
         range(ECAM_BASE, ECAM_BASE + ECAM_SIZE, RESERVED),
     ];

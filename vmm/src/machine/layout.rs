@@ -37,8 +37,10 @@ pub const HIGH_RAM_START: u64 = 1 << 32;
 pub const HIGH_MEMORY_START: u64 = 0x10_0000;
 /// End of conventional memory; from here to 1 MiB no RAM is announced.
 pub const CONVENTIONAL_END: u64 = 0xa_0000;
-/// ACPI tables, in a part of the first MiB that kernels search and do not use as RAM.
-pub const ACPI_TABLES: Range<u64> = 0xe_0000..HIGH_MEMORY_START;
+/// What firmware would own, which kernels search and do not use as RAM.
+pub const FIRMWARE: Range<u64> = 0xe_0000..HIGH_MEMORY_START;
+/// ACPI tables: all of that but the reset vector's page.
+pub const ACPI_TABLES: Range<u64> = FIRMWARE.start..FIRMWARE.end - 0x1000;
 
 /// Largest 64-bit PCI window: ample for a guest full of GPUs.
 const WINDOW_64_SIZE: u64 = 1 << 40;
