@@ -1,1 +1,34 @@
-//! Placeholder while the workspace is laid out.
+//! What a host has, and single changes to it. No policy: this crate says what is there, what the
+//! host itself needs, and how to take one small reversible step; others decide which steps.
+//!
+//! ```text
+//! HostRoot ──► HostSnapshot (plain data) ──► usage, isolation   what may be given away
+//!     └──────► Change::perform ──► Undo                         what can be done about it
+//! ```
+//!
+//! Everything read from sysfs and procfs is taken as hostile: bounded, checked, and never a panic.
+#![forbid(unsafe_code)]
+
+pub mod act;
+pub mod address;
+pub mod attribute;
+pub mod change;
+pub mod facts;
+pub mod failure;
+pub mod isolation;
+pub mod mac;
+pub mod netlink;
+#[cfg(any(test, feature = "recorded"))]
+pub mod recorded;
+pub mod root;
+pub mod snapshot;
+pub mod usage;
+pub mod vfio;
+
+pub use address::{PciAddress, VfRef};
+pub use change::{Binding, Change, Target, Undo};
+pub use facts::pci::{PciFunction, PfFacts};
+pub use failure::{ChangeError, Class, Reason};
+pub use mac::MacAddress;
+pub use root::HostRoot;
+pub use snapshot::HostSnapshot;

@@ -1,0 +1,112 @@
+//! A PF's interface, and what it sets for its VFs, over rtnetlink.
+
+use std::io;
+use std::time::Duration;
+
+use super::{Done, function, refuse_if_configured, stale, wait};
+use crate::address::{PciAddress, VfRef};
+use crate::facts::net::{self, Netdev};
+use crate::facts::reader::Reader;
+use crate::failure::{ChangeError, Reason};
+use crate::mac::MacAddress;
+use crate::netlink::Rtnetlink;
+use crate::root::HostRoot;
+
+/// A link needs about 1.5 s on real copper; without a cable it never comes.
+const CARRIER_APPEARS: Duration = Duration::from_secs(5);
+/// How long a link may take to drop after its NIC was told to reset.
+const RESET_SHOWS: Duration = Duration::from_millis(200);
+
+/// Sets a PF's interface up, and waits a bounded time for its link; or down.
+pub fn set_up(root: &HostRoot, pf: PciAddress, from: bool, to: bool) -> Result<Done, ChangeError> {
+    let port = port(root, pf)?;
+    if port.up == to {
+        return Ok(Done::Already);
+    }
+    if port.up != from {
+        return Err(stale(&port.name, word(port.up), word(from)));
+    }
+    if !to {
+        refuse_if_configured(root, &function(root, pf)?, "set its interface down")?;
+    }
+    let tried = format!("set {} {}", port.name, if to { "up" } else { "down" });
+    rtnetlink(root, pf, &tried)?
+        .set_up(port.index, to)
+        .map_err(|error| refused(pf, &tried, &error))?;
+    if self::port(root, pf)?.up != to {
+        let message = format!("could not {tried}: the kernel accepted it and did not do it");
+        return Err(ChangeError::new(Reason::NotObserved, pf, message));
+    }
+    if to {
+        wait(CARRIER_APPEARS, || has_carrier(root, pf));
+    }
+    Ok(Done::Changed)
+}
+
+fn word(up: bool) -> &'static str {
+    if up { "its interface up" } else { "its interface down" }
+}
+
+/// Sets a VF's administrative address and reads it back. It holds from the VF's next reset on,
+/// so it is set before the guest starts.
+pub fn set_vf_mac(root: &HostRoot, vf: VfRef, to: MacAddress) -> Result<Done, ChangeError> {
+    let port = port(root, vf.pf)?;
+    let tried = format!("set its address to {to}");
+    let mut netlink = rtnetlink(root, vf, &tried)?;
+    let present = |netlink: &mut Rtnetlink| {
+        let macs = netlink.vf_macs(port.index).map_err(|error| refused(vf, &tried, &error))?;
+        macs.get(&vf.index).copied().ok_or_else(|| {
+            let message = format!("cannot {tried}: {} does not know this VF", port.name);
+            ChangeError::new(Reason::NoSuchDevice, vf, message)
+        })
+    };
+    if present(&mut netlink)? == to {
+        return Ok(Done::Already);
+    }
+    netlink.set_vf_mac(port.index, vf.index, to).map_err(|error| refused(vf, &tried, &error))?;
+    let seen = present(&mut netlink)?;
+    if seen != to {
+        let message = format!("could not {tried}: the PF's driver reports {seen}");
+        return Err(ChangeError::new(Reason::NotObserved, vf, message));
+    }
+    Ok(Done::Changed)
+}
+
+/// Whether the PF has an interface with a link now.
+pub fn has_carrier(root: &HostRoot, pf: PciAddress) -> bool {
+    net::port(&mut Reader::new(root), pf).is_some_and(|port| port.carrier == Some(true))
+}
+
+/// Waits for a link that is about to be reset to come back; says whether it did.
+pub fn wait_for_carrier(root: &HostRoot, pf: PciAddress) -> bool {
+    wait(RESET_SHOWS, || !has_carrier(root, pf));
+    wait(CARRIER_APPEARS, || has_carrier(root, pf))
+}
+
+fn port(root: &HostRoot, pf: PciAddress) -> Result<Netdev, ChangeError> {
+    net::port(&mut Reader::new(root), pf).ok_or_else(|| {
+        let message = "has no network interface by which its VFs could be set";
+        ChangeError::new(Reason::NoInterface, pf, message).with_remedy(
+            "Bind the host's driver to it; an interface that was moved to another network \
+             namespace has to come back first.",
+        )
+    })
+}
+
+fn rtnetlink(root: &HostRoot, thing: impl ToString, tried: &str) -> Result<Rtnetlink, ChangeError> {
+    if !root.is_live() {
+        let message = format!("cannot {tried}: a recorded tree has no kernel to do it");
+        return Err(ChangeError::new(Reason::NotThisHost, thing, message)
+            .with_remedy("Leave out --root to change this host."));
+    }
+    Rtnetlink::open().map_err(|error| refused(thing, tried, &error))
+}
+
+fn refused(thing: impl ToString, tried: &str, error: &io::Error) -> ChangeError {
+    let message = format!("cannot {tried}: {error}");
+    if error.kind() == io::ErrorKind::PermissionDenied {
+        ChangeError::new(Reason::NotPermitted, thing, message).with_remedy("Run assign as root.")
+    } else {
+        ChangeError::new(Reason::KernelRefused, thing, message)
+    }
+}

@@ -1,0 +1,201 @@
+//! Creating and destroying VFs.
+//!
+//! The kernel goes from none to some and back to none, nothing else. Its write returns after the
+//! VFs are made, which takes from 100 ms to a minute, and may make fewer than asked with only a
+//! line in its log: the number is read back.
+
+use std::io::ErrorKind;
+use std::time::Duration;
+
+use super::{Done, function, link, refuse_if_used, stale, wait};
+use crate::address::PciAddress;
+use crate::attribute::{self, AttributeError};
+use crate::facts::iov;
+use crate::facts::pci::{PciFunction, PfFacts};
+use crate::facts::reader::Reader;
+use crate::failure::{ChangeError, Reason};
+use crate::isolation::is_vfio_driver;
+use crate::root::HostRoot;
+use crate::vfio;
+
+/// For the links to the VFs, once the kernel says they are there.
+const LINKS_APPEAR: Duration = Duration::from_secs(2);
+
+/// Sets `sriov_drivers_autoprobe`. It does not touch VFs that are bound.
+pub fn set_autoprobe(
+    root: &HostRoot,
+    pf: PciAddress,
+    from: bool,
+    to: bool,
+) -> Result<Done, ChangeError> {
+    let facts = sriov(&function(root, pf)?)?;
+    if facts.autoprobe == to {
+        return Ok(Done::Already);
+    }
+    if facts.autoprobe != from {
+        return Err(stale(pf, flag(facts.autoprobe), flag(from)));
+    }
+    let path = root.pci_attribute(pf, "sriov_drivers_autoprobe");
+    let tried = "set whether the host binds drivers to new VFs";
+    attribute::write(&path, if to { "1\n" } else { "0\n" })
+        .map_err(|error| ChangeError::attribute(pf, tried, &error))?;
+    if sriov(&function(root, pf)?)?.autoprobe == to {
+        Ok(Done::Changed)
+    } else {
+        let message = "sriov_drivers_autoprobe was written and still has its old value";
+        Err(ChangeError::new(Reason::NotObserved, pf, message))
+    }
+}
+
+fn flag(value: bool) -> &'static str {
+    if value { "sriov_drivers_autoprobe 1" } else { "sriov_drivers_autoprobe 0" }
+}
+
+/// Sets `sriov_numvfs` from 0 to a number, or from a number to 0.
+pub fn set_count(root: &HostRoot, pf: PciAddress, from: u16, to: u16) -> Result<Done, ChangeError> {
+    let before = function(root, pf)?;
+    let facts = sriov(&before)?;
+    check_range(pf, &facts, to)?;
+    if facts.present == to {
+        return Ok(Done::Already);
+    }
+    if facts.present != from {
+        return Err(stale(pf, &count(facts.present), &count(from)));
+    }
+    check_driver(&before)?;
+    if to == 0 {
+        check_free(root, pf, &facts)?;
+    }
+    let had_carrier = link::has_carrier(root, pf);
+    let path = root.pci_attribute(pf, "sriov_numvfs");
+    attribute::write(&path, &format!("{to}\n")).map_err(|error| explain(pf, &facts, to, &error))?;
+    observe(root, pf, from, to)?;
+    if had_carrier {
+        // Enabling VFs resets the PF of some NICs (igb); no cable is no failure of ours.
+        link::wait_for_carrier(root, pf);
+    }
+    Ok(Done::Changed)
+}
+
+fn sriov(function: &PciFunction) -> Result<PfFacts, ChangeError> {
+    function.sriov.clone().ok_or_else(|| {
+        ChangeError::new(
+            Reason::NotSriov,
+            function.address,
+            match &function.vf_of {
+                Some(vf) => format!("is a VF itself (of {})", vf.pf),
+                None => "has no SR-IOV capability, so it cannot have VFs".to_owned(),
+            },
+        )
+        .with_remedy(
+            "`assign devices` shows how many VFs each device can have. Some cards need SR-IOV \
+             enabled in their firmware first.",
+        )
+    })
+}
+
+fn check_range(pf: PciAddress, facts: &PfFacts, to: u16) -> Result<(), ChangeError> {
+    if to <= facts.total {
+        return Ok(());
+    }
+    let message = format!("cannot create {}: it can have at most {}", count(to), facts.total);
+    Err(ChangeError::new(Reason::TooManyVfs, pf, message)
+        .with_remedy(format!("Ask for 1 to {}.", facts.total)))
+}
+
+fn check_driver(pf: &PciFunction) -> Result<(), ChangeError> {
+    let refuse = |message: &str, remedy: &str| {
+        Err(ChangeError::new(Reason::DriverRefused, pf.address, message).with_remedy(remedy))
+    };
+    match pf.driver.as_deref() {
+        None => refuse(
+            "cannot change its number of VFs: no driver is bound to it",
+            "Bind the host's driver to it first.",
+        ),
+        Some(driver) if is_vfio_driver(driver) => refuse(
+            "cannot change its number of VFs: it is bound to vfio-pci itself",
+            "Give it back to the host with `assign release` first.",
+        ),
+        Some(_) => Ok(()),
+    }
+}
+
+/// No VF may be in use when all of them go.
+fn check_free(root: &HostRoot, pf: PciAddress, facts: &PfFacts) -> Result<(), ChangeError> {
+    for vf in facts.vfs.values() {
+        let vf = function(root, *vf)?;
+        match vf.driver.as_deref() {
+            None => {}
+            Some(driver) if is_vfio_driver(driver) => {
+                if let Some(user) = vfio::users(root, vf.address).first() {
+                    let message =
+                        format!("will not destroy its VFs: {} is in use by {user}", vf.address);
+                    return Err(ChangeError::new(Reason::DeviceOpen, pf, message)
+                        .with_remedy("Stop the guest that has it first."));
+                }
+            }
+            Some(_) => refuse_if_used(root, &vf, "destroy it")?,
+        }
+    }
+    Ok(())
+}
+
+/// What each answer of the kernel means here (drivers/pci/iov.c, `sriov_numvfs_store`).
+fn explain(pf: PciAddress, facts: &PfFacts, to: u16, error: &AttributeError) -> ChangeError {
+    let tried = match to {
+        0 => format!("destroy its {}", count(facts.present)),
+        _ => format!("create {}", count(to)),
+    };
+    let because = |reason, cause: &str, remedy: &str| {
+        ChangeError::new(reason, pf, format!("cannot {tried}: {cause}")).with_remedy(remedy)
+    };
+    match error.source.kind() {
+        ErrorKind::OutOfMemory => because(
+            Reason::OutOfAddressSpace,
+            "the kernel found no address space or bus number for them (ENOMEM)",
+            "Enable SR-IOV and ARI in the firmware's settings, or boot with pci=realloc.",
+        ),
+        ErrorKind::StorageFull => because(
+            Reason::OutOfVectors,
+            "no MSI-X vectors are left for them (ENOSPC)",
+            "Ask for fewer VFs.",
+        ),
+        ErrorKind::NotFound => because(
+            Reason::DriverRefused,
+            "its driver does not support VFs (ENOENT)",
+            "Use the vendor's driver for this device.",
+        ),
+        ErrorKind::ResourceBusy => because(
+            Reason::KernelRefused,
+            "the device is busy (EBUSY)",
+            "Its driver may need the interface up, or VFs were made by something else.",
+        ),
+        _ => ChangeError::attribute(pf, &tried, error),
+    }
+}
+
+/// Reads the number back and waits for the links; what came out otherwise is taken back.
+fn observe(root: &HostRoot, pf: PciAddress, from: u16, to: u16) -> Result<(), ChangeError> {
+    let path = root.pci_attribute(pf, "sriov_numvfs");
+    let present = sriov(&function(root, pf)?)?.present;
+    if present != to {
+        let back = match attribute::write(&path, &format!("{from}\n")) {
+            Ok(()) if from == 0 => "they were destroyed again".to_owned(),
+            Ok(()) => format!("it was set back to {}", count(from)),
+            Err(error) => format!("and setting it back failed: {error}"),
+        };
+        let message = format!("asked for {}, the kernel made {present}; {back}", count(to));
+        return Err(ChangeError::new(Reason::OtherVfCount, pf, message)
+            .with_remedy("The kernel's log (dmesg) says why."));
+    }
+    let linked = || iov::vfs(&mut Reader::new(root), pf).len() == usize::from(to);
+    if root.is_live() && !wait(LINKS_APPEAR, linked) {
+        let message = format!("{} were made, and sysfs does not show all of them", count(to));
+        return Err(ChangeError::new(Reason::NotObserved, pf, message));
+    }
+    Ok(())
+}
+
+fn count(vfs: u16) -> String {
+    if vfs == 1 { "1 VF".to_owned() } else { format!("{vfs} VFs") }
+}

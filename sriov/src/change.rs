@@ -1,0 +1,234 @@
+//! Every change this project makes to a host: one small step, its dry-run text, and its reverse.
+//!
+//! A step says what it expects to find (`from`), so that its reverse is known before it is done
+//! and can be journalled first. [`Change::perform`] reads the device again right before it acts,
+//! refuses when it is not as expected, and reads the result right after: success means observed.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::act;
+use crate::address::{PciAddress, VfRef};
+use crate::failure::ChangeError;
+use crate::mac::MacAddress;
+use crate::root::HostRoot;
+
+/// The device of a step. A VF is named by its PF and index, since it may not be there yet, and
+/// may sit at another address when it is made anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Target {
+    /// A function by its address.
+    Function(PciAddress),
+    /// A virtual function by its place below its PF.
+    Vf(VfRef),
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Target::Function(address) => address.fmt(f),
+            Target::Vf(vf) => vf.fmt(f),
+        }
+    }
+}
+
+/// Who has a device: its driver, and the override that decides who may.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Binding {
+    /// The driver it is bound to.
+    pub driver: Option<String>,
+    /// Its `driver_override`.
+    pub driver_override: Option<String>,
+}
+
+impl Binding {
+    /// Bound to `driver` by an override, as assign binds.
+    pub fn forced(driver: &str) -> Binding {
+        Binding { driver: Some(driver.to_owned()), driver_override: Some(driver.to_owned()) }
+    }
+}
+
+impl fmt::Display for Binding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.driver.as_deref().unwrap_or("no driver"))?;
+        match &self.driver_override {
+            Some(name) if Some(name) != self.driver.as_ref() => write!(f, " (override {name})"),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// One step. Its `Display` is what a dry run shows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "change", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Change {
+    /// Whether the host binds drivers to new VFs of a PF by itself.
+    SetAutoprobe {
+        /// The PF.
+        pf: PciAddress,
+        /// As it is.
+        from: bool,
+        /// As it is to be.
+        to: bool,
+    },
+    /// How many VFs a PF has. One of the two numbers is 0: the kernel takes no other step.
+    SetVfCount {
+        /// The PF.
+        pf: PciAddress,
+        /// As it is.
+        from: u16,
+        /// As it is to be.
+        to: u16,
+    },
+    /// Whether a PF's interface is up; VFs do not answer below one that is down.
+    SetLink {
+        /// The PF.
+        pf: PciAddress,
+        /// Its interface, for people; it is looked up again by the PF.
+        netdev: String,
+        /// As it is.
+        from: bool,
+        /// As it is to be.
+        to: bool,
+    },
+    /// The administrative address of a VF.
+    SetVfMac {
+        /// The VF.
+        vf: VfRef,
+        /// As it is; all zero for none.
+        from: MacAddress,
+        /// As it is to be.
+        to: MacAddress,
+    },
+    /// Gives a device to a driver by an override, and to no other.
+    Bind {
+        /// The device.
+        device: Target,
+        /// As it is.
+        from: Binding,
+        /// The driver that gets it.
+        driver: String,
+    },
+    /// Puts a device's driver and override back.
+    Restore {
+        /// The device.
+        device: Target,
+        /// As it is.
+        from: Binding,
+        /// As it is to be.
+        to: Binding,
+    },
+}
+
+/// How to take a step back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Undo {
+    /// It was as wanted before: there is nothing to take back.
+    Nothing,
+    /// By this step.
+    Change(Change),
+    /// It cannot be taken back, for this reason.
+    Impossible(String),
+}
+
+impl Change {
+    /// The device it changes.
+    pub fn device(&self) -> Target {
+        match self {
+            Change::SetAutoprobe { pf, .. }
+            | Change::SetVfCount { pf, .. }
+            | Change::SetLink { pf, .. } => Target::Function(*pf),
+            Change::SetVfMac { vf, .. } => Target::Vf(*vf),
+            Change::Bind { device, .. } | Change::Restore { device, .. } => *device,
+        }
+    }
+
+    /// The reverse, known beforehand.
+    ///
+    /// Destroyed VFs come back by number only: their addresses and drivers are steps of their own.
+    pub fn undo(&self) -> Undo {
+        Undo::Change(match self.clone() {
+            Change::SetAutoprobe { pf, from, to } => {
+                Change::SetAutoprobe { pf, from: to, to: from }
+            }
+            Change::SetVfCount { pf, from, to } => Change::SetVfCount { pf, from: to, to: from },
+            Change::SetLink { pf, netdev, from, to } => {
+                Change::SetLink { pf, netdev, from: to, to: from }
+            }
+            Change::SetVfMac { vf, from, to } => Change::SetVfMac { vf, from: to, to: from },
+            Change::Bind { device, from, driver } => {
+                Change::Restore { device, from: Binding::forced(&driver), to: from }
+            }
+            Change::Restore { device, from, to } => Change::Restore { device, from: to, to: from },
+        })
+    }
+
+    /// Whether somebody may notice: VFs disappear, or a device changes hands under its user.
+    pub fn is_disruptive(&self) -> bool {
+        match self {
+            Change::SetVfCount { from, .. } => *from > 0,
+            Change::SetLink { to, .. } => !to,
+            _ => false,
+        }
+    }
+
+    /// Whether it can take seconds, so that progress is worth showing.
+    pub fn is_slow(&self) -> bool {
+        matches!(self, Change::SetVfCount { .. } | Change::SetLink { to: true, .. })
+    }
+
+    /// Does it: reads its precondition, acts, reads the result. A device that is already as wanted
+    /// is left alone, and [`Undo::Nothing`] says so.
+    ///
+    /// # Errors
+    /// Says what was in the way; the device is then as before, or the message says how it is.
+    pub fn perform(&self, root: &HostRoot) -> Result<Undo, ChangeError> {
+        let done = match self {
+            Change::SetAutoprobe { pf, from, to } => act::vfs::set_autoprobe(root, *pf, *from, *to),
+            Change::SetVfCount { pf, from, to } => act::vfs::set_count(root, *pf, *from, *to),
+            Change::SetLink { pf, from, to, .. } => act::link::set_up(root, *pf, *from, *to),
+            Change::SetVfMac { vf, to, .. } => act::link::set_vf_mac(root, *vf, *to),
+            Change::Bind { device, from, driver } => act::bind::bind(root, *device, from, driver),
+            Change::Restore { device, from, to } => act::bind::restore(root, *device, from, to),
+        }?;
+        Ok(match done {
+            act::Done::Already => Undo::Nothing,
+            act::Done::Changed => self.undo(),
+        })
+    }
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: ", self.device())?;
+        match self {
+            Change::SetAutoprobe { to: true, .. } => {
+                f.write_str("let the host bind drivers to new VFs")
+            }
+            Change::SetAutoprobe { to: false, .. } => {
+                f.write_str("keep the host's drivers off new VFs")
+            }
+            Change::SetVfCount { from, to: 0, .. } => write!(f, "destroy its {}", vfs(*from)),
+            Change::SetVfCount { to, .. } => write!(f, "create {}", vfs(*to)),
+            Change::SetLink { netdev, to: true, .. } => write!(f, "set {netdev} up"),
+            Change::SetLink { netdev, to: false, .. } => write!(f, "set {netdev} down"),
+            Change::SetVfMac { to, .. } if to.is_zero() => f.write_str("clear its address"),
+            Change::SetVfMac { to, .. } => write!(f, "set its address to {to}"),
+            Change::Bind { from, driver, .. } => match &from.driver {
+                Some(old) => write!(f, "bind to {driver} instead of {old}"),
+                None => write!(f, "bind to {driver}"),
+            },
+            Change::Restore { to, .. } => match &to.driver {
+                Some(driver) => write!(f, "give back to {driver}"),
+                None => f.write_str("give back without a driver"),
+            },
+        }
+    }
+}
+
+fn vfs(count: u16) -> String {
+    if count == 1 { "1 VF".to_owned() } else { format!("{count} VFs") }
+}

@@ -1,0 +1,15 @@
+//! What the host has, one file per subject. Reading never changes anything, forks nothing and asks
+//! no device: it reads sysfs and procfs below a [`HostRoot`](crate::root::HostRoot), and on the
+//! live host the kernel's rtnetlink for what has no file.
+//!
+//! A value that is not as the kernel writes it does not stop the pass: it is left out and noted
+//! as a [`reader::Problem`], so that one odd device does not hide the others.
+
+pub mod block;
+pub mod iommu;
+pub mod iov;
+pub mod names;
+pub mod net;
+pub mod pci;
+pub mod platform;
+pub mod reader;

@@ -1,0 +1,88 @@
+//! SR-IOV: what a physical function says of its virtual ones.
+
+use std::collections::BTreeMap;
+
+use super::pci::{PciFunction, PfFacts, VfSettings};
+use super::reader::Reader;
+use crate::address::{PciAddress, VfRef};
+use crate::attribute;
+use crate::netlink::Rtnetlink;
+
+/// The SR-IOV attributes of one function; `None` where it has no such capability. `vf_settings`
+/// stays empty: see [`read_settings`].
+pub fn read(reader: &mut Reader, pf: PciAddress) -> Option<PfFacts> {
+    let device = reader.root.pci_device(pf);
+    let total = reader.number(&device.join("sriov_totalvfs"))?;
+    Some(PfFacts {
+        total,
+        present: reader.number(&device.join("sriov_numvfs")).unwrap_or(0),
+        autoprobe: reader.flag(&device.join("sriov_drivers_autoprobe")).unwrap_or(true),
+        vf_device: vf_device(reader, &device),
+        offset: reader.number(&device.join("sriov_offset")).unwrap_or(0),
+        stride: reader.number(&device.join("sriov_stride")).unwrap_or(0),
+        vfs: vfs(reader, pf),
+        vf_settings: BTreeMap::new(),
+    })
+}
+
+/// Written in hexadecimal without `0x`.
+fn vf_device(reader: &mut Reader, device: &std::path::Path) -> u16 {
+    let text = reader.text(&device.join("sriov_vf_device"));
+    text.and_then(|text| u16::from_str_radix(text.trim_start_matches("0x"), 16).ok()).unwrap_or(0)
+}
+
+/// The VFs a PF has now: its `virtfnN` links, N in numeric order.
+pub fn vfs(reader: &mut Reader, pf: PciAddress) -> BTreeMap<u16, PciAddress> {
+    let device = reader.root.pci_device(pf);
+    let mut vfs = BTreeMap::new();
+    for name in reader.entries(&device) {
+        let Some(index) = name.strip_prefix("virtfn") else { continue };
+        let link = device.join(&name);
+        let address = reader.link_name(&link).and_then(|target| target.parse().ok());
+        match (index.parse(), address) {
+            (Ok(index), Some(address)) => {
+                vfs.insert(index, address);
+            }
+            _ => reader.note(&link, "is not a link from a VF index to a PCI address"),
+        }
+    }
+    vfs
+}
+
+/// Fills in `vf_of` from what the PFs list.
+pub fn relate(functions: &mut [PciFunction]) {
+    let mut parents = BTreeMap::new();
+    for function in functions.iter() {
+        for (index, vf) in function.sriov.iter().flat_map(|pf| &pf.vfs) {
+            parents.insert(*vf, VfRef { pf: function.address, index: *index });
+        }
+    }
+    for function in functions {
+        function.vf_of = parents.get(&function.address).copied();
+    }
+}
+
+/// Whose VF a function is, and which, from its `physfn` link; for one function on its own.
+pub fn vf_of(reader: &mut Reader, vf: PciAddress) -> Option<VfRef> {
+    let result = attribute::link_name(&reader.root.pci_attribute(vf, "physfn"));
+    let pf: PciAddress = reader.accept(result)?.parse().ok()?;
+    let index = vfs(reader, pf).into_iter().find(|(_, address)| *address == vf)?.0;
+    Some(VfRef { pf, index })
+}
+
+/// What a PF with this interface has set for its VFs, as the kernel tells over rtnetlink.
+pub fn read_settings(
+    reader: &mut Reader,
+    netlink: &mut Rtnetlink,
+    netdev: &str,
+    interface_index: u32,
+) -> BTreeMap<u16, VfSettings> {
+    match netlink.vf_macs(interface_index) {
+        Ok(macs) => macs.into_iter().map(|(index, mac)| (index, VfSettings { mac })).collect(),
+        Err(error) => {
+            let path = reader.root.netdev(netdev);
+            reader.note(&path, format!("its VFs' settings cannot be read: {error}"));
+            BTreeMap::new()
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! Reading attributes with a memory: what could not be read or understood is noted, not lost.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::attribute::{self, AttributeError};
+use crate::root::HostRoot;
+
+/// Something that could not be read, or was not as the kernel writes it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// The file, or the kernel interface that was asked.
+    pub path: PathBuf,
+    /// What was wrong with it.
+    pub cause: String,
+}
+
+/// A tree being read, and the problems met so far.
+#[derive(Debug)]
+pub struct Reader<'a> {
+    /// The tree.
+    pub root: &'a HostRoot,
+    /// What went wrong so far.
+    pub problems: Vec<Problem>,
+}
+
+impl<'a> Reader<'a> {
+    /// A reader of `root` without problems yet.
+    pub fn new(root: &'a HostRoot) -> Reader<'a> {
+        Reader { root, problems: Vec::new() }
+    }
+
+    /// Notes a problem.
+    pub fn note(&mut self, path: &Path, cause: impl Into<String>) {
+        self.problems.push(Problem { path: path.into(), cause: cause.into() });
+    }
+
+    /// The value, or its type's nothing with the error noted.
+    pub fn accept<T: Default>(&mut self, result: Result<T, AttributeError>) -> T {
+        result.unwrap_or_else(|error| {
+            self.note(&error.path, error.to_string());
+            T::default()
+        })
+    }
+
+    /// An attribute's text; `None` where it is absent, or unreadable (noted).
+    pub fn text(&mut self, path: &Path) -> Option<String> {
+        let result = attribute::read(path);
+        self.accept(result)
+    }
+
+    /// A whole table of procfs.
+    pub fn table(&mut self, path: &Path) -> String {
+        let result = attribute::read_table(path);
+        self.accept(result)
+    }
+
+    /// The last component of a link's target.
+    pub fn link_name(&mut self, path: &Path) -> Option<String> {
+        let result = attribute::link_name(path);
+        self.accept(result)
+    }
+
+    /// A directory's names.
+    pub fn entries(&mut self, path: &Path) -> Vec<String> {
+        let result = attribute::entries(path);
+        self.accept(result)
+    }
+
+    /// A number as sysfs writes it: decimal, or hexadecimal after `0x`.
+    pub fn number<T: TryFrom<i64>>(&mut self, path: &Path) -> Option<T> {
+        let text = self.text(path)?;
+        let number = parse_number(&text).and_then(|number| T::try_from(number).ok());
+        if number.is_none() {
+            self.note(path, format!("{text:?} is not a number of the expected range"));
+        }
+        number
+    }
+
+    /// A flag, `0` or `1`.
+    pub fn flag(&mut self, path: &Path) -> Option<bool> {
+        self.number::<u8>(path).map(|value| value != 0)
+    }
+}
+
+fn parse_number(text: &str) -> Option<i64> {
+    match text.strip_prefix("0x") {
+        Some(digits) => i64::from_str_radix(digits, 16).ok(),
+        None => text.parse().ok(),
+    }
+}

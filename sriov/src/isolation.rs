@@ -1,0 +1,114 @@
+//! Whether a device can be given away without its neighbours.
+//!
+//! The IOMMU tells groups apart, not devices: a group can be opened only while every member is
+//! bound to a vfio driver, or to none, or is a bridge whose driver does no DMA
+//! (drivers/iommu/iommu.c, `iommu_group_claim_dma_owner`).
+
+use serde::{Deserialize, Serialize};
+
+use crate::address::PciAddress;
+use crate::facts::pci::PciFunction;
+use crate::snapshot::HostSnapshot;
+use crate::usage;
+
+/// Why a device's group cannot be given away.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum NotViable {
+    /// The device has no group: the host has no IOMMU, or the device is not behind it.
+    #[error("it has no IOMMU group, so nothing would keep it from the host's memory")]
+    NoGroup {
+        /// How to get one.
+        remedy: String,
+    },
+    /// Other devices of the group are in the host's hands.
+    #[error("its IOMMU group {group} also holds {}", list(members))]
+    Neighbours {
+        /// The group's number.
+        group: u32,
+        /// The members in the way.
+        members: Vec<Neighbour>,
+    },
+}
+
+impl NotViable {
+    /// What a person can do about it.
+    pub fn remedy(&self) -> String {
+        match self {
+            NotViable::NoGroup { remedy } => remedy.clone(),
+            NotViable::Neighbours { .. } => {
+                "Enable ACS on the port or choose another device.".to_owned()
+            }
+        }
+    }
+}
+
+/// A member of a group that stands in the way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Neighbour {
+    /// Its address, or the name of a device of another bus.
+    pub device: String,
+    /// The driver that has it.
+    pub driver: Option<String>,
+    /// What the host uses it for, as a chain that starts above the device.
+    pub carries: Option<String>,
+}
+
+impl std::fmt::Display for Neighbour {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let driver = self.driver.as_deref().unwrap_or("no PCI device");
+        match &self.carries {
+            Some(carries) => write!(f, "{} ({driver}, carries {carries})", self.device),
+            None => write!(f, "{} ({driver})", self.device),
+        }
+    }
+}
+
+fn list(members: &[Neighbour]) -> String {
+    members.iter().map(Neighbour::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// Whether `device` could be given away as the host is now, when the devices in `together` are
+/// given with it.
+pub fn viability(
+    snapshot: &HostSnapshot,
+    device: &PciFunction,
+    together: &[PciAddress],
+) -> Result<(), NotViable> {
+    let Some(number) = device.iommu_group.filter(|_| snapshot.iommu.present) else {
+        return Err(NotViable::NoGroup { remedy: snapshot.iommu.remedy().to_owned() });
+    };
+    let Some(group) = snapshot.iommu.groups.get(&number) else { return Ok(()) };
+    let mut members: Vec<Neighbour> = group
+        .members
+        .iter()
+        .filter(|member| **member != device.address && !together.contains(member))
+        .filter_map(|member| snapshot.function(*member))
+        .filter(|member| stands_in_the_way(member))
+        .map(|member| Neighbour {
+            device: member.address.to_string(),
+            driver: member.driver.clone(),
+            carries: usage::of(snapshot, member).first().map(usage::Use::carried),
+        })
+        .collect();
+    members.extend(group.others.iter().map(|name| Neighbour {
+        device: name.clone(),
+        driver: None,
+        carries: None,
+    }));
+    if members.is_empty() { Ok(()) } else { Err(NotViable::Neighbours { group: number, members }) }
+}
+
+/// Bound to a driver that does DMA of its own for the host.
+fn stands_in_the_way(member: &PciFunction) -> bool {
+    match member.driver.as_deref() {
+        None => false,
+        // These leave the DMA of their device to its owner (`driver_managed_dma`).
+        Some("pcieport" | "pci-stub" | "shpchp") => false,
+        Some(driver) => !is_vfio_driver(driver),
+    }
+}
+
+/// vfio-pci itself, or one of its variant drivers: all of them carry the word in their name.
+pub fn is_vfio_driver(driver: &str) -> bool {
+    driver.contains("vfio")
+}

@@ -1,0 +1,215 @@
+//! The kernel's rtnetlink, for what has no file: settings of VFs, links up and down, addresses.
+//!
+//! One blocking socket and one request at a time; the kernel answers before `send` returns to
+//! other work, so there is nothing to wait for. One attribute per request, so that an error names
+//! its cause.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+};
+use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::link::{
+    LinkAttribute, LinkExtentMask, LinkFlags, LinkMessage, LinkVfInfo, VfInfo, VfInfoMac,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_sys::{Socket, SocketAddr};
+
+use crate::mac::MacAddress;
+
+/// Answers to one request: more than any host has addresses; only a bound against running away.
+const MOST_DATAGRAMS: usize = 100_000;
+
+/// A connection to the kernel's rtnetlink, in this process's network namespace.
+pub struct Rtnetlink {
+    socket: Socket,
+    sequence: u32,
+}
+
+impl std::fmt::Debug for Rtnetlink {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Rtnetlink").field("sequence", &self.sequence).finish_non_exhaustive()
+    }
+}
+
+impl Rtnetlink {
+    /// Connects.
+    ///
+    /// # Errors
+    /// The kernel's, should it refuse a netlink socket.
+    pub fn open() -> io::Result<Rtnetlink> {
+        let mut socket = Socket::new(NETLINK_ROUTE)?;
+        socket.bind_auto()?;
+        socket.connect(&SocketAddr::new(0, 0))?;
+        Ok(Rtnetlink { socket, sequence: 0 })
+    }
+
+    /// The administrative address of each VF of a PF, by VF index; none for an interface that
+    /// has no VFs (`IFLA_VFINFO_LIST`, asked for with `RTEXT_FILTER_VF`).
+    pub fn vf_macs(&mut self, interface: u32) -> io::Result<BTreeMap<u16, MacAddress>> {
+        let mut link = link_message(interface);
+        link.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::Vf]));
+        let answers = self.request(RouteNetlinkMessage::GetLink(link), 0)?;
+        let mut macs = BTreeMap::new();
+        for answer in answers {
+            let RouteNetlinkMessage::NewLink(link) = answer else { continue };
+            for attribute in link.attributes {
+                let LinkAttribute::VfInfoList(list) = attribute else { continue };
+                for info in list.iter().flat_map(|vf| &vf.0) {
+                    let VfInfo::Mac(VfInfoMac { vf_id, mac, .. }) = info else { continue };
+                    let [a, b, c, d, e, f, ..] = *mac;
+                    if let Ok(index) = u16::try_from(*vf_id) {
+                        macs.insert(index, MacAddress([a, b, c, d, e, f]));
+                    }
+                }
+            }
+        }
+        Ok(macs)
+    }
+
+    /// The address each interface was made with, by its number; it does not follow the address a
+    /// bond gives its ports (`IFLA_PERM_ADDRESS`).
+    pub fn permanent_macs(&mut self) -> io::Result<BTreeMap<u32, MacAddress>> {
+        let mut link = link_message(0);
+        link.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+        let answers = self.request(RouteNetlinkMessage::GetLink(link), NLM_F_DUMP)?;
+        let mut macs = BTreeMap::new();
+        for answer in answers {
+            let RouteNetlinkMessage::NewLink(link) = answer else { continue };
+            for attribute in &link.attributes {
+                let LinkAttribute::PermAddress(bytes) = attribute else { continue };
+                if let Ok(mac) = <[u8; 6]>::try_from(bytes.as_slice()) {
+                    macs.insert(link.header.index, MacAddress(mac));
+                }
+            }
+        }
+        Ok(macs)
+    }
+
+    /// Sets the administrative address of a VF (`IFLA_VF_MAC`).
+    pub fn set_vf_mac(&mut self, interface: u32, vf: u16, mac: MacAddress) -> io::Result<()> {
+        let mut link = link_message(interface);
+        let info = VfInfo::Mac(VfInfoMac::new(vf.into(), &mac.0));
+        link.attributes.push(LinkAttribute::VfInfoList(vec![LinkVfInfo(vec![info])]));
+        self.request(RouteNetlinkMessage::SetLink(link), NLM_F_ACK).map(drop)
+    }
+
+    /// Sets an interface up or down (IFF_UP).
+    pub fn set_up(&mut self, interface: u32, up: bool) -> io::Result<()> {
+        let mut link = link_message(interface);
+        link.header.change_mask = LinkFlags::Up;
+        if up {
+            link.header.flags = LinkFlags::Up;
+        }
+        self.request(RouteNetlinkMessage::SetLink(link), NLM_F_ACK).map(drop)
+    }
+
+    /// Puts an interface on a bridge, bond or team (`IFLA_MASTER`).
+    pub fn set_controller(&mut self, interface: u32, controller: u32) -> io::Result<()> {
+        let mut link = link_message(interface);
+        link.attributes.push(LinkAttribute::Controller(controller));
+        self.request(RouteNetlinkMessage::SetLink(link), NLM_F_ACK).map(drop)
+    }
+
+    /// Sets an interface's own address (`IFLA_ADDRESS`).
+    pub fn set_mac(&mut self, interface: u32, mac: MacAddress) -> io::Result<()> {
+        let mut link = link_message(interface);
+        link.attributes.push(LinkAttribute::Address(mac.0.to_vec()));
+        self.request(RouteNetlinkMessage::SetLink(link), NLM_F_ACK).map(drop)
+    }
+
+    /// Every IPv4 address of the host with its interface's number.
+    pub fn ipv4_addresses(&mut self) -> io::Result<Vec<(u32, Ipv4Addr)>> {
+        let mut message = AddressMessage::default();
+        message.header.family = AddressFamily::Inet;
+        let answers = self.request(RouteNetlinkMessage::GetAddress(message), NLM_F_DUMP)?;
+        let mut addresses = Vec::new();
+        for answer in answers {
+            let RouteNetlinkMessage::NewAddress(message) = answer else { continue };
+            // On a point-to-point link Address is the peer, and Local the host's own.
+            let own = |attribute: &AddressAttribute| match attribute {
+                AddressAttribute::Local(address) => Some(*address),
+                _ => None,
+            };
+            if let Some(IpAddr::V4(address)) = message.attributes.iter().find_map(own) {
+                addresses.push((message.header.index, address));
+            }
+        }
+        Ok(addresses)
+    }
+
+    fn request(
+        &mut self,
+        message: RouteNetlinkMessage,
+        flags: u16,
+    ) -> io::Result<Vec<RouteNetlinkMessage>> {
+        self.sequence = self.sequence.wrapping_add(1);
+        let mut header = NetlinkHeader::default();
+        header.flags = NLM_F_REQUEST | flags;
+        header.sequence_number = self.sequence;
+        let mut packet = NetlinkMessage::new(header, NetlinkPayload::from(message));
+        packet.finalize();
+        let mut bytes = vec![0; packet.buffer_len()];
+        packet.serialize(&mut bytes);
+        self.socket.send(&bytes, 0)?;
+        self.answers(flags)
+    }
+
+    /// Reads until the answer is complete: a dump ends with "done", a change with an
+    /// acknowledgement, a plain question with its one answer.
+    fn answers(&mut self, flags: u16) -> io::Result<Vec<RouteNetlinkMessage>> {
+        let is_dump = flags & NLM_F_DUMP != 0;
+        let mut messages = Vec::new();
+        for _ in 0..MOST_DATAGRAMS {
+            let (datagram, _) = self.socket.recv_from_full()?;
+            let mut rest = datagram.as_slice();
+            while !rest.is_empty() {
+                let packet = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest)
+                    .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+                // Messages are padded to four bytes; a length of nothing would not advance.
+                let length = (packet.header.length as usize).next_multiple_of(4).max(16);
+                rest = rest.get(length..).unwrap_or_default();
+                if packet.header.sequence_number != self.sequence {
+                    continue;
+                }
+                match packet.payload {
+                    NetlinkPayload::InnerMessage(message) => messages.push(message),
+                    NetlinkPayload::Done(_) => return Ok(messages),
+                    NetlinkPayload::Error(error) if error.code.is_some() => {
+                        return Err(error.to_io());
+                    }
+                    NetlinkPayload::Error(_) => return Ok(messages),
+                    _ => {}
+                }
+            }
+            if !is_dump && flags & NLM_F_ACK == 0 && !messages.is_empty() {
+                return Ok(messages);
+            }
+        }
+        Err(io::Error::new(io::ErrorKind::InvalidData, "the kernel's answer has no end"))
+    }
+}
+
+fn link_message(interface: u32) -> LinkMessage {
+    let mut link = LinkMessage::default();
+    link.header.index = interface;
+    link
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernel_answers_a_dump_and_names_its_error() {
+        let mut netlink = Rtnetlink::open().expect("rtnetlink is always there");
+        netlink.ipv4_addresses().expect("anybody may list addresses");
+        netlink.permanent_macs().expect("anybody may list interfaces");
+        let error = netlink.vf_macs(u32::from(u16::MAX)).expect_err("no such interface");
+        assert_eq!(error.raw_os_error(), Some(19), "ENODEV: {error}");
+    }
+}

@@ -1,0 +1,262 @@
+//! Host trees built from a few words, for tests: files and links as the kernel lays them out, and
+//! no kernel behind them. A write to such a tree stays a written file.
+//!
+//! This is test support: what cannot be built panics.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use crate::address::PciAddress;
+use crate::root::HostRoot;
+
+/// A tree below a directory that the test owns.
+#[derive(Debug)]
+pub struct Tree {
+    directory: PathBuf,
+}
+
+/// A PCI function to be laid out.
+#[derive(Debug, Clone)]
+pub struct Function {
+    /// Its address in full.
+    pub address: &'static str,
+    /// Addresses of the bridges above it, outermost first.
+    pub below: Vec<&'static str>,
+    /// Vendor and device ID.
+    pub id: (u16, u16),
+    /// Class code in 24 bits.
+    pub class: u32,
+    /// Its driver.
+    pub driver: Option<&'static str>,
+    /// Its IOMMU group.
+    pub group: Option<u32>,
+    /// Its interface.
+    pub netdev: Option<&'static str>,
+    /// Most VFs, and VFs now.
+    pub vfs: Option<(u16, u16)>,
+}
+
+impl Function {
+    /// A function of this vendor, device and class, without driver or group.
+    pub fn new(address: &'static str, id: (u16, u16), class: u32) -> Function {
+        Function {
+            address,
+            below: Vec::new(),
+            id,
+            class,
+            driver: None,
+            group: None,
+            netdev: None,
+            vfs: None,
+        }
+    }
+
+    /// With this driver.
+    #[must_use]
+    pub fn driver(mut self, driver: &'static str) -> Function {
+        self.driver = Some(driver);
+        self
+    }
+
+    /// In this group.
+    #[must_use]
+    pub fn group(mut self, group: u32) -> Function {
+        self.group = Some(group);
+        self
+    }
+
+    /// Below this bridge.
+    #[must_use]
+    pub fn below(mut self, bridge: &'static str) -> Function {
+        self.below.push(bridge);
+        self
+    }
+
+    /// With this interface.
+    #[must_use]
+    pub fn netdev(mut self, name: &'static str) -> Function {
+        self.netdev = Some(name);
+        self
+    }
+
+    /// With SR-IOV: at most `total` VFs, `present` of them there now.
+    #[must_use]
+    pub fn vfs(mut self, total: u16, present: u16) -> Function {
+        self.vfs = Some((total, present));
+        self
+    }
+}
+
+impl Tree {
+    /// An empty host with KVM and a boot id.
+    pub fn new(directory: &Path) -> Tree {
+        let tree = Tree { directory: directory.to_owned() };
+        for path in ["sys/bus/pci/devices", "sys/bus/pci/drivers", "sys/class/net"] {
+            tree.directory(path);
+        }
+        tree.file("sys/bus/pci/drivers_probe", "");
+        tree.file("proc/sys/kernel/random/boot_id", "11111111-2222-3333-4444-555555555555\n");
+        tree.file("proc/sys/kernel/osrelease", "6.12.0-test\n");
+        tree.file("dev/kvm", "");
+        tree
+    }
+
+    /// The host of the emulated lab: a root port, an igb NIC with this many of its 7 VFs (without
+    /// drivers), and the chipset's group of three with the disk that carries `/`.
+    pub fn lab(directory: &Path, vfs: u16) -> Tree {
+        let tree = Tree::new(directory);
+        tree.file("sys/class/iommu/dmar0/name", "dmar0\n");
+        tree.driver("vfio-pci");
+        tree.add(
+            Function::new("0000:00:01.0", (0x1b36, 0x000c), 0x06_0400).driver("pcieport").group(1),
+        );
+        tree.add(
+            Function::new("0000:01:00.0", (0x8086, 0x10c9), 0x02_0000)
+                .below("0000:00:01.0")
+                .driver("igb")
+                .group(8)
+                .netdev("eth0")
+                .vfs(7, vfs),
+        );
+        tree.add(Function::new("0000:00:1f.0", (0x8086, 0x2918), 0x06_0100).group(5));
+        tree.add(
+            Function::new("0000:00:1f.2", (0x8086, 0x2922), 0x01_0601).driver("ahci").group(5),
+        );
+        tree.add(Function::new("0000:00:1f.3", (0x8086, 0x2930), 0x0c_0500).group(5));
+        tree.disk("0000:00:1f.2", "sda", "8:0");
+        tree.file("proc/self/mountinfo", "25 1 8:0 / / rw,relatime shared:1 - ext4 /dev/sda rw\n");
+        tree
+    }
+
+    /// The root to read it by.
+    pub fn root(&self) -> HostRoot {
+        HostRoot::at(&self.directory)
+    }
+
+    /// Writes a file, with the directories above it.
+    pub fn file(&self, path: &str, text: &str) {
+        let path = self.directory.join(path);
+        fs::create_dir_all(path.parent().expect("a path below the tree")).expect("directories");
+        fs::write(path, text).expect("a file of the tree");
+    }
+
+    /// Removes a file.
+    pub fn remove(&self, path: &str) {
+        fs::remove_file(self.directory.join(path)).expect("a file of the tree");
+    }
+
+    /// Makes a directory.
+    pub fn directory(&self, path: &str) {
+        fs::create_dir_all(self.directory.join(path)).expect("a directory of the tree");
+    }
+
+    /// Makes a link; the target is taken as it is.
+    pub fn link(&self, path: &str, target: &str) {
+        let path = self.directory.join(path);
+        fs::create_dir_all(path.parent().expect("a path below the tree")).expect("directories");
+        symlink(target, path).expect("a link of the tree");
+    }
+
+    /// Writes an attribute of a function.
+    pub fn attribute(&self, address: &str, name: &str, text: &str) {
+        self.file(&format!("sys/bus/pci/devices/{address}/{name}"), text);
+    }
+
+    /// Loads a driver.
+    pub fn driver(&self, name: &str) {
+        for file in ["bind", "unbind"] {
+            self.file(&format!("sys/bus/pci/drivers/{name}/{file}"), "");
+        }
+    }
+
+    /// Lays out a function, and its VFs where it has some: as igb does, from 80 (hexadecimal) on
+    /// in steps of 2, each in a group of its own from 16 on.
+    pub fn add(&self, function: Function) {
+        let address: PciAddress = function.address.parse().expect("an address");
+        self.lay_out(address, &function);
+        let Some((total, present)) = function.vfs else { return };
+        for (name, text) in [
+            ("sriov_totalvfs", format!("{total}\n")),
+            ("sriov_numvfs", format!("{present}\n")),
+            ("sriov_drivers_autoprobe", "1\n".to_owned()),
+            ("sriov_vf_device", "10ca\n".to_owned()),
+            ("sriov_offset", "128\n".to_owned()),
+            ("sriov_stride", "2\n".to_owned()),
+        ] {
+            self.attribute(function.address, name, &text);
+        }
+        for index in 0..present {
+            let routing = u8::try_from(0x80 + 2 * index).expect("VFs of one bus");
+            let vf = PciAddress::new(address.domain(), address.bus(), routing >> 3, routing & 7);
+            let vf = vf.expect("an address of a VF");
+            let facts = Function {
+                id: (function.id.0, 0x10ca),
+                driver: None,
+                group: function.group.map(|_| u32::from(16 + index)),
+                netdev: None,
+                vfs: None,
+                ..function.clone()
+            };
+            self.lay_out(vf, &facts);
+            let device = |address: String| format!("sys/bus/pci/devices/{address}");
+            self.link(
+                &format!("{}/virtfn{index}", device(address.to_string())),
+                &format!("../{vf}"),
+            );
+            self.link(&format!("{}/physfn", device(vf.to_string())), &format!("../{address}"));
+        }
+    }
+
+    fn lay_out(&self, address: PciAddress, function: &Function) {
+        let above: String = function.below.iter().map(|bridge| format!("{bridge}/")).collect();
+        let place = format!("devices/pci{:04x}:00/{above}{address}", address.domain());
+        let at = |name: &str| format!("sys/{place}/{name}");
+        self.file(&at("vendor"), &format!("{:#06x}\n", function.id.0));
+        self.file(&at("device"), &format!("{:#06x}\n", function.id.1));
+        self.file(&at("class"), &format!("{:#08x}\n", function.class));
+        self.file(&at("driver_override"), "(null)\n");
+        self.file(&at("numa_node"), "-1\n");
+        if let Some(driver) = function.driver {
+            self.driver(driver);
+            self.link(&at("driver"), &format!("../../bus/pci/drivers/{driver}"));
+        }
+        if let Some(group) = function.group {
+            let devices = format!("sys/kernel/iommu_groups/{group}/devices");
+            self.link(&format!("{devices}/{address}"), "../../../../devices");
+            self.link(&at("iommu_group"), &format!("../../kernel/iommu_groups/{group}"));
+        }
+        if let Some(name) = function.netdev {
+            let net = format!("{place}/net/{name}");
+            self.netdev(name, 2, &net);
+        }
+        self.link(&format!("sys/bus/pci/devices/{address}"), &format!("../../../{place}"));
+    }
+
+    /// An interface at a place below `sys`, down and without addresses.
+    pub fn netdev(&self, name: &str, index: u32, place: &str) {
+        self.file(&format!("sys/{place}/ifindex"), &format!("{index}\n"));
+        self.file(&format!("sys/{place}/address"), "52:54:00:00:00:01\n");
+        self.file(&format!("sys/{place}/flags"), "0x1002\n");
+        self.link(&format!("sys/class/net/{name}"), &format!("../../{place}"));
+    }
+
+    /// An interface without a device, such as a bridge.
+    pub fn virtual_netdev(&self, name: &str, index: u32) {
+        self.netdev(name, index, &format!("devices/virtual/net/{name}"));
+    }
+
+    /// Puts an interface on top of another.
+    pub fn stack(&self, lower: &str, upper: &str) {
+        self.link(&format!("sys/class/net/{lower}/upper_{upper}"), &format!("../{upper}"));
+        self.link(&format!("sys/class/net/{lower}/master"), &format!("../{upper}"));
+    }
+
+    /// A disk of a function that is directly on a root bus.
+    pub fn disk(&self, address: &str, name: &str, number: &str) {
+        let place = format!("devices/pci0000:00/{address}/ata1/block/{name}");
+        self.file(&format!("sys/{place}/dev"), &format!("{number}\n"));
+        self.directory(&format!("sys/{place}/holders"));
+        self.link(&format!("sys/class/block/{name}"), &format!("../../{place}"));
+    }
+}

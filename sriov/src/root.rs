@@ -1,0 +1,114 @@
+//! Where a host's files are: the only place that joins `/sys`, `/proc` and `/dev` paths.
+//!
+//! A root other than `/` is a recorded tree. It has files and no kernel, so facts that come from
+//! system calls are left out there, and changes that need them are refused.
+
+use std::path::{Path, PathBuf};
+
+use crate::address::PciAddress;
+
+/// The directory below which `sys`, `proc` and `dev` lie.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostRoot {
+    directory: PathBuf,
+}
+
+impl HostRoot {
+    /// This host.
+    pub fn live() -> HostRoot {
+        HostRoot { directory: PathBuf::from("/") }
+    }
+
+    /// The tree below `directory`, as recorded or built for a test; `/` is this host.
+    pub fn at(directory: impl Into<PathBuf>) -> HostRoot {
+        HostRoot { directory: directory.into() }
+    }
+
+    /// Whether the kernel that runs this process is the one the files describe.
+    pub fn is_live(&self) -> bool {
+        self.directory == Path::new("/")
+    }
+
+    /// The directory itself.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// `/sys/bus/pci/devices`: one link per function.
+    pub fn pci_devices(&self) -> PathBuf {
+        self.directory.join("sys/bus/pci/devices")
+    }
+
+    /// One function's directory.
+    pub fn pci_device(&self, address: PciAddress) -> PathBuf {
+        self.pci_devices().join(address.to_string())
+    }
+
+    /// One function's attribute.
+    pub fn pci_attribute(&self, address: PciAddress, attribute: &str) -> PathBuf {
+        self.pci_device(address).join(attribute)
+    }
+
+    /// A PCI driver's directory; it exists while the driver is loaded.
+    pub fn pci_driver(&self, driver: &str) -> PathBuf {
+        self.directory.join("sys/bus/pci/drivers").join(driver)
+    }
+
+    /// The file that asks the kernel to find a driver for the address written to it.
+    pub fn pci_drivers_probe(&self) -> PathBuf {
+        self.directory.join("sys/bus/pci/drivers_probe")
+    }
+
+    /// `/sys/kernel/iommu_groups`: one directory per group.
+    pub fn iommu_groups(&self) -> PathBuf {
+        self.directory.join("sys/kernel/iommu_groups")
+    }
+
+    /// `/sys/class/iommu`: one entry per IOMMU in use.
+    pub fn iommu_class(&self) -> PathBuf {
+        self.directory.join("sys/class/iommu")
+    }
+
+    /// An ACPI table that firmware offers, such as `DMAR`.
+    pub fn acpi_table(&self, signature: &str) -> PathBuf {
+        self.directory.join("sys/firmware/acpi/tables").join(signature)
+    }
+
+    /// `/sys/class/net`: one link per network interface of this network namespace.
+    pub fn net_class(&self) -> PathBuf {
+        self.directory.join("sys/class/net")
+    }
+
+    /// One network interface's directory.
+    pub fn netdev(&self, name: &str) -> PathBuf {
+        self.net_class().join(name)
+    }
+
+    /// `/sys/class/block`: one link per disk and partition.
+    pub fn block_class(&self) -> PathBuf {
+        self.directory.join("sys/class/block")
+    }
+
+    /// `/sys/fs/btrfs`: one directory per mounted btrfs, which may span devices.
+    pub fn btrfs(&self) -> PathBuf {
+        self.directory.join("sys/fs/btrfs")
+    }
+
+    /// A file of `/proc`, such as `self/mountinfo`.
+    pub fn proc(&self, file: &str) -> PathBuf {
+        self.directory.join("proc").join(file)
+    }
+
+    /// A file of `/dev`, such as `kvm`.
+    pub fn dev(&self, file: &str) -> PathBuf {
+        self.directory.join("dev").join(file)
+    }
+
+    /// Whether `name` may be one component of a path below this root: an interface, driver or
+    /// device name that comes from a person or a file is checked with this before it is joined.
+    pub fn is_component(name: &str) -> bool {
+        !name.is_empty() && name.len() <= 255 && name != "." && name != ".." && {
+            !name.contains(['/', '\0'])
+        }
+    }
+}

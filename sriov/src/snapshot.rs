@@ -1,0 +1,117 @@
+//! Everything known of a host at one moment, as plain data: saved, sent and replayed elsewhere.
+
+use serde::{Deserialize, Serialize};
+
+use crate::address::{PciAddress, VfRef};
+use crate::facts::block::{self, BlockDevice};
+use crate::facts::iommu::{self, Iommu};
+use crate::facts::iov;
+use crate::facts::net::{self, Netdev};
+use crate::facts::pci::{self, PciFunction};
+use crate::facts::platform::{self, Platform};
+use crate::facts::reader::{Problem, Reader};
+use crate::netlink::Rtnetlink;
+use crate::root::HostRoot;
+
+/// Version of the serialized form; it grows when a field changes its meaning.
+pub const SCHEMA: u32 = 1;
+
+/// A host at one moment.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostSnapshot {
+    /// [`SCHEMA`] of the program that wrote it.
+    pub schema: u32,
+    /// The machine as a whole.
+    pub platform: Platform,
+    /// The IOMMU and its groups.
+    pub iommu: Iommu,
+    /// PCI functions, sorted by address.
+    pub functions: Vec<PciFunction>,
+    /// Network interfaces, sorted by name.
+    pub netdevs: Vec<Netdev>,
+    /// Block devices, sorted by name.
+    pub blocks: Vec<BlockDevice>,
+    /// What could not be read or understood.
+    pub problems: Vec<Problem>,
+}
+
+impl HostSnapshot {
+    /// Reads a host in one pass. What is odd is in `problems`; nothing stops the pass.
+    pub fn read(root: &HostRoot) -> HostSnapshot {
+        let mut reader = Reader::new(root);
+        let mut netlink = open_netlink(&mut reader);
+        let netdevs = net::read(&mut reader, netlink.as_mut());
+        let mut functions = pci::read_all(&mut reader);
+        iov::relate(&mut functions);
+        attach_netdevs(&mut functions, &netdevs);
+        if let Some(netlink) = &mut netlink {
+            for function in &mut functions {
+                add_settings(&mut reader, netlink, &netdevs, function);
+            }
+        }
+        let iommu = iommu::read(&mut reader, &functions);
+        let blocks = block::read(&mut reader);
+        let platform = platform::read(&mut reader);
+        let problems = reader.problems;
+        HostSnapshot { schema: SCHEMA, platform, iommu, functions, netdevs, blocks, problems }
+    }
+
+    /// A function by its address.
+    pub fn function(&self, address: PciAddress) -> Option<&PciFunction> {
+        let at = self.functions.binary_search_by_key(&address, |function| function.address).ok()?;
+        self.functions.get(at)
+    }
+
+    /// An interface by its name.
+    pub fn netdev(&self, name: &str) -> Option<&Netdev> {
+        self.netdevs.iter().find(|netdev| netdev.name == name)
+    }
+
+    /// Where a VF is now.
+    pub fn vf_address(&self, vf: VfRef) -> Option<PciAddress> {
+        self.function(vf.pf)?.sriov.as_ref()?.vfs.get(&vf.index).copied()
+    }
+
+    /// The interface through which a PF's VFs are set: its port on the wire.
+    pub fn port_of(&self, pf: &PciFunction) -> Option<&Netdev> {
+        let mut ports = pf.netdevs.iter().filter_map(|name| self.netdev(name));
+        ports.find(|netdev| !netdev.is_representor())
+    }
+
+    /// What the kernel of this host would need for an IOMMU to be in use.
+    pub fn iommu_remedy(&self) -> &'static str {
+        self.iommu.remedy()
+    }
+}
+
+/// A recorded tree has no kernel to ask; on the live host a refusal is noted.
+fn open_netlink(reader: &mut Reader) -> Option<Rtnetlink> {
+    if !reader.root.is_live() {
+        return None;
+    }
+    let path = reader.root.net_class();
+    Rtnetlink::open().map_err(|error| reader.note(&path, format!("no rtnetlink: {error}"))).ok()
+}
+
+fn attach_netdevs(functions: &mut [PciFunction], netdevs: &[Netdev]) {
+    for netdev in netdevs {
+        let Some(address) = netdev.pci else { continue };
+        let at = functions.binary_search_by_key(&address, |function| function.address);
+        if let Some(function) = at.ok().and_then(|at| functions.get_mut(at)) {
+            function.netdevs.push(netdev.name.clone());
+        }
+    }
+}
+
+fn add_settings(
+    reader: &mut Reader,
+    netlink: &mut Rtnetlink,
+    netdevs: &[Netdev],
+    function: &mut PciFunction,
+) {
+    let Some(pf) = function.sriov.as_mut().filter(|pf| !pf.vfs.is_empty()) else { return };
+    let ports = netdevs.iter().filter(|netdev| netdev.pci == Some(function.address));
+    if let Some(port) = ports.into_iter().find(|netdev| !netdev.is_representor()) {
+        pf.vf_settings = iov::read_settings(reader, netlink, &port.name, port.index);
+    }
+}

@@ -1,0 +1,169 @@
+//! Single changes: what is refused, with which words, and that nothing is written then. What the
+//! kernel does with a change is tried in the lab.
+
+use sriov::recorded::{Function, Tree};
+use sriov::{Binding, Change, ChangeError, Class, PciAddress, Reason, Target, Undo, VfRef};
+
+fn directory() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a temporary directory")
+}
+
+fn address(text: &str) -> PciAddress {
+    text.parse().expect("an address")
+}
+
+fn set_count(from: u16, to: u16) -> Change {
+    Change::SetVfCount { pf: address("0000:01:00.0"), from, to }
+}
+
+fn bind(device: &str, from: Option<&str>) -> Change {
+    Change::Bind {
+        device: Target::Function(address(device)),
+        from: Binding { driver: from.map(str::to_owned), driver_override: None },
+        driver: "vfio-pci".to_owned(),
+    }
+}
+
+fn refused(tree: &Tree, change: &Change) -> ChangeError {
+    change.perform(&tree.root()).expect_err("the change is refused")
+}
+
+fn attribute(tree: &Tree, device: &str, name: &str) -> String {
+    let path = tree.root().pci_attribute(address(device), name);
+    std::fs::read_to_string(path).expect("an attribute")
+}
+
+#[test]
+fn the_dry_run_text_and_the_way_back() {
+    let vf = VfRef { pf: address("0000:01:00.0"), index: 3 };
+    let bind = Change::Bind {
+        device: Target::Vf(vf),
+        from: Binding::default(),
+        driver: "vfio-pci".to_owned(),
+    };
+    assert_eq!(bind.to_string(), "0000:01:00.0 VF 3: bind to vfio-pci");
+    let Undo::Change(back) = bind.undo() else { panic!("a bind can be undone") };
+    assert_eq!(back.to_string(), "0000:01:00.0 VF 3: give back without a driver");
+    assert_eq!(set_count(0, 4).to_string(), "0000:01:00.0: create 4 VFs");
+    assert_eq!(set_count(0, 4).undo(), Undo::Change(set_count(4, 0)));
+    let text = serde_json::to_string(&bind).expect("serialized");
+    assert_eq!(serde_json::from_str::<Change>(&text).expect("read back"), bind);
+}
+
+#[test]
+fn a_count_above_the_maximum_names_the_maximum() {
+    let directory = directory();
+    let error = refused(&Tree::lab(directory.path(), 0), &set_count(0, 8));
+    assert_eq!((error.reason, error.reason.class()), (Reason::TooManyVfs, Class::BadInput));
+    assert_eq!(
+        error.to_string(),
+        "0000:01:00.0: cannot create 8 VFs: it can have at most 7. Ask for 1 to 7."
+    );
+}
+
+#[test]
+fn a_plan_that_is_stale_is_not_carried_out() {
+    let directory = directory();
+    let tree = Tree::lab(directory.path(), 2);
+    let error = refused(&tree, &set_count(0, 4));
+    assert_eq!(error.reason, Reason::Stale, "{error}");
+    assert_eq!(attribute(&tree, "0000:01:00.0", "sriov_numvfs"), "2\n");
+    assert_eq!(refused(&tree, &bind("0000:00:1f.3", Some("i801_smbus"))).reason, Reason::Stale);
+}
+
+#[test]
+fn what_is_as_wanted_is_left_alone() {
+    let directory = directory();
+    let tree = Tree::lab(directory.path(), 4);
+    let done = set_count(0, 4).perform(&tree.root()).expect("nothing to do");
+    assert_eq!(done, Undo::Nothing);
+}
+
+#[test]
+fn a_count_is_written_and_read_back() {
+    let directory = directory();
+    let tree = Tree::lab(directory.path(), 0);
+    // The file takes the number, as a kernel without a failure would.
+    set_count(0, 4).perform(&tree.root()).expect("written and read back");
+    assert_eq!(attribute(&tree, "0000:01:00.0", "sriov_numvfs"), "4\n");
+}
+
+#[test]
+fn no_sriov_and_no_such_device_are_bad_input() {
+    let directory = directory();
+    let tree = Tree::lab(directory.path(), 1);
+    for (pf, reason) in [
+        ("0000:00:1f.2", Reason::NotSriov),
+        ("0000:01:10.0", Reason::NotSriov),
+        ("0000:77:00.0", Reason::NoSuchDevice),
+    ] {
+        let error = refused(&tree, &Change::SetVfCount { pf: address(pf), from: 0, to: 1 });
+        assert_eq!((error.reason, error.reason.class()), (reason, Class::BadInput), "{error}");
+        assert!(error.remedy.is_some());
+    }
+}
+
+#[test]
+fn vfs_that_a_guest_has_open_are_not_destroyed() {
+    let directory = directory();
+    let tree = Tree::lab(directory.path(), 2);
+    tree.link("sys/bus/pci/devices/0000:01:10.2/driver", "../../bus/pci/drivers/vfio-pci");
+    tree.file("dev/vfio/17", "");
+    tree.link("proc/4711/fd/7", "/dev/vfio/17");
+    tree.file("proc/4711/comm", "assign-vmm\n");
+    let error = refused(&tree, &set_count(2, 0));
+    assert_eq!(error.reason.class(), Class::Refused);
+    assert_eq!(
+        error.to_string(),
+        "0000:01:00.0: will not destroy its VFs: 0000:01:10.2 is in use by assign-vmm (process \
+         4711). Stop the guest that has it first."
+    );
+    assert_eq!(attribute(&tree, "0000:01:00.0", "sriov_numvfs"), "2\n");
+}
+
+#[test]
+fn what_the_host_needs_is_not_bound() {
+    let directory = directory();
+    let tree = Tree::lab(directory.path(), 0);
+    for (device, driver) in [("0000:00:1f.2", Some("ahci")), ("0000:00:01.0", Some("pcieport"))] {
+        let error = refused(&tree, &bind(device, driver));
+        assert_eq!(error.reason, Reason::HostUsesDevice, "{error}");
+        assert_eq!(attribute(&tree, device, "driver_override"), "(null)\n");
+    }
+}
+
+#[test]
+fn a_pf_with_vfs_is_not_bound() {
+    let directory = directory();
+    let tree = Tree::lab(directory.path(), 3);
+    let error = refused(&tree, &bind("0000:01:00.0", Some("igb")));
+    assert_eq!(error.reason, Reason::HasVfs, "{error}");
+}
+
+#[test]
+fn a_device_that_no_driver_takes_is_put_back() {
+    let directory = directory();
+    let tree = Tree::lab(directory.path(), 1);
+    let error = refused(&tree, &bind("0000:01:10.0", None));
+    assert_eq!(error.reason, Reason::DriverRefused, "{error}");
+    assert!(error.message.contains("it has no driver again"), "{error}");
+    assert_eq!(attribute(&tree, "0000:01:10.0", "driver_override"), "\n");
+}
+
+#[test]
+fn a_driver_that_is_not_loaded_is_named() {
+    let directory = directory();
+    let tree = Tree::new(directory.path());
+    tree.add(Function::new("0000:02:00.0", (0x1234, 0x11e8), 0x00_ff00).group(2));
+    let error = refused(&tree, &bind("0000:02:00.0", None));
+    assert!(error.to_string().contains("modprobe vfio-pci"), "{error}");
+}
+
+#[test]
+fn a_recorded_tree_has_no_kernel_to_set_links_by() {
+    let directory = directory();
+    let tree = Tree::lab(directory.path(), 1);
+    let pf = address("0000:01:00.0");
+    let up = Change::SetLink { pf, netdev: "eth0".to_owned(), from: false, to: true };
+    assert_eq!(refused(&tree, &up).reason, Reason::NotThisHost);
+}
