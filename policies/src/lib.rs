@@ -1,1 +1,36 @@
-//! Placeholder while the workspace is laid out.
+//! The language in which people say what a host and its guests should be.
+//!
+//! Text goes in, typed [`Policy`] and [`Guest`] values come out, or a list of errors that each
+//! point at a place. Nothing here looks at a host: the same text means the same everywhere.
+//!
+//! ```text
+//! Source ── document.rs ──► Node tree ── policy.rs, guest.rs ──► Policy, Guest
+//!   text    YAML, bounded    raw, each     read.rs: strict        resolved, nothing
+//!                            with a place  scalar.rs: values      optional by accident
+//! ```
+//!
+//! The raw tree is read in one walk that collects every error instead of stopping at the first, so
+//! that a file is corrected in one go. Only a syntax error ends its file.
+
+#![forbid(unsafe_code)]
+
+mod document;
+mod documents;
+mod error;
+mod guest;
+mod load;
+mod policy;
+mod read;
+mod scalar;
+mod selector;
+
+pub use documents::{Documents, Source, parse};
+pub use error::{Error, Errors};
+pub use guest::{Boot, Claim, Guest, GuestNetwork, MAX_CPUS, MIN_MEMORY, Virtio};
+pub use load::{MAX_FILE_BYTES, load, load_each};
+pub use policy::{
+    Driver, Expect, GroupIsolation, Isolation, MacPolicy, NoIommu, Policy, Pool, PoolNetwork,
+    Release, Restore,
+};
+pub use scalar::{ClassPrefix, VfIndexes};
+pub use selector::{Mismatch, Selector};

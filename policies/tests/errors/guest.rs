@@ -1,0 +1,149 @@
+//! Mistakes in guests.
+
+use insta::assert_snapshot;
+use policies::{Source, parse};
+
+use crate::errors;
+
+/// The errors of a guest with one line of its `spec` replaced.
+fn guest(line: &str) -> String {
+    let field = line.split(':').next().unwrap_or_default();
+    let valid = [
+        "cpus: {count: 1}",
+        "memory: {size: 512MiB}",
+        "boot: {kernel: vmlinuz}",
+        "networks: [{name: net0, claim: {pool: lan}}]",
+    ];
+    let mut text =
+        "apiVersion: assign/v1\nkind: Guest\nmetadata: {name: web-1}\nspec:\n".to_owned();
+    for other in valid.iter().filter(|valid| !valid.starts_with(field)) {
+        text.push_str(&format!("  {other}\n"));
+    }
+    errors(&format!("{text}  {line}\n"))
+}
+
+#[test]
+fn a_guest_that_lacks_everything() {
+    assert_snapshot!(errors("apiVersion: assign/v1\nkind: Guest\nmetadata: {name: web-1}\nspec: {}\n"), @r#"
+    host.yaml:4:7: a guest's `spec` needs `memory`
+    4 | spec: {}
+      |       ^
+      = accepted: memory: {size: 512MiB}
+
+    host.yaml:4:7: a guest's `spec` needs `boot`
+    4 | spec: {}
+      |       ^
+      = accepted: boot: {kernel: vmlinuz, initrd: initrd.img, cmdline: console=ttyS0}
+    "#);
+}
+
+#[test]
+fn cpus_and_memory() {
+    assert_snapshot!(guest("cpus: {count: 65}"), @r#"
+    host.yaml:8:17: `count` is 65, which is out of range
+    8 |   cpus: {count: 65}
+      |                 ^^
+      = accepted: a whole number from 1 to 64
+    "#);
+    assert_snapshot!(guest("memory: {size: 512}"), @r#"
+    host.yaml:8:18: `size`: `512` has no unit
+    8 |   memory: {size: 512}
+      |                  ^^^
+      = accepted: a whole number with MiB or GiB, such as 512MiB or 2GiB
+    "#);
+    assert_snapshot!(guest("memory: {size: 1.5GB}"), @r#"
+    host.yaml:8:18: `size` cannot be `1.5GB`
+    8 |   memory: {size: 1.5GB}
+      |                  ^^^^^
+      = accepted: a whole number with MiB or GiB, such as 512MiB or 2GiB
+    "#);
+    assert_snapshot!(guest("memory: {size: 32MiB}"), @r#"
+    host.yaml:8:18: a guest cannot have 32 MiB of memory
+    8 |   memory: {size: 32MiB}
+      |                  ^^^^^
+      = accepted: 64MiB to 16384GiB
+    "#);
+    assert_snapshot!(guest("memory: {size: 99999999999999GiB}"), @r#"
+    host.yaml:8:18: `size` cannot be `99999999999999GiB`
+    8 |   memory: {size: 99999999999999GiB}
+      |                  ^^^^^^^^^^^^^^^^^
+      = accepted: a whole number with MiB or GiB, such as 512MiB or 2GiB
+    "#);
+    assert_eq!(guest("memory: {size: 2 GiB}"), "accepted");
+}
+
+#[test]
+fn boot() {
+    assert_snapshot!(guest(r#"boot: {kernel: "", initrd: ~, cmdline: "a\nb"}"#), @r#"
+    host.yaml:8:18: `kernel` cannot be ``
+    8 |   boot: {kernel: "", initrd: ~, cmdline: "a\nb"}
+      |                  ^^
+      = accepted: a path; a relative one starts from the folder of this file
+
+    host.yaml:8:30: `initrd` is given without a value
+    8 |   boot: {kernel: "", initrd: ~, cmdline: "a\nb"}
+      |                              ^
+      = accepted: give a value, or leave the field out
+
+    host.yaml:8:42: `cmdline` has a line break or control character
+    8 |   boot: {kernel: "", initrd: ~, cmdline: "a\nb"}
+      |                                          ^^^^^^
+      = accepted: one line of at most 2,047 bytes, such as "console=ttyS0 quiet"
+    "#);
+    let long = format!("boot: {{kernel: vmlinuz, cmdline: {}}}", "x".repeat(3000));
+    assert_snapshot!(guest(&long), @r#"
+    host.yaml:8:36: `cmdline` is 3000 bytes long
+    8 |   boot: {kernel: vmlinuz, cmdline: xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx…
+      |                                    ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+      = accepted: one line of at most 2,047 bytes, such as "console=ttyS0 quiet"
+    "#);
+}
+
+#[test]
+fn networks() {
+    assert_snapshot!(guest("networks: [{name: net0}, {name: net0, claim: {}}]"), @r#"
+    host.yaml:8:14: a network needs `claim` or `virtio`
+    8 |   networks: [{name: net0}, {name: net0, claim: {}}]
+      |              ^
+      = accepted: claim: {pool: lan}, or virtio: {bridge: br0}
+
+    host.yaml:8:35: another network of this guest is already named `net0`
+    8 |   networks: [{name: net0}, {name: net0, claim: {}}]
+      |                                   ^^^^
+      = accepted: each name once, in all files given together
+
+    host.yaml:8:48: `claim` needs `pool`
+    8 |   networks: [{name: net0}, {name: net0, claim: {}}]
+      |                                                ^
+      = accepted: pool: lan
+    "#);
+    assert_snapshot!(guest("networks: [{name: net0, fallback: {virtio: {bridge: br0}}}]"), @r#"
+    host.yaml:8:37: `fallback` without a `claim` has nothing to stand in for: write `virtio: {bridge: …}`
+    8 |   networks: [{name: net0, fallback: {virtio: {bridge: br0}}}]
+      |                                     ^
+      = accepted: claim: {pool: lan}, or virtio: {bridge: br0}
+    "#);
+    assert_snapshot!(guest("networks: [{name: net0, claim: {pool: lan}, virtio: {bridge: br0}}]"), @r#"
+    host.yaml:8:55: virtio beside a claim is its fallback: write `fallback: {virtio: {bridge: …}}`
+    8 |   networks: [{name: net0, claim: {pool: lan}, virtio: {bridge: br0}}]
+      |                                                       ^
+      = accepted: claim: {pool: lan}, or virtio: {bridge: br0}
+    "#);
+    assert_snapshot!(guest("networks: [{name: net0, virtio: {bridge: a-bridge-with-a-long-name}}]"), @r#"
+    host.yaml:8:44: `bridge` cannot be `a-bridge-with-a-long-name`
+    8 |   networks: [{name: net0, virtio: {bridge: a-bridge-with-a-long-name}}]
+      |                                            ^^^^^^^^^^^^^^^^^^^^^^^^^
+      = accepted: the name of a network interface, such as eth0: at most 15 characters, no / : or space
+    "#);
+    assert_eq!(guest("networks: [{name: net0, virtio: {bridge: br0}}]"), "accepted");
+}
+
+#[test]
+fn relative_paths_start_from_the_folder_of_the_file() {
+    let text = "apiVersion: assign/v1\nkind: Guest\nmetadata: {name: w}\nspec: {memory: {size: 64MiB}, boot: {kernel: k, initrd: /i}}\n";
+    let source = Source { name: "some/where/guest.yaml".into(), text: text.into() };
+    let guest = parse(&[source]).expect("a valid guest").guests.remove(0);
+    assert_eq!(guest.boot.kernel.to_str(), Some("some/where/k"));
+    assert_eq!(guest.boot.initrd.as_deref().and_then(|path| path.to_str()), Some("/i"));
+    assert_eq!((guest.cpus, guest.memory_bytes), (1, 64 << 20));
+}
