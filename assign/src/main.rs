@@ -1,1 +1,5 @@
-fn main() {}
+//! The `assign` command.
+
+fn main() -> std::process::ExitCode {
+    assign::cli::main()
+}

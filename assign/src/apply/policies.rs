@@ -1,0 +1,207 @@
+//! Applying and removing policies.
+
+use ::policies::{Policy, Pool};
+use serde::Serialize;
+use sriov::{Change, HostRoot, HostSnapshot, PciAddress, PciFunction, Reason, Target};
+
+use super::{Operation, settle};
+use crate::failure::{Failure, OwnReason};
+use crate::plan::{self, Known, Plan, vfs};
+use crate::state::{Applied, Lease, State, Step};
+
+/// What an apply or remove did.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Report {
+    /// The changes made, first to last.
+    pub changes: Vec<Change>,
+    /// What a person should know.
+    pub notes: Vec<String>,
+}
+
+/// The plan for `policies` on the host as it is now.
+///
+/// # Errors
+/// The state cannot be read.
+pub fn plan_now(root: &HostRoot, state: &State, policies: &[Policy]) -> Result<Plan, Failure> {
+    let (leases, applied) = (state.leases(root)?, state.applied()?);
+    let known = Known { leases: &leases, applied: &applied };
+    Ok(plan::plan(&HostSnapshot::read(root), policies, known))
+}
+
+/// Makes the host what `policies` say. `confirm` is asked about a plan that somebody may notice.
+///
+/// # Errors
+/// A refusal, with nothing done; or a step's failure, with the steps before it taken back.
+pub fn apply(
+    root: &HostRoot,
+    state: &State,
+    policies: &[Policy],
+    confirm: impl FnOnce(&Plan) -> Result<(), Failure>,
+) -> Result<Report, Failure> {
+    let names: Vec<&str> = policies.iter().map(|policy| policy.name.as_str()).collect();
+    let mut operation = Operation::begin(root, state, format!("apply {}", names.join(" ")))?;
+    let plan = plan_now(root, state, policies)?;
+    if let Some(refusal) = plan.refusal() {
+        return Err(refusal.clone());
+    }
+    if plan.is_disruptive() {
+        confirm(&plan)?;
+    }
+    let mut made: Vec<Step> = Vec::new();
+    for step in &plan.steps {
+        match operation.perform(&step.change) {
+            Ok(true) => made.push(step.clone()),
+            Ok(false) => {}
+            Err(error) => return Err(operation.roll_back(error)),
+        }
+    }
+    if !plan.steps.is_empty()
+        && let Err(error) = verify(root, state, policies)
+    {
+        return Err(operation.roll_back(error));
+    }
+    let boot_id = operation.boot_id().to_owned();
+    let changes = operation.done();
+    operation.commit(|state| {
+        for policy in policies {
+            let own = made.iter().filter(|step| step.policy == policy.name);
+            let own: Vec<Change> = own.map(|step| step.change.clone()).collect();
+            state.remember_policy(policy, &boot_id, &own)?;
+        }
+        Ok(())
+    })?;
+    Ok(Report { changes, notes: plan.notes })
+}
+
+/// Success means observed: a fresh look at the host has to find nothing left to do, and nothing
+/// against it, such as the IOMMU groups of VFs that were not there when the plan was made.
+fn verify(root: &HostRoot, state: &State, policies: &[Policy]) -> Result<(), Failure> {
+    let left = plan_now(root, state, policies)?;
+    if let Some(refusal) = left.refusal() {
+        return Err(refusal.clone());
+    }
+    match left.steps.first() {
+        None => Ok(()),
+        Some(step) => {
+            let message = format!(
+                "after all steps the host is not as planned: \"{}\" is still to be done",
+                step.change
+            );
+            Err(Failure::failed(OwnReason::NotAsPlanned, step.change.device(), message)
+                .with_remedy(
+                    "Something else may be changing it: look at the kernel's log (dmesg).",
+                ))
+        }
+    }
+}
+
+/// What removing `applied` would do.
+pub fn plan_removal(root: &HostRoot, applied: &Applied) -> Vec<Change> {
+    // After a boot the kernel has forgotten all of it.
+    match applied.boot_id == sriov::facts::platform::boot_id(root) {
+        true => settle::settle(&applied.changes),
+        false => Vec::new(),
+    }
+}
+
+/// Takes back exactly what the policies changed. One that was not applied is noted.
+///
+/// # Errors
+/// A guest or another policy uses what would go; or a step's failure, with the steps before it
+/// taken back.
+pub fn remove(root: &HostRoot, state: &State, names: &[String]) -> Result<Report, Failure> {
+    let mut operation = Operation::begin(root, state, format!("remove {}", names.join(" ")))?;
+    let (leases, applied) = (state.leases(root)?, state.applied()?);
+    let mut report = Report::default();
+    // The last one applied goes first, as it may stand on the others.
+    for name in names.iter().rev() {
+        let Some(policy) = applied.iter().find(|applied| applied.policy.name == *name) else {
+            report.notes.push(format!("policy {name} is not applied"));
+            continue;
+        };
+        let changes = plan_removal(root, policy);
+        let snapshot = HostSnapshot::read(root);
+        let kept: Vec<&Policy> = applied
+            .iter()
+            .map(|applied| &applied.policy)
+            .filter(|policy| !names.contains(&policy.name))
+            .collect();
+        for change in &changes {
+            let result = check_removal(&snapshot, change, &leases, &kept)
+                .and_then(|()| take_back(&mut operation, change));
+            match result {
+                Ok(None) => {}
+                Ok(Some(note)) => report.notes.push(note),
+                Err(error) => return Err(operation.roll_back(error)),
+            }
+        }
+    }
+    report.changes = operation.done();
+    operation.commit(|state| {
+        for name in names {
+            state.forget_policy(name)?;
+        }
+        Ok(())
+    })?;
+    Ok(report)
+}
+
+/// Neither a guest nor a policy that stays may lose a VF.
+fn check_removal(
+    snapshot: &HostSnapshot,
+    change: &Change,
+    leases: &[Lease],
+    kept: &[&Policy],
+) -> Result<(), Failure> {
+    let (pf, all_of_it) = match change {
+        Change::SetVfCount { pf, .. } => (*pf, true),
+        Change::Restore { device: Target::Vf(vf), .. } => (vf.pf, false),
+        _ => return Ok(()),
+    };
+    let Some(function) = snapshot.function(pf) else { return Ok(()) };
+    let Some(facts) = &function.sriov else { return Ok(()) };
+    if !all_of_it {
+        let at = match change.device() {
+            Target::Vf(vf) => snapshot.vf_address(vf),
+            Target::Function(address) => Some(address),
+        };
+        return match leases.iter().find(|lease| Some(lease.device) == at) {
+            Some(lease) => Err(vfs::leased(lease, &change.to_string())),
+            None => Ok(()),
+        };
+    }
+    if facts.present > 0 {
+        vfs::check_free(snapshot, facts, leases)?;
+    }
+    match kept.iter().find_map(|policy| uses(policy, function)) {
+        Some((policy, pool)) => Err(used(pf, policy, pool)),
+        None => Ok(()),
+    }
+}
+
+fn uses<'a>(policy: &'a Policy, pf: &PciFunction) -> Option<(&'a Policy, &'a Pool)> {
+    let pool = policy.pools.iter().find(|pool| pool.from.matches(pf).is_ok())?;
+    Some((policy, pool))
+}
+
+fn used(pf: PciAddress, policy: &Policy, pool: &Pool) -> Failure {
+    let message = format!(
+        "will not destroy its VFs: pool {} of policy {}, which stays, has some of them",
+        pool.name, policy.name
+    );
+    Failure::refused(OwnReason::UsedByPolicy, pf, message)
+        .with_remedy(format!("Remove {} as well, or first.", policy.name))
+}
+
+/// One step of a removal. What is gone needs nothing, and an interface that the host has begun to
+/// use stays up; both are worth a note.
+fn take_back(operation: &mut Operation<'_>, change: &Change) -> Result<Option<String>, Failure> {
+    let Err(failure) = operation.perform(change) else { return Ok(None) };
+    let is = |reason| failure.reason == crate::failure::Reason::Host(reason);
+    let stays_up =
+        matches!(change, Change::SetLink { to: false, .. }) && is(Reason::HostUsesDevice);
+    if is(Reason::NoSuchDevice) || is(Reason::NoInterface) || stays_up {
+        return Ok(Some(failure.to_string()));
+    }
+    Err(failure)
+}

@@ -1,0 +1,178 @@
+//! What is left to take back of a series of changes: their sum, not their history.
+//!
+//! A policy that was applied three times with another number of VFs each time has one number to go
+//! back to. VFs that go away take their drivers and addresses with them, so those need no step.
+
+use std::collections::BTreeSet;
+
+use sriov::{Change, PciAddress, Target, Undo};
+
+/// The changes that take back `changes` (first to last), in order.
+pub fn settle(changes: &[Change]) -> Vec<Change> {
+    let mut sums: Vec<Change> = Vec::new();
+    for change in changes {
+        match sums.iter_mut().find(|sum| about(sum) == about(change)) {
+            Some(sum) => *sum = then(sum.clone(), change),
+            None => sums.push(change.clone()),
+        }
+    }
+    let resized: BTreeSet<PciAddress> = sums
+        .iter()
+        .filter_map(|sum| match sum {
+            Change::SetVfCount { pf, from, to } if from != to => Some(*pf),
+            _ => None,
+        })
+        .collect();
+    let gone = |sum: &Change| match sum.device() {
+        Target::Vf(vf) => resized.contains(&vf.pf),
+        Target::Function(_) => false,
+    };
+    sums.iter()
+        .rev()
+        .filter(|sum| !is_nothing(sum) && !gone(sum))
+        .filter_map(|sum| match sum.undo() {
+            Undo::Change(back) => Some(back),
+            Undo::Nothing | Undo::Impossible(_) => None,
+        })
+        .flat_map(through_none)
+        .collect()
+}
+
+/// What a change is about: one thing of one device. Giving back is the reverse of binding.
+fn about(change: &Change) -> (u8, Target) {
+    let subject = match change {
+        Change::SetAutoprobe { .. } => 0,
+        Change::SetVfCount { .. } => 1,
+        Change::SetLink { .. } => 2,
+        Change::SetVfMac { .. } => 3,
+        Change::Bind { .. } | Change::Restore { .. } => 4,
+    };
+    (subject, change.device())
+}
+
+/// One change after another about the same thing.
+fn then(first: Change, second: &Change) -> Change {
+    match (first, second.clone()) {
+        (Change::SetAutoprobe { pf, from, .. }, Change::SetAutoprobe { to, .. }) => {
+            Change::SetAutoprobe { pf, from, to }
+        }
+        (Change::SetVfCount { pf, from, .. }, Change::SetVfCount { to, .. }) => {
+            Change::SetVfCount { pf, from, to }
+        }
+        (Change::SetLink { pf, netdev, from, .. }, Change::SetLink { to, .. }) => {
+            Change::SetLink { pf, netdev, from, to }
+        }
+        (Change::SetVfMac { vf, from, .. }, Change::SetVfMac { to, .. }) => {
+            Change::SetVfMac { vf, from, to }
+        }
+        (
+            Change::Bind { device, from, .. } | Change::Restore { device, from, .. },
+            Change::Bind { driver, .. },
+        ) => Change::Bind { device, from, driver },
+        (
+            Change::Bind { device, from, .. } | Change::Restore { device, from, .. },
+            Change::Restore { to, .. },
+        ) => Change::Restore { device, from, to },
+        (_, second) => second,
+    }
+}
+
+fn is_nothing(change: &Change) -> bool {
+    match change {
+        Change::SetAutoprobe { from, to, .. } | Change::SetLink { from, to, .. } => from == to,
+        Change::SetVfCount { from, to, .. } => from == to,
+        Change::SetVfMac { from, to, .. } => from == to,
+        Change::Bind { from, driver, .. } => from.driver.as_ref() == Some(driver),
+        Change::Restore { from, to, .. } => from == to,
+    }
+}
+
+/// The kernel goes from one number of VFs to another by way of none only.
+fn through_none(change: Change) -> Vec<Change> {
+    match change {
+        Change::SetVfCount { pf, from, to } if from > 0 && to > 0 => {
+            vec![Change::SetVfCount { pf, from, to: 0 }, Change::SetVfCount { pf, from: 0, to }]
+        }
+        other => vec![other],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sriov::{Binding, MacAddress, VfRef};
+
+    use super::*;
+
+    fn pf() -> PciAddress {
+        "0000:01:00.0".parse().expect("an address")
+    }
+
+    fn count(from: u16, to: u16) -> Change {
+        Change::SetVfCount { pf: pf(), from, to }
+    }
+
+    fn bind(index: u16, driver: Option<&str>) -> Change {
+        Change::Bind {
+            device: Target::Vf(VfRef { pf: pf(), index }),
+            from: Binding { driver: driver.map(str::to_owned), driver_override: None },
+            driver: "vfio-pci".to_owned(),
+        }
+    }
+
+    fn link(from: bool, to: bool) -> Change {
+        Change::SetLink { pf: pf(), netdev: "eth0".to_owned(), from, to }
+    }
+
+    fn autoprobe(from: bool, to: bool) -> Change {
+        Change::SetAutoprobe { pf: pf(), from, to }
+    }
+
+    fn texts(changes: &[Change]) -> Vec<String> {
+        settle(changes).iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn what_an_apply_made_goes_away_with_its_vfs() {
+        let mac = MacAddress([2, 0, 0, 0, 0, 1]);
+        let vf = VfRef { pf: pf(), index: 0 };
+        let changes = [
+            link(false, true),
+            autoprobe(true, false),
+            count(0, 4),
+            bind(0, None),
+            Change::SetVfMac { vf, from: MacAddress([0; 6]), to: mac },
+            autoprobe(false, true),
+        ];
+        assert_eq!(
+            texts(&changes),
+            ["0000:01:00.0: destroy its 4 VFs", "0000:01:00.0: set eth0 down"]
+        );
+    }
+
+    #[test]
+    fn several_applies_have_one_number_to_go_back_to() {
+        assert_eq!(
+            texts(&[count(0, 4), count(4, 0), count(0, 7)]),
+            ["0000:01:00.0: destroy its 7 VFs"]
+        );
+        assert_eq!(
+            texts(&[count(2, 0), count(0, 7)]),
+            ["0000:01:00.0: destroy its 7 VFs", "0000:01:00.0: create 2 VFs"]
+        );
+        assert!(texts(&[count(4, 0), count(0, 4)]).is_empty());
+    }
+
+    #[test]
+    fn vfs_that_were_there_before_get_their_address_before_their_driver() {
+        let vf = VfRef { pf: pf(), index: 1 };
+        let mac = |last| MacAddress([2, 0, 0, 0, 0, last]);
+        let changes = [bind(1, Some("igbvf")), Change::SetVfMac { vf, from: mac(1), to: mac(2) }];
+        assert_eq!(
+            texts(&changes),
+            [
+                "0000:01:00.0 VF 1: set its address to 02:00:00:00:00:01",
+                "0000:01:00.0 VF 1: give back to igbvf"
+            ]
+        );
+    }
+}

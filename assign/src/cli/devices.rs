@@ -1,0 +1,114 @@
+//! `assign devices`: every PCI function, who has it, and who could.
+
+use clap::Args;
+use serde::Serialize;
+use sriov::facts::names;
+use sriov::{HostSnapshot, PciAddress, PciFunction, VfRef, usage};
+
+use super::{Context, Format, output};
+use crate::failure::Failure;
+use crate::state::Lease;
+
+/// Arguments of `assign devices`.
+#[derive(Debug, Args)]
+pub struct Devices {
+    /// Show devices that every FILTER fits: a part of the address, name, class, driver, interface
+    /// or vendor:device.
+    #[arg(value_name = "FILTER")]
+    filters: Vec<String>,
+}
+
+/// One device as listed.
+#[derive(Debug, Serialize)]
+struct Listed {
+    address: PciAddress,
+    name: String,
+    class: String,
+    id: String,
+    driver: Option<String>,
+    iommu_group: Option<u32>,
+    numa_node: Option<u32>,
+    vfs: Option<Vfs>,
+    vf_of: Option<VfRef>,
+    interfaces: Vec<String>,
+    in_use_by: Vec<String>,
+    owner: Option<Lease>,
+}
+
+#[derive(Debug, Serialize)]
+struct Vfs {
+    present: u16,
+    total: u16,
+}
+
+impl Devices {
+    pub fn run(&self, context: &Context) -> Result<u8, Failure> {
+        let snapshot = HostSnapshot::read(&context.root);
+        let leases = context.state.leases(&context.root)?;
+        let listed: Vec<Listed> = snapshot
+            .functions
+            .iter()
+            .map(|function| list(&snapshot, function, &leases))
+            .filter(|listed| self.filters.iter().all(|filter| fits(listed, filter)))
+            .collect();
+        output::value(context.format, &listed)?;
+        if context.format == Format::Table {
+            show(&listed)?;
+        }
+        Ok(0)
+    }
+}
+
+fn list(snapshot: &HostSnapshot, function: &PciFunction, leases: &[Lease]) -> Listed {
+    let class = names::short_class(function.class_code());
+    // That bridges are needed goes without saying in a list.
+    let used = usage::of(snapshot, function).into_iter();
+    let used = used.filter(|used| used.kind != usage::UseKind::Bridge);
+    Listed {
+        address: function.address,
+        name: names::device(function),
+        class: class.to_owned(),
+        id: format!("{:04x}:{:04x}", function.vendor, function.device),
+        driver: function.driver.clone(),
+        iommu_group: function.iommu_group,
+        numa_node: function.numa_node,
+        vfs: function.sriov.as_ref().map(|pf| Vfs { present: pf.present, total: pf.total }),
+        vf_of: function.vf_of,
+        interfaces: function.netdevs.clone(),
+        in_use_by: used.map(|used| used.carried()).collect(),
+        owner: leases.iter().find(|lease| lease.device == function.address).cloned(),
+    }
+}
+
+fn fits(listed: &Listed, filter: &str) -> bool {
+    let filter = filter.to_lowercase();
+    let address = listed.address.to_string();
+    let texts = [&address, &listed.name, &listed.class, &listed.id].into_iter();
+    texts
+        .chain(&listed.driver)
+        .chain(&listed.interfaces)
+        .any(|text| text.to_lowercase().contains(&filter))
+}
+
+fn show(listed: &[Listed]) -> Result<(), Failure> {
+    let headings =
+        ["ADDRESS", "NAME", "CLASS", "DRIVER", "GROUP", "NUMA", "VFS", "IN USE BY", "OWNER"];
+    let mut table = output::Table::new(&headings, &[0, 2, 4, 5, 6]);
+    for device in listed {
+        let number = |number: Option<u32>| number.map(|n| n.to_string()).unwrap_or_default();
+        let vfs = device.vfs.as_ref();
+        let used = device.in_use_by.first().cloned();
+        table.row(&[
+            device.address.to_string(),
+            device.name.clone(),
+            device.class.clone(),
+            device.driver.clone().unwrap_or_default(),
+            number(device.iommu_group),
+            number(device.numa_node),
+            vfs.map(|vfs| format!("{}/{}", vfs.present, vfs.total)).unwrap_or_default(),
+            used.unwrap_or_else(|| device.interfaces.join(" ")),
+            device.owner.as_ref().map(|lease| lease.guest.clone()).unwrap_or_default(),
+        ]);
+    }
+    table.print()
+}

@@ -1,0 +1,180 @@
+//! `assign run`: starts a guest, shows its console, and gives its devices back at the end.
+
+use clap::Args;
+use policies::{Documents, Guest, Pool};
+use serde::Serialize;
+
+use super::{Context, Files, Format};
+use crate::failure::{Failure, OwnReason};
+use crate::launch::choose::Connection;
+use crate::launch::{Ended, Launch, Told};
+use crate::state::Applied;
+
+/// Arguments of `assign run`.
+#[derive(Debug, Args)]
+pub struct Run {
+    #[command(flatten)]
+    files: Files,
+    /// Which guest, where the files hold several.
+    #[arg(value_name = "NAME")]
+    name: Option<String>,
+}
+
+/// The decisions for a program, one object in one line on standard error: standard output is the
+/// guest's console.
+#[derive(Debug, Serialize)]
+struct Decided<'a> {
+    guest: &'a str,
+    networks: &'a [Connection],
+}
+
+impl Run {
+    pub fn run(&self, context: &Context) -> Result<u8, Failure> {
+        let documents = self.files.load()?;
+        if !context.root.is_live() {
+            let message = "guests start on this host only, not on a recorded one";
+            return Err(Failure::bad_input(OwnReason::Usage, "--root", message)
+                .with_remedy("Leave it out."));
+        }
+        let guest = pick(&documents.guests, self.name.as_deref())?;
+        let pools = pools(&documents, context.state.applied()?);
+        let tell = |told: Told<'_>| tell(&guest.name, context.format, &told);
+        let launch = Launch {
+            root: &context.root,
+            state: &context.state,
+            guest,
+            pools: &pools,
+            tell: &tell,
+        };
+        let ended = launch.run()?;
+        if context.format == Format::Table {
+            match ended {
+                Ended::PoweredOff => anstream::eprintln!("{}: powered off", guest.name),
+                Ended::Stopped => anstream::eprintln!("{}: stopped", guest.name),
+            }
+        }
+        Ok(0)
+    }
+}
+
+fn tell(guest: &str, format: Format, told: &Told<'_>) {
+    match (told, format) {
+        (Told::Connected(connections), Format::Json) => {
+            // Plain data always serializes.
+            if let Ok(text) = serde_json::to_string(&Decided { guest, networks: connections }) {
+                anstream::eprintln!("{text}");
+            }
+        }
+        (Told::Connected(connections), _) => {
+            for connection in *connections {
+                anstream::eprintln!("{guest}: {connection}");
+            }
+        }
+        (_, Format::Json) => {}
+        (Told::Console, _) => {
+            anstream::eprintln!("console of {guest}; Ctrl-] leaves it and stops the guest");
+        }
+        (Told::Rebooting, _) => anstream::eprintln!("{guest}: rebooted, starting again"),
+    }
+}
+
+/// The guest of this name, or the only one.
+fn pick<'a>(guests: &'a [Guest], name: Option<&str>) -> Result<&'a Guest, Failure> {
+    let names = || guests.iter().map(|guest| guest.name.as_str()).collect::<Vec<_>>().join(", ");
+    match (name, guests) {
+        (_, []) => {
+            let message = "the files hold no `kind: Guest`";
+            Err(Failure::bad_input(OwnReason::InvalidDocument, "assign run", message)
+                .with_remedy("Name a file with a guest with -f."))
+        }
+        (None, [guest]) => Ok(guest),
+        (None, _) => {
+            let message = format!("the files hold {} guests: {}", guests.len(), names());
+            Err(Failure::bad_input(OwnReason::Usage, "assign run", message)
+                .with_remedy("Say which one: `assign run -f FILE NAME`."))
+        }
+        (Some(name), _) => guests.iter().find(|guest| guest.name == name).ok_or_else(|| {
+            let message = format!("is not in the files, which hold {}", names());
+            Failure::bad_input(OwnReason::Usage, name, message)
+        }),
+    }
+}
+
+/// The pools of the files and of the policies applied before. What a file says replaces what was
+/// applied under the same name.
+fn pools(documents: &Documents, applied: Vec<Applied>) -> Vec<Pool> {
+    let mut pools: Vec<Pool> =
+        documents.policies.iter().flat_map(|policy| policy.pools.clone()).collect();
+    let given = |name: &str| documents.policies.iter().any(|policy| policy.name == name);
+    for policy in applied.into_iter().map(|applied| applied.policy) {
+        if given(&policy.name) {
+            continue;
+        }
+        for pool in policy.pools {
+            if pools.iter().all(|known| known.name != pool.name) {
+                pools.push(pool);
+            }
+        }
+    }
+    pools
+}
+
+#[cfg(test)]
+mod tests {
+    use policies::Source;
+
+    use super::*;
+
+    fn documents(pool: &str, from: &str, guests: &[&str]) -> Documents {
+        let mut text = format!(
+            "apiVersion: assign/v1\nkind: Policy\nmetadata: {{name: p-{pool}}}\nspec: {{pools: [{{name: {pool}, from: {{interface: {from}}}, vfs: {{count: 1}}}}]}}\n"
+        );
+        for guest in guests {
+            text.push_str(&format!(
+                "---\napiVersion: assign/v1\nkind: Guest\nmetadata: {{name: {guest}}}\nspec: {{memory: {{size: 64MiB}}, boot: {{kernel: k}}}}\n"
+            ));
+        }
+        let source = Source { name: "host.yaml".to_owned(), text };
+        policies::parse(&[source]).unwrap_or_else(|errors| panic!("{errors}"))
+    }
+
+    fn applied(documents: Documents) -> Vec<Applied> {
+        let boot_id = String::new;
+        let applied = |policy| Applied { policy, boot_id: boot_id(), changes: Vec::new() };
+        documents.policies.into_iter().map(applied).collect()
+    }
+
+    #[test]
+    fn the_only_guest_needs_no_name() {
+        let guests = documents("lan", "eth0", &["web-1"]).guests;
+        assert_eq!(
+            pick(&guests, None).map(|guest| guest.name.clone()).ok().as_deref(),
+            Some("web-1")
+        );
+    }
+
+    #[test]
+    fn several_guests_need_a_name_that_is_there() {
+        let guests = documents("lan", "eth0", &["web-1", "web-2"]).guests;
+        let error = pick(&guests, None).expect_err("two guests");
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.to_string().contains("2 guests: web-1, web-2"), "{error}");
+        assert_eq!(pick(&guests, Some("web-2")).expect("it is there").name, "web-2");
+        let error = pick(&guests, Some("web-3")).expect_err("it is not there");
+        assert_eq!(error.to_string(), "web-3: is not in the files, which hold web-1, web-2.");
+        assert!(pick(&[], Some("web-3")).is_err());
+    }
+
+    #[test]
+    fn pools_of_the_files_come_before_those_applied() {
+        let file = documents("lan", "eth0", &[]);
+        let names = |pools: Vec<Pool>| {
+            pools.iter().map(|pool| format!("{} {}", pool.name, pool.from)).collect::<Vec<_>>()
+        };
+        let other = applied(documents("wan", "eth1", &[]));
+        let both = ["lan {interface: eth0}", "wan {interface: eth1}"];
+        assert_eq!(names(pools(&file, other)), both);
+        let same = applied(documents("lan", "eth9", &[]));
+        assert_eq!(names(pools(&file, same)), ["lan {interface: eth0}"]);
+    }
+}

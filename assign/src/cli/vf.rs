@@ -1,0 +1,247 @@
+//! `assign vf`: virtual functions, one PF at a time.
+
+use clap::{Args, Subcommand, value_parser};
+use serde::Serialize;
+use sriov::{HostSnapshot, MacAddress, PciAddress, PciFunction, PfFacts, Reason, isolation};
+
+use super::{Context, Format, apply, bind, confirm, device, output};
+use crate::apply::Operation;
+use crate::apply::policies::Report;
+use crate::failure::Failure;
+use crate::plan::vfs;
+use crate::state::Lease;
+
+/// Verbs of `assign vf`.
+#[derive(Debug, Subcommand)]
+pub enum Vf {
+    /// Create VFs on a physical function (PF).
+    Create(Create),
+    /// List VFs.
+    List(List),
+    /// Destroy all VFs of a physical function (PF).
+    Destroy(Destroy),
+}
+
+/// Arguments of `assign vf create`.
+#[derive(Debug, Args)]
+pub struct Create {
+    /// The PF: a PCI address or an interface name.
+    #[arg(value_name = "PF")]
+    pf: String,
+    /// How many VFs it is to have.
+    #[arg(value_name = "N", value_parser = value_parser!(u16).range(1..))]
+    count: u16,
+    /// Bind all of them to this driver, such as vfio-pci; else the host's drivers take them.
+    #[arg(long, value_name = "DRIVER")]
+    driver: Option<String>,
+}
+
+/// Arguments of `assign vf list`.
+#[derive(Debug, Args)]
+pub struct List {
+    /// Only VFs of this PF: a PCI address or an interface name.
+    #[arg(value_name = "PF")]
+    pf: Option<String>,
+}
+
+/// Arguments of `assign vf destroy`.
+#[derive(Debug, Args)]
+pub struct Destroy {
+    /// The PF: a PCI address or an interface name.
+    #[arg(value_name = "PF")]
+    pf: String,
+}
+
+impl Vf {
+    pub fn run(&self, context: &Context) -> Result<u8, Failure> {
+        match self {
+            Vf::Create(verb) => verb.run(context),
+            Vf::List(verb) => verb.run(context),
+            Vf::Destroy(verb) => verb.run(context),
+        }
+    }
+}
+
+impl Create {
+    fn run(&self, context: &Context) -> Result<u8, Failure> {
+        let mut operation = Operation::begin(&context.root, &context.state, "vf create")?;
+        let snapshot = HostSnapshot::read(&context.root);
+        let (pf, facts) = find_pf(&snapshot, &self.pf)?;
+        if self.count > facts.total {
+            let message = format!("cannot have {} VFs: its maximum is {}", self.count, facts.total);
+            return Err(Failure::bad_input(Reason::TooManyVfs, pf.address, message)
+                .with_remedy(format!("Ask for 1 to {}.", facts.total)));
+        }
+        let to_guests = self.driver.as_deref().filter(|driver| isolation::is_vfio_driver(driver));
+        if to_guests.is_some() && !snapshot.iommu.present {
+            let remedy = snapshot.iommu.remedy().to_owned();
+            let cause = isolation::NotViable::NoGroup { remedy };
+            return Err(Failure::not_viable(pf.address, &cause));
+        }
+        let mut changes = Vec::new();
+        if facts.present != self.count {
+            vfs::check_free(&snapshot, facts, &context.state.leases(&context.root)?)?;
+            changes = vfs::create(pf, self.count, self.driver.as_deref());
+        }
+        if let Some(change) = changes.iter().find(|change| change.is_disruptive()) {
+            let text = change.to_string();
+            let what = text.split_once(": ").map_or(text.as_str(), |(_, what)| what);
+            confirm::ask(context, &pf.address.to_string(), what)?;
+        }
+        for change in &changes {
+            if let Err(error) = operation.perform(change) {
+                return Err(operation.roll_back(error));
+            }
+        }
+        let notes = note_link(&snapshot, pf);
+        let report = Report { changes: operation.done(), notes };
+        let originals = bind::originals(&report.changes, operation.boot_id(), context);
+        operation.commit(|state| {
+            originals.iter().try_for_each(|original| state.remember_original(original))
+        })?;
+        let nothing = format!("nothing to do: it has {} VFs already", self.count);
+        apply::show(context, &report, &nothing)?;
+        Ok(0)
+    }
+}
+
+fn note_link(snapshot: &HostSnapshot, pf: &PciFunction) -> Vec<String> {
+    let down = snapshot.port_of(pf).filter(|port| !port.up);
+    let note = down.map(|port| {
+        format!("{} is down: its VFs have no link until `ip link set {} up`", port.name, port.name)
+    });
+    note.into_iter().collect()
+}
+
+impl Destroy {
+    fn run(&self, context: &Context) -> Result<u8, Failure> {
+        let mut operation = Operation::begin(&context.root, &context.state, "vf destroy")?;
+        let snapshot = HostSnapshot::read(&context.root);
+        let (pf, facts) = find_pf(&snapshot, &self.pf)?;
+        vfs::check_free(&snapshot, facts, &context.state.leases(&context.root)?)?;
+        for change in vfs::resize(pf, facts, 0) {
+            if let Err(error) = operation.perform(&change) {
+                return Err(operation.roll_back(error));
+            }
+        }
+        let applied = context.state.applied()?;
+        let wanting = applied.iter().find(|applied| {
+            let mut pools = applied.policy.pools.iter();
+            pools.any(|pool| pool.from.matches(pf).is_ok())
+        });
+        let notes = wanting.map(|applied| {
+            format!(
+                "policy {} wants VFs of it: `assign apply` makes them again",
+                applied.policy.name
+            )
+        });
+        let report = Report { changes: operation.done(), notes: notes.into_iter().collect() };
+        operation
+            .commit(|state| facts.vfs.values().try_for_each(|vf| state.forget_original(*vf)))?;
+        apply::show(context, &report, "nothing to do: it has no VFs")?;
+        Ok(0)
+    }
+}
+
+fn find_pf<'a>(
+    snapshot: &'a HostSnapshot,
+    name: &str,
+) -> Result<(&'a PciFunction, &'a PfFacts), Failure> {
+    let function = device::find(snapshot, name)?;
+    match &function.sriov {
+        Some(facts) => Ok((function, facts)),
+        None => {
+            let (message, remedy) = match function.vf_of {
+                Some(vf) => ("is a VF itself".to_owned(), format!("Name its PF, {}.", vf.pf)),
+                None => (
+                    "has no SR-IOV capability, so it cannot have VFs".to_owned(),
+                    "`assign devices` shows how many VFs each device can have; some cards need \
+                     SR-IOV enabled in their firmware first."
+                        .to_owned(),
+                ),
+            };
+            Err(Failure::bad_input(Reason::NotSriov, function.address, message).with_remedy(remedy))
+        }
+    }
+}
+
+/// One VF as listed.
+#[derive(Debug, Serialize)]
+struct Listed {
+    pf: PciAddress,
+    index: u16,
+    address: PciAddress,
+    driver: Option<String>,
+    iommu_group: Option<u32>,
+    mac: Option<MacAddress>,
+    interfaces: Vec<String>,
+    owner: Option<Lease>,
+}
+
+impl List {
+    fn run(&self, context: &Context) -> Result<u8, Failure> {
+        let snapshot = HostSnapshot::read(&context.root);
+        let leases = context.state.leases(&context.root)?;
+        let only = self.pf.as_deref().map(|name| find_pf(&snapshot, name)).transpose()?;
+        let mut listed = Vec::new();
+        for function in &snapshot.functions {
+            if only.is_some_and(|(pf, _)| pf.address != function.address) {
+                continue;
+            }
+            let Some(facts) = &function.sriov else { continue };
+            let vfs = facts.vfs.iter();
+            listed.extend(
+                vfs.map(|(index, vf)| {
+                    list(&snapshot, function.address, facts, *index, *vf, &leases)
+                }),
+            );
+        }
+        output::value(context.format, &listed)?;
+        if context.format == Format::Table {
+            show(&listed)?;
+        }
+        Ok(0)
+    }
+}
+
+fn list(
+    snapshot: &HostSnapshot,
+    pf: PciAddress,
+    facts: &PfFacts,
+    index: u16,
+    address: PciAddress,
+    leases: &[Lease],
+) -> Listed {
+    let function = snapshot.function(address);
+    Listed {
+        pf,
+        index,
+        address,
+        driver: function.and_then(|vf| vf.driver.clone()),
+        iommu_group: function.and_then(|vf| vf.iommu_group),
+        mac: facts.vf_settings.get(&index).map(|settings| settings.mac),
+        interfaces: function.map(|vf| vf.netdevs.clone()).unwrap_or_default(),
+        owner: leases.iter().find(|lease| lease.device == address).cloned(),
+    }
+}
+
+fn show(listed: &[Listed]) -> Result<(), Failure> {
+    if listed.is_empty() {
+        return output::text_out("no VFs; `assign vf create PF N` makes some");
+    }
+    let headings = ["PF", "VF", "ADDRESS", "DRIVER", "GROUP", "MAC", "INTERFACE", "OWNER"];
+    let mut table = output::Table::new(&headings, &[0, 1, 2, 4, 5]);
+    for vf in listed {
+        table.row(&[
+            vf.pf.to_string(),
+            vf.index.to_string(),
+            vf.address.to_string(),
+            vf.driver.clone().unwrap_or_default(),
+            vf.iommu_group.map(|group| group.to_string()).unwrap_or_default(),
+            vf.mac.map(|mac| mac.to_string()).unwrap_or_default(),
+            vf.interfaces.join(" "),
+            vf.owner.as_ref().map(|lease| lease.guest.clone()).unwrap_or_default(),
+        ]);
+    }
+    table.print()
+}

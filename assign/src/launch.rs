@@ -1,0 +1,215 @@
+//! From a guest's document to a running guest, and back to a host with a free VF.
+//!
+//! ```text
+//!  1 boot files open      nothing touched yet: a wrong path is the likeliest mistake
+//!  2 /dev/kvm open        without it there is no guest, so no device need be claimed
+//!  3 snapshot, choice     which VF for which network, or why not (choose.rs, pure)
+//!  4 lease taken          before the device is opened: two launchers cannot both open it, and a
+//!                         crash from here on leaves a lease that says who had the device
+//!  5 VFIO groups open     what cannot be opened is given back, and 3 is done again without it
+//!  6 TAPs made            last of the things that can fail: they touch a bridge
+//!  7 spec, assign-vmm     it inherits the descriptors; ours are closed, so its end frees all
+//!  8 console, events      until the guest stops or somebody asks us to
+//!  9 VMM reaped           its descriptors are closed now, which resets the device
+//! 10 lease released       after the reset: nobody else may open the device before
+//! ```
+//!
+//! A guest that reboots goes from 9 to 5 with its lease: a fresh process, freshly opened groups. The
+//! VF stays bound to its pool's driver: the pool owns the binding, the guest only the lease.
+//!
+//! The steps that decide are pure (`choose`, `spec`), those that open say what to do about a
+//! failure (`handles`, `tap`), and the process can only end with its launcher (`process`).
+
+pub mod choose;
+mod console;
+mod error;
+mod handles;
+mod lease;
+mod process;
+mod session;
+mod signals;
+mod spec;
+mod tap;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::OwnedFd;
+
+use policies::{Guest, Pool};
+use rustix::pipe::PipeFlags;
+use sriov::{HostRoot, HostSnapshot};
+use vmm::spec::StopReason;
+
+use self::choose::{Connection, World};
+use self::console::Console;
+use self::handles::{BootFiles, NotOpened, VfioFiles};
+use self::lease::Lease;
+use self::process::Vmm;
+use self::session::Ending;
+use self::signals::Signals;
+use self::spec::Parts;
+use crate::failure::{Failure, OwnReason};
+use crate::state::State;
+
+/// Other launchers that may take the chosen VF before we do, until we give up.
+const MOST_RACES: usize = 64;
+
+/// One guest to be run.
+pub struct Launch<'a> {
+    /// This host.
+    pub root: &'a HostRoot,
+    /// The state, where leases are.
+    pub state: &'a State,
+    /// The guest.
+    pub guest: &'a Guest,
+    /// Pools that it may claim from.
+    pub pools: &'a [Pool],
+    /// Is told what happens, for people or programs to read.
+    pub tell: &'a dyn Fn(Told<'_>),
+}
+
+/// What happens on the way.
+#[derive(Debug)]
+pub enum Told<'a> {
+    /// How each network is connected; the leases are taken.
+    Connected(&'a [Connection]),
+    /// The guest's console is this terminal from now on.
+    Console,
+    /// The guest rebooted and is started again.
+    Rebooting,
+}
+
+/// How a guest ended that did what it was to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// It powered off.
+    PoweredOff,
+    /// We were asked to stop it.
+    Stopped,
+}
+
+/// A guest's networks with everything behind them that is open.
+struct Connected<'a> {
+    connections: Vec<Connection>,
+    lease: Lease<'a>,
+    vfio: Option<VfioFiles>,
+}
+
+impl Launch<'_> {
+    /// Runs the guest from start to end.
+    ///
+    /// # Errors
+    /// Why it did not start, or how it ended other than by itself or by request. Its devices are
+    /// given back in any case.
+    pub fn run(&self) -> Result<Ended, Failure> {
+        let boot = BootFiles::open(self.guest)?;
+        let kvm = handles::open_kvm(self.root)?;
+        // From here on, being asked to end means to end in order.
+        let signals = Signals::hold().map_err(|error| self.system("hold signals back", &error))?;
+        let mut connected = self.connect()?;
+        let mut ending = self.live(&mut connected, boot, kvm, &signals)?;
+        while ending == Ending::Guest(StopReason::Reboot) {
+            (self.tell)(Told::Rebooting);
+            let boot = BootFiles::open(self.guest)?;
+            let kvm = handles::open_kvm(self.root)?;
+            connected = self.connect_again(connected)?;
+            ending = self.live(&mut connected, boot, kvm, &signals)?;
+        }
+        connected.lease.release()?;
+        match ending {
+            Ending::Asked => Ok(Ended::Stopped),
+            Ending::Guest(StopReason::PowerOff | StopReason::Reboot) => Ok(Ended::PoweredOff),
+            Ending::Guest(StopReason::Crash { detail }) => {
+                Err(error::ended(self.guest, format!("crashed: {detail}")))
+            }
+            Ending::Guest(StopReason::Failed { detail }) => {
+                Err(error::ended(self.guest, format!("its virtual machine failed: {detail}")))
+            }
+        }
+    }
+
+    /// Chooses, leases and opens. A VF that cannot be opened is given back, and the choice is made
+    /// again without it.
+    fn connect(&self) -> Result<Connected<'_>, Failure> {
+        let mut failed = BTreeMap::new();
+        let mut races = 0;
+        loop {
+            let host = HostSnapshot::read(self.root);
+            let holders = lease::holders(self.state, self.root)?;
+            let world =
+                World { host: &host, pools: self.pools, holders: &holders, failed: &failed };
+            let connections = choose::choose(self.guest, world)
+                .map_err(|unconnected| error::unconnected(self.guest, &unconnected))?;
+            let lease = Lease::take(self.state, self.root, &self.guest.name, &connections)?;
+            let Some(lease) = lease else {
+                races += 1;
+                if races < MOST_RACES {
+                    continue;
+                }
+                let message = "other launchers take every device before it can";
+                return Err(Failure::failed(OwnReason::Leased, &self.guest.name, message)
+                    .with_remedy("Try again."));
+            };
+            match VfioFiles::open(self.root, &connections) {
+                Ok(vfio) => {
+                    (self.tell)(Told::Connected(&connections));
+                    return Ok(Connected { connections, lease, vfio });
+                }
+                // Each round excludes one more device, so the rounds end.
+                Err(NotOpened { address, cause }) => {
+                    lease.release()?;
+                    failed.insert(address, cause);
+                }
+            }
+        }
+    }
+
+    /// The same connections for the guest's next life; chosen anew where somebody took a device
+    /// in between.
+    fn connect_again<'a>(&'a self, before: Connected<'a>) -> Result<Connected<'a>, Failure> {
+        let Connected { connections, mut lease, .. } = before;
+        if !lease.take_back() {
+            drop(lease);
+            return self.connect();
+        }
+        let vfio = VfioFiles::open(self.root, &connections)
+            .map_err(|error| error::not_opened(self.guest, &error))?;
+        Ok(Connected { connections, lease, vfio })
+    }
+
+    /// One life of the guest, from power-on to its end.
+    fn live(
+        &self,
+        connected: &mut Connected<'_>,
+        boot: BootFiles,
+        kvm: OwnedFd,
+        signals: &Signals,
+    ) -> Result<Ending, Failure> {
+        let taps = handles::open_taps(self.root, self.guest, &connected.connections)?;
+        let (events, events_of_guest) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)
+            .map_err(|error| self.system("make a pipe", &error.into()))?;
+        let console_output =
+            Console::output().map_err(|error| self.system("use standard output", &error))?;
+        if console::takes_terminal() {
+            (self.tell)(Told::Console);
+        }
+        let (console, console_input) =
+            Console::open().map_err(|error| self.system("take the terminal", &error))?;
+        let vfio = connected.vfio.take();
+        let parts =
+            Parts { kvm, boot, console_input, console_output, events: events_of_guest, taps, vfio };
+        let program = process::program();
+        let started = Vmm::start(&program, &parts.spec(self.guest), parts.descriptors(), events);
+        // Ours are closed now: the VMM's end alone frees devices, interfaces and pipes.
+        drop(parts);
+        let vmm = started.map_err(|error| error::vmm(self.guest, &program, &error))?;
+        // Where that fails, or the VMM has ended by now, the launcher stays the owner.
+        connected.lease.hand_to(vmm.pid()).ok();
+        session::attend(vmm, &console, signals)
+            .map_err(|error| self.system("attend to its process", &error))
+    }
+
+    fn system(&self, tried: &str, error: &io::Error) -> Failure {
+        error::system(self.guest, tried, error)
+    }
+}

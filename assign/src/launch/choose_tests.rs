@@ -1,0 +1,224 @@
+use policies::Source;
+use sriov::facts::iommu::{Iommu, IommuGroup};
+use sriov::facts::pci::VfSettings;
+use sriov::{PciFunction, PfFacts};
+
+use super::*;
+
+const PF: &str = "0000:01:00.0";
+
+fn at(text: &str) -> PciAddress {
+    text.parse().expect("a valid address")
+}
+
+fn function(address: &str, driver: &str, group: u32) -> PciFunction {
+    PciFunction {
+        address: at(address),
+        vendor: 0x8086,
+        device: 0x10c9,
+        subsystem_vendor: 0,
+        subsystem_device: 0,
+        class: 0x02_0000,
+        revision: 1,
+        driver: Some(driver.to_owned()),
+        driver_override: None,
+        iommu_group: Some(group),
+        numa_node: None,
+        parent: None,
+        netdevs: Vec::new(),
+        sriov: None,
+        vf_of: None,
+        reset_methods: Vec::new(),
+        boot_vga: false,
+    }
+}
+
+/// A host with one PF and its VFs 0 and 1, bound to vfio-pci, each in its own group.
+fn host() -> HostSnapshot {
+    let vfs: BTreeMap<u16, PciAddress> =
+        [(0, at("0000:01:10.0")), (1, at("0000:01:10.2"))].into_iter().collect();
+    let mac = "02:00:00:00:00:07".parse().expect("a valid address");
+    let pf = PciFunction {
+        sriov: Some(PfFacts {
+            total: 7,
+            present: 2,
+            autoprobe: false,
+            vf_device: 0x10ca,
+            offset: 0x80,
+            stride: 2,
+            vfs,
+            vf_settings: [(0, VfSettings { mac })].into_iter().collect(),
+        }),
+        ..function(PF, "igb", 8)
+    };
+    let functions =
+        vec![pf, function("0000:01:10.0", "vfio-pci", 9), function("0000:01:10.2", "vfio-pci", 10)];
+    let group = |function: &PciFunction| {
+        let members = vec![function.address];
+        (function.iommu_group.unwrap_or_default(), IommuGroup { members, others: Vec::new() })
+    };
+    let groups = functions.iter().map(group).collect();
+    let iommu = Iommu { present: true, firmware: None, groups };
+    HostSnapshot { iommu, functions, ..HostSnapshot::default() }
+}
+
+fn function_of<'a>(host: &'a mut HostSnapshot, address: &str) -> &'a mut PciFunction {
+    let address = at(address);
+    host.functions.iter_mut().find(|function| function.address == address).expect("the function")
+}
+
+fn documents(networks: &str) -> (Vec<Pool>, Guest) {
+    let text = format!(
+        "apiVersion: assign/v1\nkind: Policy\nmetadata: {{name: edge}}\nspec:\n  pools:\n    - {{name: lan, from: {{address: {PF}}}, vfs: {{count: 2}}}}\n    - {{name: far, from: {{vendor: \"1af4\"}}, vfs: {{count: 1}}}}\n---\napiVersion: assign/v1\nkind: Guest\nmetadata: {{name: web-2}}\nspec: {{memory: {{size: 64MiB}}, boot: {{kernel: k}}, networks: [{networks}]}}\n"
+    );
+    let source = Source { name: "host.yaml".to_owned(), text };
+    let mut documents = policies::parse(&[source]).unwrap_or_else(|errors| panic!("{errors}"));
+    (documents.policies.remove(0).pools, documents.guests.remove(0))
+}
+
+const CLAIM: &str = "{name: net0, claim: {pool: lan}, fallback: {virtio: {bridge: br0}}}";
+
+/// What is said about each network.
+fn said(host: &HostSnapshot, networks: &str, holders: &[(&str, &str, u32)]) -> Vec<String> {
+    let (pools, guest) = documents(networks);
+    let holder = |(device, guest, pid): &(&str, &str, u32)| {
+        (at(device), Holder { guest: (*guest).to_owned(), pid: Some(*pid) })
+    };
+    let holders = holders.iter().map(holder).collect();
+    let world = World { host, pools: &pools, holders: &holders, failed: &BTreeMap::new() };
+    match choose(&guest, world) {
+        Ok(connections) => connections.iter().map(Connection::to_string).collect(),
+        Err(Unconnected { network, because }) => vec![format!("{network}: {because}")],
+    }
+}
+
+#[test]
+fn the_first_free_vf_is_given() {
+    assert_eq!(
+        said(&host(), CLAIM, &[]),
+        ["net0: VF 0 of 0000:01:00.0 (0000:01:10.0, group 9, mac 02:00:00:00:00:07) through vfio"]
+    );
+    let first = ("0000:01:10.0", "web-1", 123);
+    assert_eq!(
+        said(&host(), CLAIM, &[first]),
+        ["net0: VF 1 of 0000:01:00.0 (0000:01:10.2, group 10) through vfio"]
+    );
+}
+
+#[test]
+fn an_exhausted_pool_says_who_has_what() {
+    let holders = [("0000:01:10.0", "web-1", 123), ("0000:01:10.2", "web-3", 124)];
+    assert_eq!(
+        said(&host(), CLAIM, &holders),
+        ["net0: virtio on br0, because pool lan has no free VF: 0000:01:10.0 is leased to web-1 \
+          (pid 123); 0000:01:10.2 is leased to web-3 (pid 124)"]
+    );
+}
+
+#[test]
+fn two_networks_do_not_get_the_same_vf() {
+    let third = "{name: net2, claim: {pool: lan}}";
+    let said =
+        said(&host(), &format!("{CLAIM}, {{name: net1, claim: {{pool: lan}}}}, {third}"), &[]);
+    assert_eq!(
+        said,
+        ["net2: pool lan has no free VF: 0000:01:10.0 is taken by net0 of the same guest; \
+          0000:01:10.2 is taken by net1 of the same guest"]
+    );
+}
+
+#[test]
+fn without_an_iommu_nothing_is_given() {
+    let mut host = host();
+    host.iommu.present = false;
+    let said = said(&host, CLAIM, &[]).remove(0);
+    assert!(said.starts_with("net0: virtio on br0, because the host has no IOMMU: "), "{said}");
+    assert!(said.contains("intel_iommu=on"), "{said}");
+}
+
+#[test]
+fn a_pool_that_is_not_applied_says_so() {
+    let mut host = host();
+    function_of(&mut host, "0000:01:10.0").driver = Some("igbvf".to_owned());
+    let pf = function_of(&mut host, PF);
+    pf.sriov.as_mut().expect("a PF").vfs.remove(&1);
+    assert_eq!(
+        said(&host, CLAIM, &[]),
+        ["net0: virtio on br0, because pool lan has no free VF: 0000:01:10.0 is bound to igbvf, \
+          not to vfio-pci: apply the pool's policy; VF 1 of 0000:01:00.0 does not exist: apply the \
+          pool's policy first"]
+    );
+}
+
+#[test]
+fn a_group_is_not_divided() {
+    let mut host = host();
+    function_of(&mut host, "0000:01:10.2").iommu_group = Some(9);
+    let members = vec![at("0000:01:10.0"), at("0000:01:10.2")];
+    host.iommu.groups.insert(9, IommuGroup { members, others: Vec::new() });
+    let first = ("0000:01:10.0", "web-1", 123);
+    let said = said(&host, CLAIM, &[first]).remove(0);
+    let reason = "0000:01:10.2 shares IOMMU group 9 with 0000:01:10.0, which is leased to web-1";
+    assert!(said.contains(reason), "{said}");
+}
+
+#[test]
+fn a_group_with_a_device_of_the_host_is_refused() {
+    let mut host = host();
+    for vf in ["0000:01:10.0", "0000:01:10.2"] {
+        function_of(&mut host, vf).iommu_group = Some(8);
+    }
+    let members = host.functions.iter().map(|function| function.address).collect();
+    host.iommu.groups = [(8, IommuGroup { members, others: Vec::new() })].into_iter().collect();
+    let (pools, guest) = documents("{name: net0, claim: {pool: lan}}");
+    let (holders, failed) = (BTreeMap::new(), BTreeMap::new());
+    let world = World { host: &host, pools: &pools, holders: &holders, failed: &failed };
+    let unconnected = choose(&guest, world).expect_err("a group that is not viable");
+    assert!(unconnected.because.is_refusal());
+    let text = unconnected.because.to_string();
+    assert!(text.contains("IOMMU group 8 also holds 0000:01:00.0 (igb)"), "{text}");
+}
+
+#[test]
+fn pools_without_device_and_unknown_pools_are_told_apart() {
+    assert_eq!(
+        said(&host(), "{name: net0, claim: {pool: far}}", &[]),
+        ["net0: pool far has no device: nothing on this host matches {vendor: \"1af4\"}"]
+    );
+    assert_eq!(
+        said(&host(), "{name: net0, claim: {pool: wan}}", &[]),
+        ["net0: no policy has a pool wan; there is lan, far"]
+    );
+}
+
+#[test]
+fn what_could_not_be_opened_is_passed_over() {
+    let (pools, guest) = documents(CLAIM);
+    let failed = [(at("0000:01:10.0"), "busy".to_owned())].into_iter().collect();
+    let holders = BTreeMap::new();
+    let host = host();
+    let world = World { host: &host, pools: &pools, holders: &holders, failed: &failed };
+    let chosen = choose(&guest, world).expect("the other VF");
+    assert_eq!(groups(&chosen), [10]);
+}
+
+#[test]
+fn a_network_without_claim_needs_no_reason() {
+    assert_eq!(said(&host(), "{name: net0, virtio: {bridge: br1}}", &[]), ["net0: virtio on br1"]);
+}
+
+#[test]
+fn decisions_are_plain_data_for_programs() {
+    let (pools, guest) = documents(CLAIM);
+    let holder = Holder { guest: "web-1".to_owned(), pid: Some(123) };
+    let holders =
+        [(at("0000:01:10.0"), holder.clone()), (at("0000:01:10.2"), holder)].into_iter().collect();
+    let host = host();
+    let world = World { host: &host, pools: &pools, holders: &holders, failed: &BTreeMap::new() };
+    let chosen = choose(&guest, world).expect("a fallback");
+    let json = serde_json::to_value(&chosen).expect("plain data");
+    assert_eq!(json.pointer("/0/through"), Some(&"virtio".into()));
+    assert_eq!(json.pointer("/0/because/reason"), Some(&"none-free".into()));
+    assert_eq!(json.pointer("/0/because/vfs/0/why"), Some(&"leased".into()));
+    assert_eq!(json.pointer("/0/because/vfs/0/holder/pid"), Some(&123.into()));
+}

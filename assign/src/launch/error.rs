@@ -1,0 +1,64 @@
+//! What can keep a guest from starting, as [`Failure`]s: each names the guest or file, the cause and
+//! the remedy.
+
+use std::io;
+use std::path::Path;
+
+use policies::Guest;
+
+use super::choose::{NoVf, Unconnected};
+use super::handles::NotOpened;
+use crate::failure::{Failure, OwnReason};
+
+/// A file of the guest's `boot` cannot be used; `what` is the field.
+pub fn boot_file(guest: &Guest, what: &str, path: &Path, cause: &str) -> Failure {
+    let message = format!("cannot read its {what} {}: {cause}", path.display());
+    Failure::bad_input(OwnReason::File, &guest.name, message).with_remedy(format!(
+        "Correct `boot: {{{what}: …}}` in its document; a relative path starts from the \
+         document's folder."
+    ))
+}
+
+/// A network has neither a VF nor a fallback.
+pub fn unconnected(guest: &Guest, unconnected: &Unconnected) -> Failure {
+    let Unconnected { network, because } = unconnected;
+    let reason = match because {
+        NoVf::NoSuchPool { .. } => OwnReason::NoSuchPool,
+        NoVf::NoIommu { .. } => OwnReason::NoIommu,
+        NoVf::NoDevice { .. } => OwnReason::UnexpectedDevices,
+        NoVf::NoneFree { .. } if because.is_refusal() => OwnReason::GroupNotViable,
+        NoVf::NoneFree { .. } => OwnReason::PoolExhausted,
+    };
+    let message = format!("{network} cannot be connected: {because}");
+    let failure = match because.is_refusal() {
+        true => Failure::refused(reason, &guest.name, message),
+        false => Failure::failed(reason, &guest.name, message),
+    };
+    failure.with_remedy(
+        "Give the network a `fallback: {virtio: {bridge: …}}` to start it without a VF.",
+    )
+}
+
+/// The files of a VF could not be opened when the guest was to start again.
+pub fn not_opened(guest: &Guest, error: &NotOpened) -> Failure {
+    let message = format!("cannot be opened for {}: {}", guest.name, error.cause);
+    Failure::failed(OwnReason::Guest, error.address, message)
+        .with_remedy(format!("Run {} again to choose anew.", guest.name))
+}
+
+/// `assign-vmm` could not be run.
+pub fn vmm(guest: &Guest, program: &Path, error: &io::Error) -> Failure {
+    let message = format!("cannot run {}: {error}", program.display());
+    Failure::failed(OwnReason::Guest, &guest.name, message)
+        .with_remedy("assign-vmm belongs beside assign, or into a folder of PATH.")
+}
+
+/// A system call that does not fail on a sound host.
+pub fn system(guest: &Guest, tried: &str, error: &io::Error) -> Failure {
+    Failure::failed(OwnReason::Guest, &guest.name, format!("cannot {tried}: {error}"))
+}
+
+/// The guest ran, and did not end by itself.
+pub fn ended(guest: &Guest, cause: String) -> Failure {
+    Failure::failed(OwnReason::Guest, &guest.name, cause)
+}

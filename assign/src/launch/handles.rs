@@ -1,0 +1,257 @@
+//! Everything with a path is opened here, by the launcher: the VMM gets descriptors and opens
+//! nothing.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, ErrorKind};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use policies::Guest;
+use sriov::{HostRoot, MacAddress, PciAddress};
+
+use super::choose::{self, Connection};
+use super::{error, tap};
+use crate::failure::{Failure, OwnReason};
+
+/// The files a guest boots from.
+#[derive(Debug)]
+pub struct BootFiles {
+    /// The kernel.
+    pub kernel: OwnedFd,
+    /// The initial RAM disk.
+    pub initrd: Option<OwnedFd>,
+}
+
+impl BootFiles {
+    /// Opens what `guest` boots.
+    ///
+    /// # Errors
+    /// Names what is missing, empty or no regular file.
+    pub fn open(guest: &Guest) -> Result<BootFiles, Failure> {
+        let kernel = boot_file(guest, "kernel", &guest.boot.kernel)?;
+        let initrd = guest.boot.initrd.as_deref();
+        let initrd = initrd.map(|path| boot_file(guest, "initrd", path)).transpose()?;
+        Ok(BootFiles { kernel, initrd })
+    }
+}
+
+fn boot_file(guest: &Guest, what: &str, path: &Path) -> Result<OwnedFd, Failure> {
+    let wrong = |cause: String| error::boot_file(guest, what, path, &cause);
+    // Looked at before it is opened: opening a pipe would wait for its writer.
+    let found = std::fs::metadata(path).map_err(|error| wrong(plain(&error)))?;
+    if !found.is_file() {
+        return Err(wrong("it is not a regular file".to_owned()));
+    }
+    if found.len() == 0 {
+        return Err(wrong("it is empty".to_owned()));
+    }
+    File::open(path).map(OwnedFd::from).map_err(|error| wrong(plain(&error)))
+}
+
+/// The error without the number that Rust appends.
+fn plain(error: &io::Error) -> String {
+    match error.kind() {
+        ErrorKind::NotFound => "there is no such file".to_owned(),
+        _ => error.to_string(),
+    }
+}
+
+/// Opens `/dev/kvm`.
+///
+/// # Errors
+/// Cause and remedy for this CPU.
+pub fn open_kvm(root: &HostRoot) -> Result<OwnedFd, Failure> {
+    let path = root.dev("kvm");
+    match OpenOptions::new().read(true).write(true).open(&path) {
+        Ok(file) => Ok(file.into()),
+        Err(error) => {
+            let flags = std::fs::read_to_string(root.proc("cpuinfo")).unwrap_or_default();
+            let (cause, remedy) = no_kvm(&error, &flags);
+            let message = format!("cannot start a guest: {cause}");
+            Err(Failure::failed(OwnReason::NoKvm, path.display(), message).with_remedy(remedy))
+        }
+    }
+}
+
+/// Cause and remedy, by what the kernel answered and what the CPU can.
+fn no_kvm(error: &io::Error, cpuinfo: &str) -> (String, String) {
+    let has = |flag| cpuinfo.split_ascii_whitespace().any(|word| word == flag);
+    let module = match (has("vmx"), has("svm")) {
+        (true, _) => Some("kvm_intel"),
+        (_, true) => Some("kvm_amd"),
+        _ => None,
+    };
+    // A file left in /dev by hand answers ENXIO or ENODEV while nothing is behind it.
+    let absent = error.kind() == ErrorKind::NotFound
+        || matches!(error.raw_os_error(), Some(libc::ENXIO | libc::ENODEV));
+    match (error.kind(), module) {
+        (ErrorKind::PermissionDenied, _) => (
+            "this user may not open it".to_owned(),
+            "Run assign as root, or join the group that owns the file.".to_owned(),
+        ),
+        (_, Some(module)) if absent => (
+            "the kernel's KVM is not loaded".to_owned(),
+            format!(
+                "Load it with `modprobe {module}`. If that fails, switch virtualization (VT-x, SVM) \
+                 on in the firmware's settings."
+            ),
+        ),
+        (_, Some(_)) => (error.to_string(), "The kernel's log (dmesg) may say more.".to_owned()),
+        (_, None) => (
+            "the CPU shows no virtualization (VT-x or AMD-V)".to_owned(),
+            "Switch it on in the firmware's settings; inside a virtual machine, let its host pass \
+             it on (nested virtualization)."
+                .to_owned(),
+        ),
+    }
+}
+
+/// The VFIO files of a guest.
+#[derive(Debug)]
+pub struct VfioFiles {
+    /// `/dev/vfio/vfio`, with nothing set on it.
+    pub container: OwnedFd,
+    /// Number and file of each group, each once.
+    pub groups: Vec<(u32, OwnedFd)>,
+    /// Each device, and the index of its group in `groups`.
+    pub devices: Vec<(PciAddress, usize)>,
+}
+
+/// A VF whose files could not be opened.
+#[derive(Debug)]
+pub struct NotOpened {
+    /// The device.
+    pub address: PciAddress,
+    /// The file, the cause and the remedy.
+    pub cause: String,
+}
+
+impl VfioFiles {
+    /// Opens the container and the groups of the chosen VFs; `None` where there are none.
+    ///
+    /// # Errors
+    /// The first VF that could not be opened: another one may be.
+    pub fn open(root: &HostRoot, chosen: &[Connection]) -> Result<Option<VfioFiles>, NotOpened> {
+        let given = || {
+            chosen.iter().filter_map(|connection| match connection {
+                Connection::Vfio(given) => Some(given),
+                Connection::Virtio { .. } => None,
+            })
+        };
+        let Some(first) = given().next() else { return Ok(None) };
+        let container = open_vfio(root, "vfio", first.address)?;
+        let mut groups = Vec::new();
+        for number in choose::groups(chosen) {
+            let address = given().find(|given| given.group == number).map(|given| given.address);
+            let file = open_vfio(root, &number.to_string(), address.unwrap_or(first.address))?;
+            groups.push((number, file));
+        }
+        let position = |group| groups.iter().position(|(number, _)| *number == group);
+        let devices =
+            given().filter_map(|given| Some((given.address, position(given.group)?))).collect();
+        Ok(Some(VfioFiles { container, groups, devices }))
+    }
+}
+
+fn open_vfio(root: &HostRoot, file: &str, address: PciAddress) -> Result<OwnedFd, NotOpened> {
+    let path = root.dev("vfio").join(file);
+    let opened = OpenOptions::new().read(true).write(true).open(&path);
+    opened.map(OwnedFd::from).map_err(|error| {
+        let cause = match error.kind() {
+            ErrorKind::NotFound => {
+                "there is no such file: load vfio-pci and vfio_iommu_type1".to_owned()
+            }
+            ErrorKind::ResourceBusy => "another process has it open".to_owned(),
+            ErrorKind::PermissionDenied => {
+                "this user may not open it: run assign as root".to_owned()
+            }
+            _ => error.to_string(),
+        };
+        NotOpened { address, cause: format!("{}: {cause}", path.display()) }
+    })
+}
+
+/// Opens the TAP interface of each virtio network, in their order, with the guest's address on it.
+///
+/// # Errors
+/// Names the network and the bridge, with cause and remedy.
+pub fn open_taps(
+    root: &HostRoot,
+    guest: &Guest,
+    chosen: &[Connection],
+) -> Result<Vec<(OwnedFd, [u8; 6])>, Failure> {
+    let mut taps = Vec::new();
+    for connection in chosen {
+        let Connection::Virtio { network, bridge, .. } = connection else { continue };
+        let mac = guest_mac(&guest.name, network);
+        let tap = tap::open(root, bridge, mac).map_err(|(cause, remedy)| {
+            let message = format!("{network} cannot be connected to {bridge}: {cause}");
+            Failure::failed(OwnReason::Guest, &guest.name, message).with_remedy(remedy)
+        })?;
+        taps.push((tap, mac.0));
+    }
+    Ok(taps)
+}
+
+/// The address of a virtio network card: the same for the same names everywhere, locally
+/// administered and unicast (IEEE 802, bits 1 and 0 of the first byte).
+fn guest_mac(guest: &str, network: &str) -> MacAddress {
+    // FNV-1a over both names; a NUL, which neither can hold, keeps them apart.
+    let names = guest.bytes().chain([0]).chain(network.bytes());
+    let hash = names.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    let [a, b, c, d, e, f, ..] = hash.to_be_bytes();
+    // The highest bit is left out: 0xfe is the first byte of the host's end of the wire.
+    MacAddress([(a & 0x7c) | 0x02, b, c, d, e, f])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn guest(kernel: &str) -> Guest {
+        let text = format!(
+            "apiVersion: assign/v1\nkind: Guest\nmetadata: {{name: web-1}}\nspec: {{memory: {{size: 64MiB}}, boot: {{kernel: {kernel}}}}}\n"
+        );
+        let source = policies::Source { name: "guest.yaml".to_owned(), text };
+        policies::parse(&[source]).expect("a valid guest").guests.remove(0)
+    }
+
+    #[test]
+    fn a_kernel_that_cannot_be_read_is_named_with_its_remedy() {
+        for (path, cause) in [
+            ("/nonexistent/vmlinuz", "there is no such file"),
+            ("/dev", "it is not a regular file"),
+            ("/dev/null", "it is not a regular file"),
+        ] {
+            let error = BootFiles::open(&guest(path)).expect_err("no kernel");
+            let text = error.to_string();
+            assert!(
+                text.starts_with(&format!("web-1: cannot read its kernel {path}: {cause}.")),
+                "{text}"
+            );
+            assert!(text.contains("boot: {kernel: …}"), "{text}");
+            assert_eq!(error.exit_code(), 2);
+        }
+    }
+
+    #[test]
+    fn each_cause_of_a_missing_kvm_has_its_remedy() {
+        let missing = io::Error::from(ErrorKind::NotFound);
+        assert!(no_kvm(&missing, "flags : fpu vmx").1.contains("modprobe kvm_intel"));
+        assert!(no_kvm(&missing, "flags : fpu svm").1.contains("modprobe kvm_amd"));
+        assert!(no_kvm(&missing, "flags : fpu").1.contains("nested virtualization"));
+        let denied = io::Error::from(ErrorKind::PermissionDenied);
+        assert!(no_kvm(&denied, "flags : fpu vmx").1.contains("as root"));
+    }
+
+    #[test]
+    fn a_guests_address_is_stable_local_and_its_own() {
+        let mac = guest_mac("web-1", "net0");
+        assert_eq!(mac, guest_mac("web-1", "net0"));
+        assert_eq!(mac.0[0] & 0x83, 2);
+        assert_ne!(mac, guest_mac("web-2", "net0"));
+        assert_ne!(guest_mac("a", "bc"), guest_mac("ab", "c"));
+    }
+}

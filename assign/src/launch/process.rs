@@ -1,0 +1,333 @@
+//! The guest's process: `assign-vmm`, which inherits its descriptors and dies with us.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use rustix::fs::MemfdFlags;
+use rustix::io::FdFlags;
+use rustix::process::{PidfdFlags, Resource, Rlimit, Signal};
+use vmm::spec::{GuestEvent, GuestSpec, StopReason};
+
+use super::signals;
+
+/// What may be locked beyond guest memory: device registers mapped into the guest, and queues.
+const LOCKED_SLACK: u64 = 64 << 20;
+/// Longest line of events; the longest real one carries an error message.
+const MAX_LINE: usize = 64 << 10;
+
+/// The program: beside this one, where it is installed, else by PATH.
+pub fn program() -> PathBuf {
+    let name = "assign-vmm";
+    let beside = std::env::current_exe().ok().and_then(|own| Some(own.parent()?.join(name)));
+    beside.filter(|path| path.is_file()).unwrap_or_else(|| PathBuf::from(name))
+}
+
+/// A running `assign-vmm`. Dropping it kills and reaps the process, so that no way out of the
+/// launcher leaves a guest behind.
+#[derive(Debug)]
+pub struct Vmm {
+    child: Child,
+    /// Readable when the process has ended.
+    pub pidfd: OwnedFd,
+    /// Readable when there are events.
+    pub events: Events,
+}
+
+impl Vmm {
+    /// Starts the VMM on `spec`. `inherited` are the descriptors that the spec names; `events` is
+    /// the read end of the pipe for them.
+    ///
+    /// # Errors
+    /// The kernel's, from making the process or from what is set up within it.
+    pub fn start(
+        program: &PathBuf,
+        spec: &GuestSpec,
+        inherited: Vec<RawFd>,
+        events: OwnedFd,
+    ) -> io::Result<Vmm> {
+        let spec_file = spec_file(spec)?;
+        let locked = spec.vfio.is_some().then_some(spec.memory_bytes.saturating_add(LOCKED_SLACK));
+        let limit = locked.map(raised_limit);
+        let (parent, spec_number) = (rustix::process::getpid(), spec_file.as_raw_fd());
+        let mut command = Command::new(program);
+        command.args([OsString::from("--spec"), spec_number.to_string().into()]);
+        // Its own process group: Ctrl-C on the terminal is for us, we pass on what it means.
+        command.stdin(Stdio::null()).stdout(Stdio::null()).process_group(0);
+        let in_child = move || -> io::Result<()> {
+            // Die with the launcher; it may have died before this line.
+            rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+            if rustix::process::getppid() != Some(parent) {
+                return Err(io::Error::from(rustix::io::Errno::SRCH));
+            }
+            // The signals we hold back would be held back in the program, too.
+            signals::hold_none()?;
+            if let Some(limit) = &limit {
+                // Who may not raise it may still have CAP_IPC_LOCK, which needs no limit; who has
+                // neither is told by the VMM when it maps memory for the device.
+                rustix::process::setrlimit(Resource::Memlock, *limit).ok();
+            }
+            // What we inherited ourselves is not for the guest: from here on only what is named is
+            // passed on. Linux before 5.11 refuses, and has our own descriptors closed by their flag.
+            // SAFETY: the call sets a flag on open descriptors and touches no memory.
+            unsafe { libc::close_range(3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC as i32) };
+            for number in inherited.iter().chain([&spec_number]) {
+                // SAFETY: the parent keeps these descriptors open until the child runs its
+                // program, so each number is open for this call.
+                let descriptor = unsafe { BorrowedFd::borrow_raw(*number) };
+                rustix::io::fcntl_setfd(descriptor, FdFlags::empty())?;
+            }
+            Ok(())
+        };
+        // SAFETY: between fork and exec the closure makes system calls only, through functions
+        // that neither allocate nor lock.
+        unsafe { command.pre_exec(in_child) };
+        let mut child = command.spawn()?;
+        let ready = rustix::process::pidfd_open(pid(&child), PidfdFlags::empty())
+            .and_then(|pidfd| Ok((pidfd, Events::new(events)?)));
+        match ready {
+            Ok((pidfd, events)) => Ok(Vmm { child, pidfd, events }),
+            Err(error) => {
+                // Nothing is left of it, and its own end is of no interest.
+                child.kill().and_then(|()| child.wait()).ok();
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Asks it to end.
+    pub fn terminate(&self) {
+        // A process that has ended already is what was wanted.
+        rustix::process::pidfd_send_signal(&self.pidfd, Signal::TERM).ok();
+    }
+
+    /// Ends it.
+    pub fn kill(&self) {
+        rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL).ok();
+    }
+
+    /// Waits for its end, and says why the guest stopped: by its own last event, else by how the
+    /// process ended.
+    pub fn reap(mut self) -> io::Result<StopReason> {
+        let status = self.child.wait()?;
+        self.events.read()?;
+        Ok(self.events.stopped.take().unwrap_or_else(|| from_status(status)))
+    }
+}
+
+impl Drop for Vmm {
+    fn drop(&mut self) {
+        // Both fail only for a process that is reaped, as after `reap`.
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+fn pid(child: &Child) -> rustix::process::Pid {
+    rustix::process::Pid::from_child(child)
+}
+
+/// The spec as a file in memory, to be inherited.
+fn spec_file(spec: &GuestSpec) -> io::Result<File> {
+    let descriptor = rustix::fs::memfd_create("guest-spec", MemfdFlags::CLOEXEC)?;
+    let mut file = File::from(descriptor);
+    file.write_all(&serde_json::to_vec(spec)?)?;
+    file.rewind()?;
+    Ok(file)
+}
+
+/// The limit of locked memory, raised to `bytes` where it is lower.
+fn raised_limit(bytes: u64) -> Rlimit {
+    let now = rustix::process::getrlimit(Resource::Memlock);
+    // `None` is unlimited.
+    Rlimit {
+        current: now.current.map(|limit| limit.max(bytes)),
+        maximum: now.maximum.map(|limit| limit.max(bytes)),
+    }
+}
+
+/// How the process ended, where it did not say itself ([`StopReason::exit_status`]).
+fn from_status(status: ExitStatus) -> StopReason {
+    match (status.code(), status.signal()) {
+        (Some(0), _) => StopReason::PowerOff,
+        (Some(5), _) => StopReason::Crash { detail: "its CPU stopped".to_owned() },
+        (Some(6), _) => StopReason::Reboot,
+        (Some(code), _) => {
+            StopReason::Failed { detail: format!("assign-vmm ended with exit status {code}") }
+        }
+        (None, signal) => {
+            let signal = signal.unwrap_or_default();
+            StopReason::Failed { detail: format!("assign-vmm was ended by signal {signal}") }
+        }
+    }
+}
+
+/// The read end of the events' pipe. The VMM is not trusted: lines that are no event are left out,
+/// and of an endless line only so much is kept.
+#[derive(Debug)]
+pub struct Events {
+    /// The pipe, which never blocks.
+    pub pipe: File,
+    line: Vec<u8>,
+    /// Whether the guest has begun to run.
+    pub started: bool,
+    stopped: Option<StopReason>,
+}
+
+impl Events {
+    fn new(pipe: OwnedFd) -> rustix::io::Result<Events> {
+        rustix::io::ioctl_fionbio(&pipe, true)?;
+        Ok(Events { pipe: File::from(pipe), line: Vec::new(), started: false, stopped: None })
+    }
+
+    /// Takes in what is there. False at the end of the stream.
+    pub fn read(&mut self) -> io::Result<bool> {
+        let mut bytes = [0; 4096];
+        loop {
+            match self.pipe.read(&mut bytes) {
+                Ok(0) => return Ok(false),
+                Ok(count) => bytes.iter().take(count).for_each(|byte| self.take(*byte)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn take(&mut self, byte: u8) {
+        if byte != b'\n' {
+            if self.line.len() < MAX_LINE {
+                self.line.push(byte);
+            }
+            return;
+        }
+        match serde_json::from_slice(&self.line) {
+            Ok(GuestEvent::Started) => self.started = true,
+            Ok(GuestEvent::Stopped { reason }) => self.stopped = Some(reason),
+            Err(_) => {}
+        }
+        self.line.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pipe_with(text: &str) -> Events {
+        let (read, write) =
+            rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).expect("a pipe");
+        File::from(write).write_all(text.as_bytes()).expect("room in the pipe");
+        Events::new(read).expect("a pipe can be non-blocking")
+    }
+
+    #[test]
+    fn events_are_read_and_rubbish_is_left_out() {
+        let mut events = pipe_with(
+            "{\"event\":\"started\"}\nrubbish\n{\"event\":\"stopped\",\"reason\":{\"kind\":\"reboot\"}}\n",
+        );
+        assert!(!events.read().expect("a readable pipe"));
+        assert!(events.started);
+        assert_eq!(events.stopped, Some(StopReason::Reboot));
+    }
+
+    #[test]
+    fn an_endless_line_is_not_kept() {
+        let mut events = pipe_with("");
+        for _ in 0..2 * MAX_LINE {
+            events.take(b'x');
+        }
+        assert_eq!(events.line.len(), MAX_LINE);
+    }
+
+    /// A program in place of assign-vmm, which tells as its last event what `words` prints.
+    fn told_by_program(words: &str, has_vfio: bool) -> String {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().expect("a folder");
+        let program = folder.path().join("program");
+        let script = format!(
+            "#!/bin/sh\nevents=$(sed 's/.*\"events\":\\([0-9]*\\).*/\\1/' /proc/self/fd/$2)\n\
+             printf '{{\"event\":\"stopped\",\"reason\":{{\"kind\":\"failed\",\"detail\":\"%s\"}}}}\\n' \
+             \"$({words})\" > /proc/self/fd/$events\n"
+        );
+        std::fs::write(&program, script).expect("a script");
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o700))
+            .expect("its owner may change it");
+        let (read, write) =
+            rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).expect("a pipe");
+        let null = || OwnedFd::from(File::open("/dev/null").expect("/dev/null is always there"));
+        let vfio = vmm::spec::Vfio {
+            container: vmm::spec::Descriptor(-1),
+            groups: Vec::new(),
+            devices: Vec::new(),
+        };
+        let kernel = null();
+        let spec = GuestSpec {
+            name: "web-1".to_owned(),
+            cpus: 1,
+            memory_bytes: 1 << 40,
+            kvm: vmm::spec::Descriptor(-1),
+            boot: vmm::spec::Boot {
+                kernel: vmm::spec::Descriptor(kernel.as_raw_fd()),
+                initrd: None,
+                cmdline: String::new(),
+            },
+            console: vmm::spec::Console { input: None, output: vmm::spec::Descriptor(1) },
+            events: Some(vmm::spec::Descriptor(write.as_raw_fd())),
+            networks: Vec::new(),
+            vfio: has_vfio.then_some(vfio),
+        };
+        let signals = signals::Signals::hold().expect("a signalfd");
+        let inherited = vec![write.as_raw_fd(), kernel.as_raw_fd()];
+        let vmm = Vmm::start(&program, &spec, inherited, read).expect("a program that runs");
+        drop((write, kernel));
+        let ending =
+            super::super::session::attend(vmm, &super::super::console::Console::Direct, &signals);
+        match ending.expect("an end") {
+            super::super::session::Ending::Guest(StopReason::Failed { detail }) => detail,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_program_reads_its_spec_and_its_event_arrives() {
+        assert_eq!(told_by_program("echo hello", false), "hello");
+    }
+
+    #[test]
+    fn the_program_gets_no_signal_held_back_and_nothing_but_its_descriptors() {
+        let blocked = told_by_program("sed -n 's/^SigBlk:[ \t]*//p' /proc/$$/status", false);
+        assert_eq!(blocked, "0000000000000000");
+        // Three streams, the spec, the events, the kernel; the shell's script and its own pipe.
+        let open = told_by_program("echo $(ls /proc/$$/fd | wc -l)", false);
+        assert_eq!(open, "8");
+    }
+
+    #[test]
+    fn memory_may_be_locked_for_a_device() {
+        let limit = told_by_program("ulimit -l", true);
+        let enough = limit == "unlimited" || limit.parse::<u64>().is_ok_and(|kib| kib >> 30 >= 1);
+        let may_raise =
+            rustix::process::setrlimit(Resource::Memlock, raised_limit(1 << 50)).is_ok();
+        assert!(enough || !may_raise, "{limit}");
+    }
+
+    #[test]
+    fn an_end_without_a_word_is_told_by_its_status() {
+        assert_eq!(from_status(ExitStatus::from_raw(0)), StopReason::PowerOff);
+        assert_eq!(from_status(ExitStatus::from_raw(6 << 8)), StopReason::Reboot);
+        let StopReason::Failed { detail } = from_status(ExitStatus::from_raw(9)) else {
+            panic!("a killed VMM has failed")
+        };
+        assert!(detail.contains("signal 9"), "{detail}");
+    }
+}

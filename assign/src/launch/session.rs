@@ -1,0 +1,105 @@
+//! The time while a guest runs: one loop that waits for the guest's end, its events, the terminal
+//! and signals.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use vmm::spec::StopReason;
+
+use super::console::{Console, Typed};
+use super::process::Vmm;
+use super::signals::Signals;
+
+/// How long the VMM may take to end when it is asked to, before it is killed.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// How a guest's session ended. The process is reaped in either case.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ending {
+    /// By itself.
+    Guest(StopReason),
+    /// A signal or the key at the console asked for it.
+    Asked,
+}
+
+/// Stays with the guest until its process has ended.
+///
+/// # Errors
+/// The kernel's, from waiting; the process is killed then.
+pub fn attend(mut vmm: Vmm, console: &Console, signals: &Signals) -> io::Result<Ending> {
+    let mut asked: Option<Instant> = None;
+    let mut has_events = true;
+    loop {
+        let wait = asked.map(|since| GRACE.saturating_sub(since.elapsed()));
+        let ready = ready(&vmm, console, signals, has_events, wait)?;
+        if ready.events {
+            has_events = vmm.events.read()?;
+        }
+        if ready.ended {
+            let reason = vmm.reap()?;
+            return Ok(if asked.is_some() { Ending::Asked } else { Ending::Guest(reason) });
+        }
+        let typed = match (ready.typed, console) {
+            (true, Console::Terminal(terminal)) => terminal.pass_on(),
+            _ => Typed::PassedOn,
+        };
+        let ask = (ready.signal && signals.came()) || typed != Typed::PassedOn;
+        match asked {
+            None if ask => {
+                vmm.terminate();
+                asked = Some(Instant::now());
+            }
+            // Asked twice, or long enough ago.
+            Some(since) if ask || since.elapsed() >= GRACE => vmm.kill(),
+            _ => {}
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Ready {
+    ended: bool,
+    events: bool,
+    signal: bool,
+    typed: bool,
+}
+
+fn ready(
+    vmm: &Vmm,
+    console: &Console,
+    signals: &Signals,
+    has_events: bool,
+    wait: Option<Duration>,
+) -> io::Result<Ready> {
+    let stdin = io::stdin();
+    let mut watched = vec![
+        PollFd::new(&vmm.pidfd, PollFlags::IN),
+        PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN),
+    ];
+    let mut place = |watch: bool, descriptor| {
+        watch.then(|| {
+            watched.push(PollFd::from_borrowed_fd(descriptor, PollFlags::IN));
+            watched.len() - 1
+        })
+    };
+    let events = place(has_events, vmm.events.pipe.as_fd());
+    let typed = place(matches!(console, Console::Terminal(_)), stdin.as_fd());
+    let wait = wait.and_then(|wait| Timespec::try_from(wait).ok());
+    match poll(&mut watched, wait.as_ref()) {
+        Ok(_) => {}
+        Err(rustix::io::Errno::INTR) => return Ok(Ready::default()),
+        Err(error) => return Err(error.into()),
+    }
+    let is_ready = |place: Option<usize>| {
+        let flags = place.and_then(|place| watched.get(place)).map(PollFd::revents);
+        flags.is_some_and(|flags| !flags.is_empty())
+    };
+    Ok(Ready {
+        ended: is_ready(Some(0)),
+        signal: is_ready(Some(1)),
+        events: is_ready(events),
+        typed: is_ready(typed),
+    })
+}

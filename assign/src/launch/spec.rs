@@ -1,0 +1,164 @@
+//! From what was decided and opened to the VMM's [`GuestSpec`].
+//!
+//! Descriptors keep their numbers: what is number 7 here is number 7 in the child, which inherits
+//! it. So nothing has to be moved, and nothing can be moved onto something else.
+
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+
+use policies::Guest;
+use vmm::spec::{Boot, Console, Descriptor, GuestSpec, VfioDevice, VfioGroup, VirtioNet};
+
+use super::handles::{BootFiles, VfioFiles};
+
+/// All that a guest is made of, open.
+#[derive(Debug)]
+pub struct Parts {
+    /// `/dev/kvm`.
+    pub kvm: OwnedFd,
+    /// Kernel and initial RAM disk.
+    pub boot: BootFiles,
+    /// Where the guest's serial console reads from.
+    pub console_input: OwnedFd,
+    /// Where it writes to.
+    pub console_output: OwnedFd,
+    /// The write end of the pipe for events.
+    pub events: OwnedFd,
+    /// The TAP descriptor and address of each virtio network.
+    pub taps: Vec<(OwnedFd, [u8; 6])>,
+    /// The passed-through devices.
+    pub vfio: Option<VfioFiles>,
+}
+
+impl Parts {
+    /// The specification of `guest` made of these parts.
+    pub fn spec(&self, guest: &Guest) -> GuestSpec {
+        let number = |descriptor: &OwnedFd| Descriptor(descriptor.as_raw_fd());
+        GuestSpec {
+            name: guest.name.clone(),
+            cpus: guest.cpus,
+            memory_bytes: guest.memory_bytes,
+            kvm: number(&self.kvm),
+            boot: Boot {
+                kernel: number(&self.boot.kernel),
+                initrd: self.boot.initrd.as_ref().map(number),
+                cmdline: guest.boot.cmdline.clone(),
+            },
+            console: Console {
+                input: Some(number(&self.console_input)),
+                output: number(&self.console_output),
+            },
+            events: Some(number(&self.events)),
+            networks: self
+                .taps
+                .iter()
+                .map(|(tap, mac)| VirtioNet { tap: number(tap), mac: *mac })
+                .collect(),
+            vfio: self.vfio.as_ref().map(|files| vmm::spec::Vfio {
+                container: number(&files.container),
+                groups: files
+                    .groups
+                    .iter()
+                    .map(|(group, file)| VfioGroup { number: *group, descriptor: number(file) })
+                    .collect(),
+                devices: files
+                    .devices
+                    .iter()
+                    .map(|(address, group)| VfioDevice {
+                        address: address.to_string(),
+                        group: *group,
+                    })
+                    .collect(),
+            }),
+        }
+    }
+
+    /// Every descriptor the child inherits.
+    pub fn descriptors(&self) -> Vec<RawFd> {
+        let vfio = self.vfio.iter().flat_map(|files| {
+            let groups = files.groups.iter().map(|(_, file)| file);
+            std::iter::once(&files.container).chain(groups)
+        });
+        [&self.kvm, &self.boot.kernel, &self.console_input, &self.console_output, &self.events]
+            .into_iter()
+            .chain(self.boot.initrd.as_ref())
+            .chain(self.taps.iter().map(|(tap, _)| tap))
+            .chain(vfio)
+            .map(AsRawFd::as_raw_fd)
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+    use std::fs::File;
+
+    use super::*;
+
+    fn null() -> OwnedFd {
+        File::open("/dev/null").expect("/dev/null is always there").into()
+    }
+
+    fn guest() -> Guest {
+        let text = "apiVersion: assign/v1\nkind: Guest\nmetadata: {name: web-1}\nspec: {cpus: {count: 2}, memory: {size: 64MiB}, boot: {kernel: k, cmdline: quiet}}\n";
+        let source = policies::Source { name: "guest.yaml".to_owned(), text: text.to_owned() };
+        policies::parse(&[source]).expect("a valid guest").guests.remove(0)
+    }
+
+    fn parts() -> Parts {
+        let address = "0000:01:10.0".parse().expect("a valid address");
+        Parts {
+            kvm: null(),
+            boot: BootFiles { kernel: null(), initrd: Some(null()) },
+            console_input: null(),
+            console_output: null(),
+            events: null(),
+            taps: vec![(null(), [2, 0, 0, 0, 0, 1])],
+            vfio: Some(VfioFiles {
+                container: null(),
+                groups: vec![(9, null())],
+                devices: vec![(address, 0)],
+            }),
+        }
+    }
+
+    #[test]
+    fn the_language_and_the_machine_have_the_same_limits() {
+        assert_eq!(policies::MAX_CPUS, vmm::spec::MAX_CPUS);
+        assert_eq!(policies::MIN_MEMORY, vmm::spec::MIN_MEMORY);
+    }
+
+    #[test]
+    fn every_descriptor_of_the_spec_is_inherited_and_named_once() {
+        let parts = parts();
+        let inherited: HashSet<RawFd> = parts.descriptors().into_iter().collect();
+        let json = serde_json::to_value(parts.spec(&guest())).expect("plain data");
+        let mut named = Vec::new();
+        for pointer in [
+            "/kvm",
+            "/boot/kernel",
+            "/boot/initrd",
+            "/console/input",
+            "/console/output",
+            "/events",
+            "/networks/0/tap",
+            "/vfio/container",
+            "/vfio/groups/0/descriptor",
+        ] {
+            let number = json.pointer(pointer).and_then(serde_json::Value::as_i64);
+            named.push(RawFd::try_from(number.expect(pointer)).expect("a descriptor"));
+        }
+        assert_eq!(named.iter().copied().collect::<HashSet<_>>(), inherited);
+        assert_eq!(named.len(), inherited.len());
+    }
+
+    #[test]
+    fn the_guests_document_is_carried_over() {
+        let spec = parts().spec(&guest());
+        assert_eq!((spec.name.as_str(), spec.cpus, spec.memory_bytes), ("web-1", 2, 64 << 20));
+        assert_eq!(spec.boot.cmdline, "quiet");
+        let vfio = spec.vfio.expect("one device");
+        assert_eq!(vfio.devices[0].address, "0000:01:10.0");
+        assert_eq!(vfio.groups[vfio.devices[0].group].number, 9);
+    }
+}

@@ -1,0 +1,20 @@
+//! `assign`: gives PCI devices to KVM guests, and takes them back.
+//!
+//! ```text
+//! HostSnapshot ─┐
+//! policies ─────┼─► plan ─► apply ─► state ─► launch ─► assign-vmm
+//! state ────────┘     └──► refusals (a reason per device)
+//! ```
+//!
+//! Facts are read in one pass by the crate `sriov`; `plan` decides without touching anything;
+//! `apply` makes small journalled steps that it can take back; `state` remembers who has what;
+//! `launch` starts a guest. `cli` has one file per verb.
+
+pub mod apply;
+pub mod cli;
+pub mod failure;
+pub mod launch;
+pub mod plan;
+pub mod state;
+
+pub use failure::{Failure, OwnReason, Reason};

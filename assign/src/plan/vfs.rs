@@ -1,0 +1,220 @@
+//! The steps of one PF.
+//!
+//! The order: the PF's interface up, since VFs do not answer below one that is down, and some
+//! drivers make none. The host's drivers kept off, so that none claims a new VF; off until the VFs
+//! are bound, because a module that udev loads late would claim them then. VFs by way of none,
+//! which is the only way the kernel goes. Then the bindings, and after them the addresses, so that
+//! on the way back each VF has its old address again before its old driver looks.
+
+use ::policies::{MacPolicy, Pool};
+use sriov::{
+    Binding, Change, HostSnapshot, MacAddress, PciFunction, PfFacts, Target, VfRef, isolation,
+    usage,
+};
+
+use super::{Feed, mac};
+use crate::failure::{Failure, OwnReason};
+use crate::state::{Lease, Step};
+
+/// The steps that make `pf` what the pools it feeds want.
+pub(super) fn steps(
+    snapshot: &HostSnapshot,
+    pf: &PciFunction,
+    feeds: &[Feed<'_>],
+    leases: &[Lease],
+) -> Result<Vec<Step>, Vec<Failure>> {
+    let (Some(facts), Some(first)) = (&pf.sriov, feeds.first()) else { return Ok(Vec::new()) };
+    let count = first.pool.count;
+    check_count(pf, facts, count).map_err(|failure| vec![failure])?;
+    let by = |feed: &Feed<'_>, change| Step { policy: feed.policy.name.clone(), change };
+    let mut steps: Vec<Step> =
+        link_up(snapshot, pf).map(|change| by(first, change)).into_iter().collect();
+    if facts.present == count {
+        steps.extend(adopt(snapshot, pf, facts, feeds, leases)?);
+        return Ok(steps);
+    }
+    check_free(snapshot, facts, leases).map_err(|failure| vec![failure])?;
+    let [before, after] = frame(pf, facts, count);
+    steps.extend(before.into_iter().map(|change| by(first, change)));
+    for feed in feeds {
+        for index in feed.pool.indexes.iter() {
+            let device = Target::Vf(VfRef { pf: pf.address, index });
+            let driver = feed.pool.driver.name().to_owned();
+            steps.push(by(feed, Change::Bind { device, from: Binding::default(), driver }));
+        }
+    }
+    for feed in feeds {
+        for index in feed.pool.indexes.iter() {
+            let vf = VfRef { pf: pf.address, index };
+            if let Some(to) = wanted_mac(snapshot, pf, feed.pool, index) {
+                steps.push(by(feed, Change::SetVfMac { vf, from: MacAddress([0; 6]), to }));
+            }
+        }
+    }
+    steps.extend(after.into_iter().map(|change| by(first, change)));
+    Ok(steps)
+}
+
+/// The steps around new VFs: up to making them, and after they were bound.
+fn frame(pf: &PciFunction, facts: &PfFacts, count: u16) -> [Vec<Change>; 2] {
+    let autoprobe = |from, to| Change::SetAutoprobe { pf: pf.address, from, to };
+    let (mut before, mut after) = (Vec::new(), Vec::new());
+    if facts.autoprobe {
+        before.push(autoprobe(true, false));
+        after.push(autoprobe(false, true));
+    }
+    before.extend(resize(pf, facts, count));
+    [before, after]
+}
+
+/// From one number of VFs to another, by way of none.
+pub fn resize(pf: &PciFunction, facts: &PfFacts, count: u16) -> Vec<Change> {
+    let set = |from, to| Change::SetVfCount { pf: pf.address, from, to };
+    match facts.present {
+        present if present == count => Vec::new(),
+        present if present == 0 || count == 0 => vec![set(present, count)],
+        present => vec![set(present, 0), set(0, count)],
+    }
+}
+
+/// The steps of `assign vf create PF N --driver D`, with all VFs to one driver; without a driver
+/// the host's own drivers take them, or not, as it is set.
+pub fn create(pf: &PciFunction, count: u16, driver: Option<&str>) -> Vec<Change> {
+    let Some(facts) = &pf.sriov else { return Vec::new() };
+    let Some(driver) = driver else { return resize(pf, facts, count) };
+    let [mut steps, after] = frame(pf, facts, count);
+    steps.extend((0..count).map(|index| Change::Bind {
+        device: Target::Vf(VfRef { pf: pf.address, index }),
+        from: Binding::default(),
+        driver: driver.to_owned(),
+    }));
+    steps.extend(after);
+    steps
+}
+
+fn check_count(pf: &PciFunction, facts: &PfFacts, count: u16) -> Result<(), Failure> {
+    if count <= facts.total {
+        return Ok(());
+    }
+    let message = format!("cannot have {count} VFs: its maximum is {}", facts.total);
+    Err(Failure::bad_input(sriov::Reason::TooManyVfs, pf.address, message)
+        .with_remedy(format!("Set `count` to at most {}.", facts.total)))
+}
+
+fn link_up(snapshot: &HostSnapshot, pf: &PciFunction) -> Option<Change> {
+    let port = snapshot.port_of(pf).filter(|port| !port.up)?;
+    Some(Change::SetLink { pf: pf.address, netdev: port.name.clone(), from: false, to: true })
+}
+
+/// Steps for VFs that are there already.
+fn adopt(
+    snapshot: &HostSnapshot,
+    pf: &PciFunction,
+    facts: &PfFacts,
+    feeds: &[Feed<'_>],
+    leases: &[Lease],
+) -> Result<Vec<Step>, Vec<Failure>> {
+    let together: Vec<_> = feeds
+        .iter()
+        .flat_map(|feed| feed.pool.indexes.iter().filter_map(|index| facts.vfs.get(&index)))
+        .copied()
+        .collect();
+    let (mut bindings, mut addresses, mut refusals) = (Vec::new(), Vec::new(), Vec::new());
+    for feed in feeds {
+        let by = |change| Step { policy: feed.policy.name.clone(), change };
+        for index in feed.pool.indexes.iter() {
+            let vf = VfRef { pf: pf.address, index };
+            let Some(function) = facts.vfs.get(&index).and_then(|at| snapshot.function(*at)) else {
+                continue;
+            };
+            if let Err(cause) = isolation::viability(snapshot, function, &together) {
+                refusals.push(Failure::not_viable(function.address, &cause));
+                continue;
+            }
+            let steps = [
+                bind(function, vf, feed.pool.driver.name()),
+                set_mac(snapshot, pf, facts, feed.pool, vf),
+            ];
+            let lease = leases.iter().find(|lease| lease.device == function.address);
+            match (lease, steps.iter().flatten().next()) {
+                (Some(lease), Some(change)) => refusals.push(leased(lease, &change.to_string())),
+                (None, Some(_)) => refusals.extend(carries(snapshot, function)),
+                _ => {}
+            }
+            let [binding, address] = steps;
+            bindings.extend(binding.map(by));
+            addresses.extend(address.map(by));
+        }
+    }
+    bindings.extend(addresses);
+    if refusals.is_empty() { Ok(bindings) } else { Err(refusals) }
+}
+
+/// One that has the driver already, by whatever way, is left alone.
+fn bind(function: &PciFunction, vf: VfRef, driver: &str) -> Option<Change> {
+    (function.driver.as_deref() != Some(driver)).then(|| Change::Bind {
+        device: Target::Vf(vf),
+        from: sriov::act::bind::binding(function),
+        driver: driver.to_owned(),
+    })
+}
+
+/// Where the kernel was not asked for the present address (a recorded tree), it is not known to
+/// differ.
+fn set_mac(
+    snapshot: &HostSnapshot,
+    pf: &PciFunction,
+    facts: &PfFacts,
+    pool: &Pool,
+    vf: VfRef,
+) -> Option<Change> {
+    let to = wanted_mac(snapshot, pf, pool, vf.index)?;
+    let from = facts.vf_settings.get(&vf.index)?.mac;
+    (from != to).then_some(Change::SetVfMac { vf, from, to })
+}
+
+/// Only a network PF has an interface to set addresses by.
+fn wanted_mac(
+    snapshot: &HostSnapshot,
+    pf: &PciFunction,
+    pool: &Pool,
+    index: u16,
+) -> Option<MacAddress> {
+    let derived = pool.network.mac == MacPolicy::Derive && snapshot.port_of(pf).is_some();
+    derived.then(|| mac::derive(snapshot, pf, &pool.name, index))
+}
+
+/// No VF may be in anybody's hands when all of them go.
+pub fn check_free(
+    snapshot: &HostSnapshot,
+    facts: &PfFacts,
+    leases: &[Lease],
+) -> Result<(), Failure> {
+    for address in facts.vfs.values() {
+        if let Some(lease) = leases.iter().find(|lease| lease.device == *address) {
+            return Err(leased(lease, "destroy the VFs of its PF"));
+        }
+        let function = snapshot.function(*address);
+        if let Some(failure) = function.and_then(|function| carries(snapshot, function)) {
+            return Err(failure);
+        }
+    }
+    Ok(())
+}
+
+/// The refusal to touch a device that a guest has.
+pub fn leased(lease: &Lease, tried: &str) -> Failure {
+    let (guest, pid) = (&lease.guest, lease.owner.pid);
+    let message =
+        format!("is in use by guest {guest} (process {pid}), and would be touched to {tried}");
+    Failure::refused(OwnReason::Leased, lease.device, message)
+        .with_remedy(format!("Stop {guest} first."))
+}
+
+/// The refusal to take a device that the host needs.
+pub fn carries(snapshot: &HostSnapshot, function: &PciFunction) -> Option<Failure> {
+    let used = usage::of(snapshot, function).into_iter().next()?;
+    let message = format!("will not be taken: the host needs it ({used})");
+    let failure = Failure::refused(sriov::Reason::HostUsesDevice, function.address, message);
+    Some(failure.with_remedy("Move what it carries elsewhere, or choose another device."))
+}

@@ -1,0 +1,50 @@
+//! What assign remembers between commands: who has which device, how each device was before it
+//! was touched, which policies were applied and what they changed, and what is being changed now.
+//!
+//! All of it is in one small database in the state directory, opened for each operation and closed
+//! again, under a lock file; each operation is one transaction. Entries carry the boot's id, since
+//! addresses, groups and bindings do not survive a boot.
+//!
+//! Whoever changes the host holds a second lock, [`State::lock_host`], for as long as it takes.
+
+use std::path::{Path, PathBuf};
+
+pub mod journal;
+pub mod leases;
+mod lock;
+pub mod originals;
+pub mod policies;
+mod store;
+
+pub use self::policies::{Applied, Step};
+pub use journal::Entry;
+pub use leases::{Lease, Owner};
+pub use lock::HostLock;
+pub use originals::Original;
+pub use store::Transaction;
+
+/// Where the state is, unless told otherwise.
+pub const DIRECTORY: &str = "/var/lib/assign";
+
+/// The state directory.
+#[derive(Debug, Clone)]
+pub struct State {
+    directory: PathBuf,
+}
+
+impl State {
+    /// The state in this directory, which need not exist yet: it is made when something is to be
+    /// remembered.
+    pub fn at(directory: impl Into<PathBuf>) -> State {
+        State { directory: directory.into() }
+    }
+
+    /// The directory.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    fn database(&self) -> PathBuf {
+        self.directory.join("state.redb")
+    }
+}

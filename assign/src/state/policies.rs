@@ -1,0 +1,66 @@
+//! Policies that were applied, with what each changed, in order: what `assign remove` takes back.
+
+use policies::Policy;
+use serde::{Deserialize, Serialize};
+use sriov::Change;
+
+use super::State;
+use super::store::{Table, Transaction};
+use crate::failure::Failure;
+
+const POLICIES: Table = Table::new("policies");
+
+/// A policy as it was applied.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Applied {
+    /// The policy, resolved.
+    pub policy: Policy,
+    /// The boot that `changes` were made on. On another one they are gone by themselves.
+    pub boot_id: String,
+    /// What was changed for it, first to last, over all of its applies.
+    pub changes: Vec<Change>,
+}
+
+/// A step that was made for a policy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    /// The policy's name.
+    pub policy: String,
+    /// What to change.
+    pub change: Change,
+}
+
+impl State {
+    /// Every policy that was applied and not removed, by name.
+    pub fn applied(&self) -> Result<Vec<Applied>, Failure> {
+        self.all(POLICIES)
+    }
+}
+
+impl Transaction<'_> {
+    /// Remembers that a policy holds, and what was changed for it this time.
+    pub fn remember_policy(
+        &self,
+        policy: &Policy,
+        boot_id: &str,
+        changes: &[Change],
+    ) -> Result<(), Failure> {
+        let before = self.get::<Applied>(POLICIES, &policy.name)?;
+        let mut all = before.filter(|known| known.boot_id == boot_id).map(|known| known.changes);
+        let all_changes = match &mut all {
+            Some(known) => {
+                known.extend_from_slice(changes);
+                std::mem::take(known)
+            }
+            None => changes.to_vec(),
+        };
+        let applied =
+            Applied { policy: policy.clone(), boot_id: boot_id.to_owned(), changes: all_changes };
+        self.put(POLICIES, &policy.name, &applied)
+    }
+
+    /// The policy holds no more.
+    pub fn forget_policy(&self, name: &str) -> Result<(), Failure> {
+        self.remove(POLICIES, name)
+    }
+}

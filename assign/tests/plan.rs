@@ -1,0 +1,231 @@
+//! Planning on recorded hosts: which steps, in which order, and why none.
+
+use assign::plan::{Known, Plan, plan};
+use assign::state::{Lease, Owner};
+use assign::{OwnReason, Reason};
+use policies::{Policy, Source};
+use sriov::facts::pci::VfSettings;
+use sriov::recorded::{Function, Tree};
+use sriov::{Class, HostSnapshot, MacAddress, PciAddress};
+
+fn directory() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a temporary directory")
+}
+
+fn policy(name: &str, pools: &str) -> Policy {
+    let text = format!(
+        "apiVersion: assign/v1\nkind: Policy\nmetadata: {{name: {name}}}\nspec:\n  pools:\n{pools}"
+    );
+    let documents = policies::parse(&[Source { name: "test.yaml".to_owned(), text }]);
+    documents.expect("a right policy").policies.remove(0)
+}
+
+fn lan(count: u16) -> Policy {
+    policy(
+        "edge",
+        &format!(
+            "    - {{name: lan, from: {{interface: eth0}}, vfs: {{count: {count}}}, network: {{mac: derive}}}}\n"
+        ),
+    )
+}
+
+const NOTHING: Known<'static> = Known { leases: &[], applied: &[] };
+
+fn planned(snapshot: &HostSnapshot, policies: &[Policy]) -> Plan {
+    plan(snapshot, policies, NOTHING)
+}
+
+fn steps(plan: &Plan) -> Vec<String> {
+    plan.steps.iter().map(|step| step.change.to_string()).collect()
+}
+
+fn refusal(plan: &Plan) -> (Class, Reason, String) {
+    assert!(plan.steps.is_empty(), "a plan with a refusal has no steps");
+    let refusal = plan.refusal().expect("a refusal");
+    (refusal.class, refusal.reason, refusal.to_string())
+}
+
+fn address(text: &str) -> PciAddress {
+    text.parse().expect("an address")
+}
+
+#[test]
+fn a_fresh_host_gets_its_vfs_in_an_order_that_keeps_host_drivers_off() {
+    let directory = directory();
+    let snapshot = HostSnapshot::read(&Tree::lab(directory.path(), 0).root());
+    let plan = planned(&snapshot, &[lan(2)]);
+    let steps = steps(&plan);
+    assert_eq!(
+        steps,
+        [
+            "0000:01:00.0: set eth0 up".to_owned(),
+            "0000:01:00.0: keep the host's drivers off new VFs".to_owned(),
+            "0000:01:00.0: create 2 VFs".to_owned(),
+            "0000:01:00.0 VF 0: bind to vfio-pci".to_owned(),
+            "0000:01:00.0 VF 1: bind to vfio-pci".to_owned(),
+            format!("0000:01:00.0 VF 0: set its address to {}", derived(&snapshot, 0)),
+            format!("0000:01:00.0 VF 1: set its address to {}", derived(&snapshot, 1)),
+            "0000:01:00.0: let the host bind drivers to new VFs".to_owned(),
+        ]
+    );
+    assert!(!plan.is_disruptive());
+}
+
+fn derived(snapshot: &HostSnapshot, index: u16) -> MacAddress {
+    let pf = snapshot.function(address("0000:01:00.0")).expect("the PF");
+    assign::plan::mac::derive(snapshot, pf, "lan", index)
+}
+
+/// The lab's host with 2 VFs as an apply leaves it.
+fn applied(tree: &Tree) -> HostSnapshot {
+    for vf in ["0000:01:10.0", "0000:01:10.2"] {
+        let link = format!("sys/bus/pci/devices/{vf}/driver");
+        tree.link(&link, "../../bus/pci/drivers/vfio-pci");
+        tree.attribute(vf, "driver_override", "vfio-pci\n");
+    }
+    tree.file("sys/class/net/eth0/flags", "0x1003\n");
+    let mut snapshot = HostSnapshot::read(&tree.root());
+    let macs = [derived(&snapshot, 0), derived(&snapshot, 1)];
+    let pf = snapshot.functions.iter_mut().find_map(|function| function.sriov.as_mut());
+    let pf = pf.expect("the PF");
+    pf.vf_settings = (0..).zip(macs.map(|mac| VfSettings { mac })).collect();
+    snapshot
+}
+
+#[test]
+fn what_is_as_wanted_needs_nothing() {
+    let directory = directory();
+    let snapshot = applied(&Tree::lab(directory.path(), 2));
+    let plan = planned(&snapshot, &[lan(2)]);
+    assert!(plan.steps.is_empty() && plan.refusals.is_empty(), "{plan:#?}");
+}
+
+#[test]
+fn another_number_goes_by_way_of_none_and_is_asked_about() {
+    let directory = directory();
+    let snapshot = applied(&Tree::lab(directory.path(), 2));
+    let plan = planned(&snapshot, &[lan(3)]);
+    let steps = steps(&plan);
+    assert_eq!(steps.get(1).map(String::as_str), Some("0000:01:00.0: destroy its 2 VFs"));
+    assert_eq!(steps.get(2).map(String::as_str), Some("0000:01:00.0: create 3 VFs"));
+    assert!(plan.is_disruptive());
+}
+
+#[test]
+fn a_leased_vf_is_neither_destroyed_nor_touched() {
+    let directory = directory();
+    let tree = Tree::lab(directory.path(), 2);
+    let mut snapshot = applied(&tree);
+    let owner = Owner { pid: 4711, started: 1 };
+    let leases = [Lease::new(&tree.root(), address("0000:01:10.2"), "web-1", owner)];
+    let known = Known { leases: &leases, applied: &[] };
+    let plan = assign::plan::plan(&snapshot, &[lan(3)], known);
+    let (class, reason, text) = refusal(&plan);
+    assert_eq!((class, reason), (Class::Refused, Reason::Own(OwnReason::Leased)));
+    assert!(text.contains("guest web-1 (process 4711)"), "{text}");
+
+    let pf = snapshot.functions.iter_mut().find_map(|function| function.sriov.as_mut());
+    pf.expect("the PF").vf_settings.insert(1, VfSettings { mac: MacAddress([2; 6]) });
+    let plan = assign::plan::plan(&snapshot, &[lan(2)], known);
+    assert_eq!(refusal(&plan).1, Reason::Own(OwnReason::Leased));
+}
+
+#[test]
+fn a_vf_of_the_host_is_rebound_unless_the_host_needs_it() {
+    let directory = directory();
+    let tree = Tree::lab(directory.path(), 1);
+    tree.driver("igbvf");
+    tree.link("sys/bus/pci/devices/0000:01:10.0/driver", "../../bus/pci/drivers/igbvf");
+    tree.netdev("eth1", 3, "devices/pci0000:00/0000:00:01.0/0000:01:10.0/net/eth1");
+    tree.file("sys/class/net/eth0/flags", "0x1003\n");
+    let plan = planned(&HostSnapshot::read(&tree.root()), &[lan(1)]);
+    assert_eq!(steps(&plan), ["0000:01:00.0 VF 0: bind to vfio-pci instead of igbvf"]);
+
+    let inet6 = "20010db8000000000000000000000001 03 40 00 80     eth1\n";
+    tree.file("proc/net/if_inet6", inet6);
+    let plan = planned(&HostSnapshot::read(&tree.root()), &[lan(1)]);
+    let (class, reason, text) = refusal(&plan);
+    assert_eq!((class, reason), (Class::Refused, Reason::Host(sriov::Reason::HostUsesDevice)));
+    assert!(text.contains("0000:01:10.0 → eth1 → address 2001:db8::1"), "{text}");
+}
+
+#[test]
+fn more_vfs_than_the_device_has_is_bad_input() {
+    let directory = directory();
+    let snapshot = HostSnapshot::read(&Tree::lab(directory.path(), 0).root());
+    let (class, _, text) = refusal(&planned(&snapshot, &[lan(8)]));
+    assert_eq!(class, Class::BadInput);
+    assert_eq!(
+        text,
+        "0000:01:00.0: cannot have 8 VFs: its maximum is 7. Set `count` to at most 7."
+    );
+}
+
+#[test]
+fn without_an_iommu_nothing_is_changed() {
+    let directory = directory();
+    let tree = Tree::new(directory.path());
+    let nic = Function::new("0000:01:00.0", (0x8086, 0x10c9), 0x02_0000);
+    tree.add(nic.driver("igb").netdev("eth0").vfs(7, 0));
+    let (class, reason, text) = refusal(&planned(&HostSnapshot::read(&tree.root()), &[lan(2)]));
+    assert_eq!((class, reason), (Class::Refused, Reason::Own(OwnReason::NoIommu)));
+    assert!(text.contains("intel_iommu=on") && text.contains("virtio"), "{text}");
+}
+
+#[test]
+fn a_selector_that_finds_nothing_says_what_is_there() {
+    let directory = directory();
+    let snapshot = HostSnapshot::read(&Tree::lab(directory.path(), 0).root());
+    let wrong = policy(
+        "edge",
+        "    - {name: lan, from: {vendor: \"15b3\"}, expect: {min: 1, max: 1}, vfs: {count: 2}}\n",
+    );
+    let (class, reason, text) = refusal(&planned(&snapshot, &[wrong]));
+    assert_eq!((class, reason), (Class::BadInput, Reason::Own(OwnReason::UnexpectedDevices)));
+    assert_eq!(
+        text,
+        "pool lan: {vendor: \"15b3\"} is to match exactly 1 device, and matches none (not \
+         0000:01:00.0: its vendor is 8086, not 15b3). Correct `from` or `expect`; `assign \
+         devices` lists what is here."
+    );
+}
+
+#[test]
+fn pools_that_want_the_same_vf_conflict() {
+    let directory = directory();
+    let snapshot = HostSnapshot::read(&Tree::lab(directory.path(), 0).root());
+    let one =
+        policy("one", "    - {name: a, from: {interface: eth0}, vfs: {count: 4}, use: \"0-1\"}\n");
+    let two = policy(
+        "two",
+        "    - {name: b, from: {vendor: \"8086\", device: \"10c9\"}, vfs: {count: 4}, use: \"1-3\"}\n",
+    );
+    let (class, reason, text) = refusal(&planned(&snapshot, &[one.clone(), two]));
+    assert_eq!((class, reason), (Class::BadInput, Reason::Own(OwnReason::PoolConflict)));
+    assert!(text.contains("pools a (policy one) and b (policy two) both use its VF 1"), "{text}");
+
+    let fits = policy(
+        "two",
+        "    - {name: b, from: {vendor: \"8086\", device: \"10c9\"}, vfs: {count: 4}, use: \"2-3\"}\n",
+    );
+    let plan = planned(&snapshot, &[one, fits]);
+    assert!(plan.refusals.is_empty(), "{plan:#?}");
+    let creates = steps(&plan).iter().filter(|step| step.contains("create")).count();
+    assert_eq!(creates, 1);
+}
+
+#[test]
+fn a_shared_group_is_refused_with_its_neighbours() {
+    let directory = directory();
+    let tree = Tree::lab(directory.path(), 1);
+    let vf = "sys/bus/pci/devices/0000:01:10.0/iommu_group";
+    tree.remove(vf);
+    tree.link(vf, "../../kernel/iommu_groups/5");
+    let (class, reason, text) = refusal(&planned(&HostSnapshot::read(&tree.root()), &[lan(1)]));
+    assert_eq!((class, reason), (Class::Refused, Reason::Own(OwnReason::GroupNotViable)));
+    assert_eq!(
+        text,
+        "0000:01:10.0: cannot be given away: its IOMMU group 5 also holds 0000:00:1f.2 (ahci, \
+         carries sda → /). Enable ACS on the port or choose another device."
+    );
+}

@@ -1,0 +1,192 @@
+//! What is remembered: leases that die with their process, and a journal that is undone.
+
+use assign::apply::policies::{apply, remove};
+use assign::state::{Entry, Lease, Owner, State};
+use assign::{OwnReason, Reason};
+use policies::{Policy, Source};
+use sriov::recorded::Tree;
+use sriov::{Change, PciAddress, VfRef};
+
+const BOOT: &str = "11111111-2222-3333-4444-555555555555";
+
+fn directory() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a temporary directory")
+}
+
+fn address(text: &str) -> PciAddress {
+    text.parse().expect("an address")
+}
+
+/// A process in a recorded tree; its name is chosen to confuse.
+fn process(tree: &Tree, pid: u32, started: u64) -> Owner {
+    let fields = "1 1 1 0 -1 4194304 1 0 0 0 1 1 0 0 20 0 1 0";
+    tree.file(&format!("proc/{pid}/stat"), &format!("{pid} (a) b) S {fields} {started} 1 1 1\n"));
+    Owner::of(&tree.root(), pid).expect("a process")
+}
+
+#[test]
+fn a_device_has_one_guest() {
+    let directory = directory();
+    let tree = Tree::lab(directory.path(), 2);
+    let root = tree.root();
+    let state = State::at(directory.path().join("state"));
+    let (one, two) = (process(&tree, 100, 5), process(&tree, 200, 6));
+    assert_eq!(one, Owner { pid: 100, started: 5 });
+    let vf = address("0000:01:10.0");
+    let lease = Lease { group: Some(16), ..Lease::new(&root, vf, "web-1", one) };
+    state.take_leases(&root, std::slice::from_ref(&lease)).expect("free");
+    assert_eq!(state.leases(&root).expect("leases"), std::slice::from_ref(&lease));
+
+    let other = Lease { group: Some(16), ..Lease::new(&root, vf, "web-2", two) };
+    let error = state.take_leases(&root, std::slice::from_ref(&other)).expect_err("taken");
+    assert_eq!(error.reason, Reason::Own(OwnReason::Leased));
+    assert!(error.to_string().contains("guest web-1 (process 100)"), "{error}");
+
+    // One group, one guest: but a guest may have all of it.
+    let sibling = address("0000:01:10.2");
+    let neighbour = Lease { device: sibling, ..other.clone() };
+    let error = state.take_leases(&root, &[neighbour]).expect_err("group taken");
+    assert!(error.to_string().contains("shares IOMMU group 16 with 0000:01:10.0"), "{error}");
+    state.take_leases(&root, &[Lease { device: sibling, ..lease.clone() }]).expect("same guest");
+
+    state.release_lease(vf, &two).expect("a late release of another owner");
+    assert_eq!(state.leases(&root).expect("leases").len(), 2);
+    state.release_lease(vf, &one).expect("released");
+    assert_eq!(state.leases(&root).expect("leases").len(), 1);
+}
+
+#[test]
+fn several_are_taken_together_or_not_at_all() {
+    let directory = directory();
+    let tree = Tree::lab(directory.path(), 2);
+    let (root, state) = (tree.root(), State::at(directory.path().join("state")));
+    let (one, two) = (process(&tree, 100, 5), process(&tree, 200, 6));
+    let lease = |device: &str, guest, owner| Lease::new(&root, address(device), guest, owner);
+    state.take_leases(&root, &[lease("0000:01:10.2", "web-1", one)]).expect("free");
+    let both = [lease("0000:01:10.0", "web-2", two), lease("0000:01:10.2", "web-2", two)];
+    state.take_leases(&root, &both).expect_err("one is taken");
+    assert_eq!(state.leases(&root).expect("leases").len(), 1);
+}
+
+#[test]
+fn a_lease_dies_with_its_process_and_with_the_boot() {
+    let directory = directory();
+    let tree = Tree::lab(directory.path(), 1);
+    let (root, state) = (tree.root(), State::at(directory.path().join("state")));
+    let owner = process(&tree, 100, 5);
+    let vf = address("0000:01:10.0");
+    let take = |owner| state.take_leases(&root, &[Lease::new(&root, vf, "web-1", owner)]);
+    take(owner).expect("free");
+
+    // Another process with the same id is not the owner.
+    let later = process(&tree, 100, 99);
+    assert!(state.leases(&root).expect("leases").is_empty());
+    take(later).expect("free again");
+
+    tree.file("proc/100/stat", "100 (vmm) Z 1 1 1 0 -1 4194304 1 0 0 0 1 1 0 0 20 0 1 0 99 1\n");
+    assert!(state.leases(&root).expect("leases").is_empty(), "a zombie holds nothing");
+
+    take(process(&tree, 100, 7)).expect("free again");
+    tree.file("proc/sys/kernel/random/boot_id", "another\n");
+    assert!(state.leases(&root).expect("leases").is_empty(), "another boot");
+}
+
+#[test]
+fn a_lease_is_handed_to_the_guests_machine() {
+    let directory = directory();
+    let tree = Tree::lab(directory.path(), 1);
+    let (root, state) = (tree.root(), State::at(directory.path().join("state")));
+    let (launcher, machine) = (process(&tree, 100, 5), process(&tree, 101, 6));
+    let vf = address("0000:01:10.0");
+    state.take_leases(&root, &[Lease::new(&root, vf, "web-1", launcher)]).expect("free");
+    state.set_lease_owner(&root, vf, &machine, 101).expect_err("not its owner");
+    let owner = state.set_lease_owner(&root, vf, &launcher, 101).expect("handed over");
+    assert_eq!(owner, machine);
+    tree.remove("proc/100/stat");
+    assert_eq!(state.leases(&root).expect("leases").len(), 1, "the machine runs on");
+    state.release_lease(vf, &machine).expect("released");
+    assert!(state.leases(&root).expect("leases").is_empty());
+}
+
+fn lan(count: u16) -> Policy {
+    let text = format!(
+        "apiVersion: assign/v1\nkind: Policy\nmetadata: {{name: edge}}\nspec:\n  pools:\n    \
+         - {{name: lan, from: {{interface: eth0}}, vfs: {{count: {count}}}}}\n"
+    );
+    let documents = policies::parse(&[Source { name: "test.yaml".to_owned(), text }]);
+    documents.expect("a right policy").policies.remove(0)
+}
+
+fn attribute(tree: &Tree, device: &str, name: &str) -> String {
+    let path = tree.root().pci_attribute(address(device), name);
+    std::fs::read_to_string(path).expect("an attribute").trim().to_owned()
+}
+
+#[test]
+fn a_step_that_fails_takes_back_those_before_it() {
+    let directory = directory();
+    let tree = Tree::lab(directory.path(), 0);
+    tree.file("sys/class/net/eth0/flags", "0x1003\n");
+    let (root, state) = (tree.root(), State::at(directory.path().join("state")));
+    // The recorded tree takes the number and makes no VFs, so the first binding fails.
+    let error = apply(&root, &state, &[lan(2)], |_| Ok(())).expect_err("no VF to bind");
+    assert!(error.to_string().contains("the 2 steps before it were taken back"), "{error}");
+    assert_eq!(attribute(&tree, "0000:01:00.0", "sriov_numvfs"), "0");
+    assert_eq!(attribute(&tree, "0000:01:00.0", "sriov_drivers_autoprobe"), "1");
+    assert!(state.journal().expect("journal").is_empty());
+    assert!(state.applied().expect("policies").is_empty());
+}
+
+#[test]
+fn what_a_killed_command_left_is_undone_by_the_next() {
+    let directory = directory();
+    let tree = Tree::lab(directory.path(), 4);
+    let (root, state) = (tree.root(), State::at(directory.path().join("state")));
+    let pf = address("0000:01:00.0");
+    tree.attribute("0000:01:00.0", "sriov_drivers_autoprobe", "0\n");
+    let vf = VfRef { pf, index: 0 };
+    let steps = [
+        Change::SetAutoprobe { pf, from: true, to: false },
+        Change::SetVfCount { pf, from: 0, to: 4 },
+        // Written down, and never made.
+        Change::Bind {
+            device: sriov::Target::Vf(vf),
+            from: sriov::Binding::default(),
+            driver: "vfio-pci".to_owned(),
+        },
+    ];
+    for (number, change) in (0..).zip(steps) {
+        let operation = "apply edge".to_owned();
+        let entry = Entry { number, operation, boot_id: BOOT.to_owned(), change };
+        state.journal_step(&entry).expect("written");
+    }
+    let report = remove(&root, &state, &["edge".to_owned()]).expect("recovered");
+    assert_eq!(report.notes, ["policy edge is not applied"]);
+    assert_eq!(attribute(&tree, "0000:01:00.0", "sriov_numvfs"), "0");
+    assert_eq!(attribute(&tree, "0000:01:00.0", "sriov_drivers_autoprobe"), "1");
+    assert!(state.journal().expect("journal").is_empty());
+}
+
+#[test]
+fn the_journal_of_another_boot_is_forgotten() {
+    let directory = directory();
+    let tree = Tree::lab(directory.path(), 4);
+    let (root, state) = (tree.root(), State::at(directory.path().join("state")));
+    let change = Change::SetVfCount { pf: address("0000:01:00.0"), from: 0, to: 4 };
+    let boot_id = "before".to_owned();
+    let entry = Entry { number: 0, operation: "apply edge".to_owned(), boot_id, change };
+    state.journal_step(&entry).expect("written");
+    remove(&root, &state, &[]).expect("nothing to undo");
+    assert_eq!(attribute(&tree, "0000:01:00.0", "sriov_numvfs"), "4");
+    assert!(state.journal().expect("journal").is_empty());
+}
+
+#[test]
+fn whoever_changes_the_host_is_named_to_the_next() {
+    let directory = directory();
+    let state = State::at(directory.path().join("state"));
+    let _held = state.lock_host().expect("free");
+    let error = state.lock_host().expect_err("held");
+    let expected = format!("process {} is changing this host", std::process::id());
+    assert!(error.to_string().contains(&expected), "{error}");
+}
