@@ -1,0 +1,226 @@
+//! The agent: runs in the emulated host as its process 1 and does what the lab asks.
+//!
+//! It is started by the host's init script once everything is mounted and loaded, finds the virtio
+//! serial port called `lab.agent`, says hello, and from then on starts commands, feeds them input
+//! and reports their output and their end. Commands run side by side, each in a process group of
+//! its own.
+//!
+//! As process 1 it inherits every orphan and has to reap them all. Therefore only the reaper waits
+//! for processes; those that are commands are passed on to the thread that follows them.
+
+use std::collections::HashMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use lab::wire::{CHUNK, End, Event, Message, Request, VERSION};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitOptions};
+
+/// How long after a command's end its output may still be open in a process it left behind.
+const GRACE: Duration = Duration::from_millis(500);
+
+/// What a command's follower is told, in this order: both outputs closed (in time), and the end.
+enum News {
+    OutputClosed,
+    Ended(End),
+}
+
+struct Job {
+    pid: Pid,
+    stdin: Option<Sender<Vec<u8>>>,
+    follower: Sender<News>,
+}
+
+struct Agent {
+    port: Mutex<File>,
+    jobs: Mutex<HashMap<u32, Job>>,
+}
+
+fn main() -> Result<()> {
+    let mut port = find_port()?;
+    let agent = Arc::new(Agent { port: Mutex::new(port.try_clone()?), jobs: Mutex::default() });
+    thread::spawn({
+        let agent = agent.clone();
+        move || agent.reap()
+    });
+    agent.report(Event::Hello { version: VERSION });
+    while let Some(request) = Request::receive(&mut port).context("the lab's request")? {
+        agent.clone().serve(request);
+    }
+    Ok(())
+}
+
+/// Opens the port by its name: there is no udev here to make a link of it.
+fn find_port() -> Result<File> {
+    for entry in fs::read_dir("/sys/class/virtio-ports").context("no virtio serial ports")? {
+        let entry = entry?;
+        let name = fs::read_to_string(entry.path().join("name")).unwrap_or_default();
+        if name.trim() == lab::AGENT_PORT {
+            let path = std::path::Path::new("/dev").join(entry.file_name());
+            return OpenOptions::new()
+                .read(true)
+                .write(true)
+                .open(&path)
+                .with_context(|| format!("cannot open {}", path.display()));
+        }
+    }
+    anyhow::bail!("no virtio serial port is called {}", lab::AGENT_PORT)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Agent {
+    fn report(&self, event: Event) {
+        // If the lab is gone there is nobody to tell; the machine ends with it.
+        let _ = event.send(&mut *lock(&self.port));
+    }
+
+    fn serve(self: Arc<Self>, request: Request) {
+        match request {
+            Request::Start { id, argv, env } => {
+                if let Err(error) = self.clone().start(id, &argv, env) {
+                    self.report(Event::Failed { id, message: format!("{error:#}") });
+                }
+            }
+            Request::Stdin { id, bytes } => {
+                if let Some(stdin) = lock(&self.jobs).get(&id).and_then(|job| job.stdin.as_ref()) {
+                    // A command that no longer reads its input is not an error of the lab.
+                    let _ = stdin.send(bytes);
+                }
+            }
+            Request::CloseStdin { id } => {
+                if let Some(job) = lock(&self.jobs).get_mut(&id) {
+                    job.stdin = None;
+                }
+            }
+            Request::Signal { id, signal } => {
+                // Under the lock, so that the reaper cannot free the number for another process
+                // between the look-up and the signal.
+                let jobs = lock(&self.jobs);
+                if let (Some(job), Some(signal)) = (jobs.get(&id), Signal::from_named_raw(signal)) {
+                    let _ = rustix::process::kill_process_group(job.pid, signal);
+                }
+            }
+        }
+    }
+
+    fn start(self: Arc<Self>, id: u32, argv: &[String], env: Vec<(String, String)>) -> Result<()> {
+        let (program, arguments) = argv.split_first().context("an empty command")?;
+        let (news, follower_news) = mpsc::channel();
+        let (stdin, input) = mpsc::channel();
+        // The lock is held over the spawn: the reaper must find the job when its process ends.
+        let mut jobs = lock(&self.jobs);
+        let mut child = Command::new(program)
+            .args(arguments)
+            .envs(env)
+            .current_dir("/root")
+            .process_group(0)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("cannot start {program}"))?;
+        jobs.insert(
+            id,
+            Job { pid: Pid::from_child(&child), stdin: Some(stdin), follower: news.clone() },
+        );
+        drop(jobs);
+        self.follow(id, &mut child, input, news, follower_news);
+        Ok(())
+    }
+
+    /// Starts the threads of one command: one feeds it, two read it, one waits for its end.
+    fn follow(
+        self: Arc<Self>,
+        id: u32,
+        child: &mut Child,
+        input: Receiver<Vec<u8>>,
+        news: Sender<News>,
+        follower_news: Receiver<News>,
+    ) {
+        if let Some(mut stdin) = child.stdin.take() {
+            thread::spawn(move || {
+                for bytes in input {
+                    if stdin.write_all(&bytes).is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+        if let Some(stdout) = child.stdout.take() {
+            let (agent, news) = (self.clone(), news.clone());
+            thread::spawn(move || {
+                agent.relay(stdout, |bytes| Event::Stdout { id, bytes });
+                let _ = news.send(News::OutputClosed);
+            });
+        }
+        if let Some(stderr) = child.stderr.take() {
+            let agent = self.clone();
+            thread::spawn(move || {
+                agent.relay(stderr, |bytes| Event::Stderr { id, bytes });
+                let _ = news.send(News::OutputClosed);
+            });
+        }
+        thread::spawn(move || {
+            let mut open = 2;
+            let mut ended = None;
+            loop {
+                let next = match ended {
+                    None => follower_news.recv().ok(),
+                    Some(_) if open == 0 => None,
+                    Some(_) => follower_news.recv_timeout(GRACE).ok(),
+                };
+                match next {
+                    Some(News::OutputClosed) => open -= 1,
+                    Some(News::Ended(end)) => ended = Some(end),
+                    None => break,
+                }
+            }
+            if let Some(end) = ended {
+                self.report(Event::Exit { id, end });
+            }
+        });
+    }
+
+    fn relay(&self, mut from: impl Read, event: impl Fn(Vec<u8>) -> Event) {
+        let mut buffer = vec![0; CHUNK];
+        while let Ok(count) = from.read(&mut buffer) {
+            if count == 0 {
+                break;
+            }
+            self.report(event(buffer[..count].to_vec()));
+        }
+    }
+
+    fn reap(&self) {
+        loop {
+            // Look first, reap under the lock: a process that `start` is still starting (and, if
+            // that fails, waiting for by itself) is left alone until it is in the table.
+            let look = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+            if !matches!(rustix::process::waitid(WaitId::All, look), Ok(Some(_))) {
+                thread::sleep(Duration::from_millis(5));
+                continue;
+            }
+            let mut jobs = lock(&self.jobs);
+            while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
+                let end = match (status.exit_status(), status.terminating_signal()) {
+                    (Some(code), _) => End::Code(code),
+                    (None, Some(signal)) => End::Signal(signal),
+                    (None, None) => continue,
+                };
+                let id = jobs.iter().find(|(_, job)| job.pid == pid).map(|(id, _)| *id);
+                if let Some(job) = id.and_then(|id| jobs.remove(&id)) {
+                    let _ = job.follower.send(News::Ended(end));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! `cargo lab`: the emulated host from the command line.
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use lab::{Host, Scratch, binaries, image, progress, setup};
+
+/// An emulated SR-IOV host to try `assign` in: no such hardware, no KVM and no IOMMU is needed.
+#[derive(Parser)]
+#[command(name = "cargo lab", bin_name = "cargo lab")]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Install and download what the lab needs (the other verbs do it by themselves)
+    Setup,
+    /// Boot a host and open a shell in it; assign is in its PATH, examples are in /examples
+    Shell {
+        /// Leave the IOMMU out
+        #[arg(long)]
+        no_iommu: bool,
+        /// How many igb ports the host has
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(0..=8))]
+        igb: u8,
+    },
+    /// Run all tests, those in emulated hosts too
+    Test {
+        /// Passed on to cargo nextest, for example the name of a test
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    let done = match Arguments::parse().verb {
+        Verb::Setup => setup().map(|()| ExitCode::SUCCESS),
+        Verb::Shell { no_iommu, igb } => shell(no_iommu, igb).map(|()| ExitCode::SUCCESS),
+        Verb::Test { arguments } => test(&arguments),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("lab: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn setup() -> Result<()> {
+    let ready = setup::ready()?;
+    progress::note(format!("ready: {}, {}", ready.qemu.display(), ready.kit.name()));
+    Ok(())
+}
+
+fn shell(no_iommu: bool, igb: u8) -> Result<()> {
+    let ready = setup::ready()?;
+    image::build_programs()?;
+    let scratch = Scratch::new()?;
+    progress::note("booting a host; leave it with `exit`, or pull the plug with Ctrl-A X");
+    let shape = if no_iommu { Host::no_iommu() } else { Host::intel() };
+    shape.igb(igb).bridge().vmlinux().shell(&ready, scratch.path())
+}
+
+fn test(arguments: &[String]) -> Result<ExitCode> {
+    setup::ready()?;
+    image::build_programs()?;
+    let mut nextest = setup::nextest()?;
+    nextest.args(["run", "--workspace", "--run-ignored", "all"]).args(arguments);
+    nextest.current_dir(binaries::workspace()).env(binaries::BUILT, "1");
+    if std::env::var_os("RUST_LIB_BACKTRACE").is_none() {
+        // A scenario's error holds the commands and the console; where in our code it was made, the
+        // test's own line tells.
+        nextest.env("RUST_LIB_BACKTRACE", "0");
+    }
+    let status = nextest.status().context("cannot run cargo nextest")?;
+    let code = status.code().and_then(|code| u8::try_from(code).ok());
+    Ok(code.map_or(ExitCode::FAILURE, ExitCode::from))
+}

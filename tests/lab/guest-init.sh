@@ -1,0 +1,149 @@
+#!/bin/sh
+# First process of a guest. It reports what it has on its console, in lines that people can read and
+# tests look for, and then does what lab=VERB on the kernel's command line says:
+#   net       (or nothing) try every network, report, power off
+#   hold      the same, but stay and ping once a second until a line "stop" is typed
+#   shell     the same, then a shell
+#   poweroff  power off at once
+#   reboot    reboot at once
+export PATH=/bin:/usr/bin:/sbin:/usr/sbin HOME=/root TERM=linux
+
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs devtmpfs /dev
+mount -t tmpfs tmpfs /run
+
+say() { echo "guest: $*"; }
+
+# Ends the machine: `end poweroff` or `end reboot`. What was said last still waits in the kernel for
+# the serial port to take it, and ending would lose it. Setting a terminal waits for that first
+# (TCSETSW), whatever is set; this is set already.
+end() {
+    stty opost </dev/console
+    "$1" -f
+}
+
+verb=net
+for word in $(cat /proc/cmdline); do
+    case $word in lab=*) verb=${word#lab=} ;; esac
+done
+
+cpus=$(grep -c '^processor' /proc/cpuinfo)
+[ "$cpus" = 1 ] && cpus="1 CPU" || cpus="$cpus CPUs"
+memory=$(awk '/^MemTotal/ { print int($2 / 1024) }' /proc/meminfo)
+say "up after $(cut -d' ' -f1 /proc/uptime) s, $cpus, $memory MiB"
+
+case $verb in
+poweroff) say "powering off"; end poweroff ;;
+reboot) say "rebooting"; end reboot ;;
+esac
+
+ip link set lo up
+for module in failover net_failover igbvf virtio_net; do
+    modprobe "$module"
+done
+
+# The device of an interface: for virtio it lies one level below its PCI function.
+function_of() {
+    device=$(readlink -f "/sys/class/net/$1/device")
+    case $device in */virtio[0-9]*) device=${device%/*} ;; esac
+    echo "$device"
+}
+
+# How often the interrupts of an interface have fired, on all CPUs together, and of what kind they are.
+interrupts_of() {
+    device=$(function_of "$1")
+    kind=INTx
+    numbers=$(cat "$device/irq" 2>/dev/null)
+    if [ -d "$device/msi_irqs" ]; then
+        numbers=$(ls "$device/msi_irqs")
+        kind=$(cat "$device"/msi_irqs/* | sort -u)
+        case $kind in msix) kind=MSI-X ;; msi) kind=MSI ;; esac
+    fi
+    count=$(awk -v wanted="$numbers" '
+        BEGIN { split(wanted, list, /[ \n]+/); for (i in list) is[list[i] ":"] = 1 }
+        $1 in is { for (i = 2; i <= NF && $i ~ /^[0-9]+$/; i++) sum += $i }
+        END { print sum + 0 }' /proc/interrupts)
+    echo "$count ($kind)"
+}
+
+wait_for_carrier() {
+    tries=0
+    until [ "$(cat "/sys/class/net/$1/carrier" 2>/dev/null)" = 1 ]; do
+        tries=$((tries + 1))
+        [ $tries -gt 200 ] && return 1
+        usleep 100000
+    done
+}
+
+# A lease and a ping, through this interface and no other.
+try() {
+    if ! wait_for_carrier "$1"; then
+        say "$1: no carrier"
+        return
+    fi
+    if ! udhcpc -i "$1" -n -q -t 6 -T 2 -s /etc/lease.sh >/run/udhcpc.$1 2>&1; then
+        say "$1: no lease"
+        return
+    fi
+    gateway=$(cat "/run/gateway.$1")
+    say "$1: lease $(cat "/run/address.$1"), gateway $gateway"
+    answered=$(ping -c 3 -W 2 -I "$1" "$gateway" | grep -c ' bytes from ')
+    say "$1: ping $gateway: $answered of 3 answered"
+}
+
+report() {
+    statistics=/sys/class/net/$1/statistics
+    counts="rx $(cat "$statistics/rx_packets") packets, tx $(cat "$statistics/tx_packets") packets"
+    if [ -e "/sys/class/net/$1/device" ]; then
+        counts="interrupts $(interrupts_of "$1"), $counts"
+    fi
+    say "$1: $counts"
+}
+
+interfaces=$(ls /sys/class/net | grep -v '^lo$')
+[ -n "$interfaces" ] || say "no network interface"
+for interface in $interfaces; do
+    path=/sys/class/net/$interface
+    at=
+    if [ -e "$path/device" ]; then
+        at="$(basename "$(readlink -f "$path/device/driver")") at $(basename "$(function_of "$interface")"), "
+    fi
+    say "$interface: ${at}mac $(cat "$path/address")"
+    ip link set "$interface" up
+done
+for interface in $interfaces; do
+    master=$(readlink "/sys/class/net/$interface/master")
+    if [ -n "$master" ]; then
+        say "$interface: part of ${master##*/}"
+    else
+        try "$interface"
+    fi
+done
+for interface in $interfaces; do
+    report "$interface"
+done
+
+case $verb in
+hold)
+    say "holding"
+    # The line read from the console is also the clock: at most one second passes in it.
+    while true; do
+        read -r -t 1 line && [ "$line" = stop ] && break
+        for file in /run/gateway.*; do
+            interface=${file##*.}
+            [ -s "$file" ] && ping -c 1 -W 1 -I "$interface" "$(cat "$file")" >/dev/null &
+        done
+        wait
+    done
+    for interface in $interfaces; do
+        report "$interface"
+    done
+    ;;
+shell)
+    say "a shell; leave it with exit"
+    setsid cttyhack sh
+    ;;
+esac
+say "done, powering off"
+end poweroff

@@ -1,0 +1,234 @@
+//! A running host, and what a scenario does in it.
+
+use std::fs;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::job::{Job, JobState, Output};
+use crate::machine::{Machine, Shared, keep};
+use crate::setup::Ready;
+use crate::shape::Shape;
+use crate::wire::{Event, Message, Request};
+use crate::{binaries, image};
+
+/// How long a command may take where nothing else is said.
+const COMMAND: Duration = Duration::from_secs(120);
+
+/// How long a host may take until its agent answers. Two at once on two busy cores have taken 15 s.
+const BOOT: Duration = Duration::from_secs(90);
+
+/// A running host. It ends, with everything in it, when this is dropped.
+pub struct Host {
+    machine: Arc<Machine>,
+    link: Arc<Link>,
+    next_id: AtomicU32,
+    boot_time: Duration,
+    _scratch: Scratch,
+}
+
+/// The way to the agent.
+pub(crate) struct Link(Mutex<UnixStream>);
+
+impl Link {
+    pub fn send(&self, request: &Request) {
+        let mut stream = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // A host that is gone is noticed, with the reason, by whoever waits for the answer.
+        let _ = request.send(&mut *stream);
+    }
+}
+
+impl Host {
+    pub(crate) fn start(ready: &Ready, shape: &Shape) -> Result<Self> {
+        let scratch = Scratch::new()?;
+        let initrd = scratch.path().join("initrd.cpio");
+        image::write_host(&ready.kit, shape.additions(), &initrd)?;
+        let (ours, theirs) = UnixStream::pair().context("cannot make a socket pair")?;
+        let mut command = shape.command(ready, &initrd, "lab.agent");
+        command.args(Shape::agent_port(theirs.as_raw_fd()));
+        let theirs = OwnedFd::from(theirs);
+        // SAFETY: the closure runs between fork and exec and makes system calls only. It owns the
+        // descriptor, which therefore is still open, and still this socket, when it runs.
+        unsafe {
+            command.pre_exec(move || {
+                Ok(rustix::io::fcntl_setfd(&theirs, rustix::io::FdFlags::empty())?)
+            });
+        }
+        let machine = Arc::new(Machine::start(command, shape.time_limit())?);
+        thread::spawn({
+            let (stream, shared) = (ours.try_clone()?, machine.shared.clone());
+            move || listen(stream, &shared)
+        });
+        machine
+            .shared
+            .wait(BOOT, |state| state.agent_ready.then_some(()))
+            .map_err(|why| machine.error(why, BOOT, "booting the host"))?;
+        let boot_time = machine.begun().elapsed();
+        Ok(Host {
+            machine,
+            link: Arc::new(Link(Mutex::new(ours))),
+            next_id: AtomicU32::new(1),
+            boot_time,
+            _scratch: scratch,
+        })
+    }
+
+    /// How long it took from the start of QEMU until commands could be run.
+    pub fn boot_time(&self) -> Duration {
+        self.boot_time
+    }
+
+    /// Everything on the host's console so far.
+    pub fn console(&self) -> String {
+        self.machine.console()
+    }
+
+    /// Runs a command line of `sh`, as root in /root, for at most 2 minutes. An exit code that is
+    /// not 0 is no error; a command that does not end is one, and is killed.
+    pub fn run(&self, command: &str) -> Result<Output> {
+        self.run_within(command, COMMAND)
+    }
+
+    /// As [`run`](Self::run), with another limit.
+    pub fn run_within(&self, command: &str, limit: Duration) -> Result<Output> {
+        let job = self.spawn(command);
+        job.close_stdin();
+        job.wait(limit).inspect_err(|_| job.kill())
+    }
+
+    /// Runs a command line that must succeed and returns its standard output.
+    ///
+    /// # Panics
+    /// With all that is known, if it fails or does not end within 2 minutes.
+    #[track_caller]
+    pub fn ok(&self, command: &str) -> String {
+        let job = self.spawn(command);
+        job.close_stdin();
+        let (stdout, _) = self.must(&job);
+        String::from_utf8_lossy(&stdout).into_owned()
+    }
+
+    /// Starts a command line and returns at once. Its standard input stays open.
+    pub fn spawn(&self, command: &str) -> Job {
+        self.spawn_with(command, &[])
+    }
+
+    /// As [`spawn`](Self::spawn), with variables in the command's environment.
+    pub fn spawn_with(&self, command: &str, env: &[(&str, &str)]) -> Job {
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        self.machine
+            .shared
+            .change(|state| drop(state.jobs.insert(id, JobState::new(command.to_owned()))));
+        let argv = ["/bin/sh", "-c", command].map(str::to_owned).to_vec();
+        let env = env.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+        self.link.send(&Request::Start { id, argv, env });
+        Job { id, machine: self.machine.clone(), link: self.link.clone() }
+    }
+
+    /// The content of a file.
+    ///
+    /// # Panics
+    /// If it cannot be read.
+    #[track_caller]
+    pub fn read(&self, path: &str) -> Vec<u8> {
+        let job = self.spawn_with("cat \"$LAB_PATH\"", &[("LAB_PATH", path)]);
+        job.close_stdin();
+        self.must(&job).0
+    }
+
+    /// Writes a file, making the folders it lies in.
+    ///
+    /// # Panics
+    /// If it cannot be written.
+    #[track_caller]
+    pub fn write(&self, path: &str, content: impl AsRef<[u8]>) {
+        let command = "mkdir -p \"${LAB_PATH%/*}/\" && cat > \"$LAB_PATH\"";
+        let job = self.spawn_with(command, &[("LAB_PATH", path)]);
+        job.feed(content.as_ref());
+        job.close_stdin();
+        self.must(&job);
+    }
+
+    #[track_caller]
+    fn must(&self, job: &Job) -> (Vec<u8>, Vec<u8>) {
+        match job.finish(COMMAND) {
+            Ok((0, stdout, stderr)) => (stdout, stderr),
+            Ok(_) => panic!("a command failed that must not\n{}", job.report()),
+            Err(error) => panic!("{error:#}"),
+        }
+    }
+}
+
+/// Takes in what the agent reports.
+fn listen(mut stream: UnixStream, shared: &Shared) {
+    loop {
+        let event = match Event::receive(&mut stream) {
+            Ok(Some(event)) => event,
+            // QEMU has ended; the keeper says so.
+            Ok(None) => return,
+            Err(error) => {
+                eprintln!("lab: what the agent says makes no sense: {error}");
+                return;
+            }
+        };
+        shared.change(|state| match event {
+            Event::Hello { .. } => state.agent_ready = true,
+            Event::Stdout { id, bytes } => {
+                if let Some(job) = state.jobs.get_mut(&id) {
+                    keep(&mut job.stdout, &bytes);
+                    keep(&mut job.both, &bytes);
+                }
+            }
+            Event::Stderr { id, bytes } => {
+                if let Some(job) = state.jobs.get_mut(&id) {
+                    keep(&mut job.stderr, &bytes);
+                    keep(&mut job.both, &bytes);
+                }
+            }
+            Event::Exit { id, end } => {
+                if let Some(job) = state.jobs.get_mut(&id) {
+                    job.end = Some(Ok(end));
+                }
+            }
+            Event::Failed { id, message } => {
+                if let Some(job) = state.jobs.get_mut(&id) {
+                    job.end = Some(Err(message));
+                }
+            }
+        });
+    }
+}
+
+/// A folder for one machine's files, removed with it.
+pub struct Scratch(PathBuf);
+
+impl Scratch {
+    /// Makes the folder.
+    pub fn new() -> Result<Self> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let path = binaries::lab_folder()?.join("hosts").join(name);
+        // Left by a process that was killed and had the same number.
+        let _ = fs::remove_dir_all(&path);
+        fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
+        Ok(Scratch(path))
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}

@@ -1,0 +1,48 @@
+//! The lab: a whole SR-IOV host, emulated, for people and for machines that have none.
+//!
+//! [`Host`] is what a scenario uses: it says which host it wants, boots it, and runs commands in it.
+//!
+//! ```no_run
+//! # fn main() -> anyhow::Result<()> {
+//! use lab::Host;
+//! let host = Host::intel().igb(1).boot()?;
+//! host.ok("echo 2 > /sys/class/net/eth0/device/sriov_numvfs");
+//! assert_eq!(host.ok("cat /sys/bus/pci/devices/0000:01:10.0/vendor"), "0x8086\n");
+//! # Ok(()) }
+//! ```
+//!
+//! Below it, in the order in which things come about:
+//! - `setup` finds or installs QEMU; `apt`, `kernel` and `kit` turn packages of the distribution
+//!   into a kernel with modules and a busybox, which stay in the `cache`.
+//! - `binaries` builds our own programs; `image` makes file systems of all that (`archive`).
+//! - `shape` turns what the scenario wants into a command line of QEMU; `machine` runs it, watches
+//!   its console and ends it in time.
+//! - `wire` is what we say to the agent in the host, `job` a command that runs there.
+
+mod apt;
+mod archive;
+pub mod binaries;
+mod cache;
+mod guest;
+mod host;
+pub mod image;
+mod job;
+mod kernel;
+mod kit;
+mod machine;
+pub mod progress;
+mod qemu;
+mod run;
+pub mod setup;
+mod shape;
+pub mod wire;
+
+pub use guest::boot_guest;
+pub use host::{Host, Scratch};
+pub use job::{Job, Output};
+pub use kit::Kit;
+pub use machine::Machine;
+pub use shape::Shape;
+
+/// The name of the virtio serial port that connects a host with the lab.
+pub const AGENT_PORT: &str = "lab.agent";

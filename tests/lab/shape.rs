@@ -1,0 +1,224 @@
+//! What a scenario wants its host to look like, and the QEMU arguments that make it so.
+//!
+//! Devices have fixed places, so that a scenario can name them: the `igb` ports are 0000:01:00.0,
+//! 0000:02:00.0, … (their functions 0000:01:10.0, .2, … and so on), a shared group lies on the bus
+//! after them, and what the lab itself needs is on bus 0.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::archive::Tree;
+use crate::host::Host;
+use crate::kit::Kit;
+use crate::setup::Ready;
+use crate::{AGENT_PORT, image, setup};
+
+/// More memory than this pushes the 64-bit PCI window above 4 GiB, where QEMU before 10.0.6 decodes
+/// the functions' BARs wrongly: every register then reads 0.
+const MEMORY: &str = "2700M";
+
+/// What every kernel of the lab is told. The last two leave out self-tests of ciphers nobody uses
+/// here, which take most of a second under emulation.
+pub(crate) const CMDLINE: &str = "console=ttyS0 quiet panic=-1 mitigations=off nokaslr \
+     cryptomgr.notests initcall_blacklist=crypto_kdf108_init,jent_mod_init";
+
+/// The shape of a host that is yet to be booted.
+pub struct Shape {
+    iommu: bool,
+    igb: u8,
+    bridge: bool,
+    shared_group: bool,
+    kvm: bool,
+    vmlinux: bool,
+    limit: Duration,
+    additions: Tree,
+}
+
+impl Host {
+    /// A host with an Intel IOMMU (VT-d) and interrupt remapping, KVM, and no network card.
+    pub fn intel() -> Shape {
+        Shape {
+            iommu: true,
+            igb: 0,
+            bridge: false,
+            shared_group: false,
+            kvm: true,
+            vmlinux: false,
+            limit: Duration::from_secs(300),
+            additions: Tree::default(),
+        }
+    }
+
+    /// The same without an IOMMU.
+    pub fn no_iommu() -> Shape {
+        Shape { iommu: false, ..Host::intel() }
+    }
+}
+
+impl Shape {
+    /// Gives the host `count` Intel 82576 ports (`igb`: eth0, eth1, …; at most 8), each with 7
+    /// virtual functions, a PCIe root port of its own and a network of its own, in which 10.0.2.2
+    /// (10.0.12.2, 10.0.22.2, …) hands out leases and answers pings.
+    pub fn igb(mut self, count: u8) -> Self {
+        assert!(count <= 8, "a host has at most 8 igb ports");
+        self.igb = count;
+        self
+    }
+
+    /// Gives the host a way out of its own: bridge br0 with the port uplink0 in it, in whose network
+    /// 10.0.3.2 hands out leases and answers pings.
+    pub fn bridge(mut self) -> Self {
+        self.bridge = true;
+        self
+    }
+
+    /// Gives the host two functions (`e1000e`) that share one IOMMU group, because nothing keeps
+    /// them from reaching each other (a device of several functions without ACS).
+    pub fn shared_group(mut self) -> Self {
+        self.shared_group = true;
+        self
+    }
+
+    /// Leaves KVM out: there is no /dev/kvm.
+    pub fn no_kvm(mut self) -> Self {
+        self.kvm = false;
+        self
+    }
+
+    /// Adds /boot/vmlinux, the ELF image of the kernel, which a guest can boot by PVH.
+    pub fn vmlinux(mut self) -> Self {
+        self.vmlinux = true;
+        self
+    }
+
+    /// Adds a file.
+    pub fn file(mut self, path: &str, content: impl Into<Vec<u8>>) -> Self {
+        self.additions.file(path, content);
+        self
+    }
+
+    /// Sets how long the host may live at most, from its start (5 minutes if not set). A scenario
+    /// that takes longer is taken for hung: the host is ended, and its console shown.
+    pub fn limit(mut self, limit: Duration) -> Self {
+        self.limit = limit;
+        self
+    }
+
+    /// Boots the host and waits until commands can be run in it.
+    pub fn boot(mut self) -> Result<Host> {
+        let ready = setup::present()?;
+        image::build_programs()?;
+        self.add_vmlinux(&ready.kit)?;
+        Host::start(&ready, &self)
+    }
+
+    /// Boots the host with a shell on this terminal and returns when the host is powered off.
+    pub fn shell(mut self, ready: &Ready, scratch: &Path) -> Result<()> {
+        self.add_vmlinux(&ready.kit)?;
+        let initrd = scratch.join("initrd.cpio");
+        image::write_host(&ready.kit, &self.additions, &initrd)?;
+        let mut command = self.command(ready, &initrd, "lab.shell");
+        command.args(["-serial", "mon:stdio"]);
+        command.status().context("cannot run QEMU")?;
+        Ok(())
+    }
+
+    fn add_vmlinux(&mut self, kit: &Kit) -> Result<()> {
+        if self.vmlinux {
+            self.additions.copy("boot/vmlinux", &kit.vmlinux())?;
+        }
+        Ok(())
+    }
+
+    /// How long the host may live.
+    pub(crate) fn time_limit(&self) -> Duration {
+        self.limit
+    }
+
+    /// The files this host has beyond those of every host.
+    pub(crate) fn additions(&self) -> &Tree {
+        &self.additions
+    }
+
+    /// QEMU with everything but a console and the agent's port.
+    pub(crate) fn command(&self, ready: &Ready, initrd: &Path, option: &str) -> Command {
+        let mut command = base(ready, "q35,kernel-irqchip=split", MEMORY);
+        let mut cmdline = format!("{CMDLINE} intel_iommu=on iommu=pt {option}");
+        if !self.kvm {
+            cmdline.push_str(" lab.kvm=no");
+        }
+        if self.bridge {
+            cmdline.push_str(" lab.bridge");
+        }
+        if self.shared_group {
+            cmdline.push_str(" lab.shared");
+        }
+        // The ELF image, by PVH: decompressing it is a second of an emulated processor's time.
+        command.arg("-kernel").arg(ready.kit.vmlinux()).arg("-initrd").arg(initrd);
+        command.args(["-append", &cmdline]);
+        for device in self.devices() {
+            command.args(device);
+        }
+        command
+    }
+
+    /// The devices, each as an option and its value.
+    fn devices(&self) -> Vec<[String; 2]> {
+        let mut devices = Vec::new();
+        let mut add = |option: &str, value: String| devices.push([option.to_owned(), value]);
+        if self.iommu {
+            add("-device", "intel-iommu,intremap=on".into());
+        }
+        for port in 0..self.igb {
+            // Places on bus 0 from 2 on; slots and chassis numbers must differ between ports.
+            add("-device", root_port(port, 2 + port));
+            add("-netdev", format!("user,id=lan{port},net=10.0.{}.0/24", 2 + 10 * u32::from(port)));
+            let mac = format!("52:54:00:00:01:{port:02x}");
+            add("-device", format!("igb,bus=port{port},netdev=lan{port},mac={mac}"));
+        }
+        if self.shared_group {
+            add("-device", root_port(self.igb, 0x10));
+            for function in 0..2 {
+                let mac = format!("52:54:00:00:02:{function:02x}");
+                let multi = if function == 0 { ",multifunction=on" } else { "" };
+                let place = format!("bus=port{},addr=0.{function}{multi}", self.igb);
+                add("-device", format!("e1000e,{place},mac={mac},romfile="));
+            }
+        }
+        if self.bridge {
+            add("-netdev", "user,id=uplink,net=10.0.3.0/24".into());
+            let place = "addr=0x18,netdev=uplink,mac=52:54:00:00:03:00,romfile=";
+            add("-device", format!("virtio-net-pci,{place}"));
+        }
+        devices
+    }
+
+    /// The arguments that give the host a port to its agent, whose other end is descriptor `fd`.
+    pub(crate) fn agent_port(fd: i32) -> [String; 6] {
+        [
+            "-device".into(),
+            "virtio-serial-pci,addr=0x19,id=agents".into(),
+            "-chardev".into(),
+            format!("socket,id=agent,fd={fd}"),
+            "-device".into(),
+            format!("virtserialport,bus=agents.0,chardev=agent,name={AGENT_PORT}"),
+        ]
+    }
+}
+
+fn root_port(number: u8, place: u8) -> String {
+    format!("pcie-root-port,id=port{number},chassis={0},slot={0},addr={place:#x}", number + 1)
+}
+
+/// QEMU with what every machine of the lab has.
+pub(crate) fn base(ready: &Ready, machine: &str, memory: &str) -> Command {
+    let mut command = Command::new(&ready.qemu);
+    command.args(["-machine", machine, "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2"]);
+    command.args(["-m", memory, "-no-user-config", "-nodefaults", "-display", "none"]);
+    // A machine that reboots has ended: nothing in the lab wants a second boot unseen.
+    command.arg("-no-reboot");
+    command
+}

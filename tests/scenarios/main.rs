@@ -1,0 +1,4 @@
+//! Scenarios: what must work on a whole host. Each test boots one (or two) and says what it does
+//! there. `cargo lab test` runs them.
+
+mod boot;
