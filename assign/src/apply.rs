@@ -178,10 +178,12 @@ fn recover(root: &HostRoot, state: &State) -> Result<(), Failure> {
             failure
         })?;
     }
-    let count = entries.len();
+    let steps = match entries.len() {
+        1 => "its one step was".to_owned(),
+        count => format!("its {count} steps were"),
+    };
     anstream::eprintln!(
-        "assign: an earlier `assign {operation}` was interrupted; {count} of its steps were taken \
-         back"
+        "assign: an earlier `assign {operation}` was interrupted; {steps} taken back"
     );
     Ok(())
 }

@@ -8,6 +8,7 @@
 //! Whoever changes the host holds a second lock, [`State::lock_host`], for as long as it takes.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 pub mod journal;
 pub mod leases;
@@ -26,17 +27,27 @@ pub use store::Transaction;
 /// Where the state is, unless told otherwise.
 pub const DIRECTORY: &str = "/var/lib/assign";
 
+/// How long to wait for another command: creating VFs takes seconds on slow cards.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// The state directory.
 #[derive(Debug, Clone)]
 pub struct State {
     directory: PathBuf,
+    patience: Duration,
 }
 
 impl State {
     /// The state in this directory, which need not exist yet: it is made when something is to be
     /// remembered.
     pub fn at(directory: impl Into<PathBuf>) -> State {
-        State { directory: directory.into() }
+        State { directory: directory.into(), patience: PATIENCE }
+    }
+
+    /// The same, waiting so long for other commands: 10 s unless told otherwise.
+    #[must_use]
+    pub fn with_patience(self, patience: Duration) -> State {
+        State { patience, ..self }
     }
 
     /// The directory.

@@ -1,5 +1,7 @@
 //! What is remembered: leases that die with their process, and a journal that is undone.
 
+use std::time::Duration;
+
 use assign::apply::policies::{apply, remove};
 use assign::state::{Entry, Lease, Owner, State};
 use assign::{OwnReason, Reason};
@@ -184,7 +186,7 @@ fn the_journal_of_another_boot_is_forgotten() {
 #[test]
 fn whoever_changes_the_host_is_named_to_the_next() {
     let directory = directory();
-    let state = State::at(directory.path().join("state"));
+    let state = State::at(directory.path().join("state")).with_patience(Duration::ZERO);
     let _held = state.lock_host().expect("free");
     let error = state.lock_host().expect_err("held");
     let expected = format!("process {} is changing this host", std::process::id());

@@ -166,7 +166,7 @@ fn check_removal(
             Target::Function(address) => Some(address),
         };
         return match leases.iter().find(|lease| Some(lease.device) == at) {
-            Some(lease) => Err(vfs::leased(lease, &change.to_string())),
+            Some(lease) => Err(vfs::leased(lease, &vfs::doing(change))),
             None => Ok(()),
         };
     }

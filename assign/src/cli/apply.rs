@@ -5,6 +5,7 @@ use clap::Args;
 use super::{Context, Files, Format, confirm, output};
 use crate::apply::policies::{self, Report};
 use crate::failure::Failure;
+use crate::plan::vfs;
 
 /// Arguments of `assign apply`.
 #[derive(Debug, Args)]
@@ -16,13 +17,16 @@ pub struct Apply {
 impl Apply {
     pub fn run(&self, context: &Context) -> Result<u8, Failure> {
         let policies = self.files.policies()?;
-        let report = policies::apply(&context.root, &context.state, &policies, |plan| {
-            let step = plan.steps.iter().find(|step| step.change.is_disruptive());
-            let what = step.map(|step| step.change.to_string()).unwrap_or_default();
-            match what.split_once(": ") {
-                Some((thing, what)) => confirm::ask(context, thing, what),
-                None => Ok(()),
+        let report = policies::apply(&context.root, &context.state, &policies, |plan| match plan
+            .steps
+            .iter()
+            .map(|step| &step.change)
+            .find(|change| change.is_disruptive())
+        {
+            Some(change) => {
+                confirm::ask(context, &change.device().to_string(), &vfs::doing(change))
             }
+            None => Ok(()),
         })?;
         show(context, &report, "nothing to do: the host is as the policies say")?;
         Ok(0)

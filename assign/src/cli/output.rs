@@ -7,7 +7,7 @@ use std::io::{self, IsTerminal, Write};
 
 use anstyle::Style;
 use clap::ValueEnum;
-use comfy_table::{Cell, ColumnConstraint, ContentArrangement, Table as Comfy, presets};
+use comfy_table::{ColumnConstraint, ContentArrangement, Table as Comfy, presets};
 use serde::Serialize;
 
 use crate::failure::{Failure, OwnReason};
@@ -57,16 +57,51 @@ fn unwritable(error: &dyn std::fmt::Display) -> Failure {
 /// A table in the making.
 #[derive(Debug)]
 pub struct Table {
-    table: Comfy,
+    headings: Vec<&'static str>,
+    whole: Vec<usize>,
+    rows: Vec<Vec<String>>,
 }
 
 impl Table {
     /// A table with these headings. Columns in `whole` are never broken over lines.
-    pub fn new(headings: &[&str], whole: &[usize]) -> Table {
+    pub fn new(headings: &[&'static str], whole: &[usize]) -> Table {
+        Table { headings: headings.to_vec(), whole: whole.to_vec(), rows: Vec::new() }
+    }
+
+    /// Adds a row; an empty cell is shown as `-`, so that columns stay columns in a pipe.
+    pub fn row(&mut self, cells: &[String]) {
+        self.rows.push(cells.iter().map(|cell| printable(cell)).collect());
+    }
+
+    /// Writes it, with its headings in bold on a terminal. There, a column with nothing in it is
+    /// left out, for the others to have its room.
+    ///
+    /// # Errors
+    /// Standard output cannot be written.
+    pub fn print(&self) -> Result<(), Failure> {
+        let width = width();
+        let has_any = |at: usize| self.rows.iter().any(|row| row.get(at).is_some_and(|c| c != "-"));
+        let shown: Vec<usize> = (0..self.headings.len())
+            .filter(|at| width.is_none() || self.rows.is_empty() || has_any(*at))
+            .collect();
+        let bold = Style::new().bold();
+        let table = self.lay_out(&shown, width);
+        let text: Vec<String> = table.lines().map(|line| line.trim_end().to_owned()).collect();
+        let mut lines = text.iter();
+        if let Some(headings) = lines.next() {
+            text_out(&format!("{bold}{headings}{bold:#}"))?;
+        }
+        lines.try_for_each(|line| text_out(line))
+    }
+
+    fn lay_out(&self, shown: &[usize], width: Option<u16>) -> Comfy {
         let mut table = Comfy::new();
         table.load_style(presets::NOTHING);
-        table.set_header(headings.iter().map(Cell::new));
-        match width() {
+        table.set_header(shown.iter().filter_map(|at| self.headings.get(*at)));
+        for row in &self.rows {
+            table.add_row(shown.iter().filter_map(|at| row.get(*at)));
+        }
+        match width {
             Some(width) => {
                 table.set_content_arrangement(ContentArrangement::Dynamic);
                 table.set_width(width);
@@ -75,41 +110,21 @@ impl Table {
                 table.set_content_arrangement(ContentArrangement::Disabled);
             }
         }
-        for (at, column) in table.column_iter_mut().enumerate() {
+        for (column, at) in table.column_iter_mut().zip(shown) {
             column.set_padding((0, 2));
-            if whole.contains(&at) {
+            if self.whole.contains(at) {
                 column.set_constraint(ColumnConstraint::ContentWidth);
             }
         }
-        Table { table }
-    }
-
-    /// Adds a row; an empty cell is shown as `-`, so that columns stay columns in a pipe.
-    pub fn row(&mut self, cells: &[String]) {
-        let shown = |cell: &String| match cell.is_empty() {
-            true => "-".to_owned(),
-            false => printable(cell),
-        };
-        self.table.add_row(cells.iter().map(shown));
-    }
-
-    /// Writes it, with its headings in bold on a terminal.
-    ///
-    /// # Errors
-    /// Standard output cannot be written.
-    pub fn print(&self) -> Result<(), Failure> {
-        let bold = Style::new().bold();
-        let text: Vec<String> = self.table.lines().map(|line| line.trim_end().to_owned()).collect();
-        let mut lines = text.iter();
-        if let Some(headings) = lines.next() {
-            text_out(&format!("{bold}{headings}{bold:#}"))?;
-        }
-        lines.try_for_each(|line| text_out(line))
+        table
     }
 }
 
 /// Names come from devices and people: what would move the cursor is replaced.
 fn printable(text: &str) -> String {
+    if text.is_empty() {
+        return "-".to_owned();
+    }
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 

@@ -20,6 +20,7 @@ pub struct Release {
 
 impl Release {
     pub fn run(&self, context: &Context) -> Result<u8, Failure> {
+        device::find_all(&HostSnapshot::read(&context.root), &self.devices)?;
         let mut operation = Operation::begin(&context.root, &context.state, "release")?;
         let snapshot = HostSnapshot::read(&context.root);
         let leases = context.state.leases(&context.root)?;

@@ -8,7 +8,7 @@ use super::{Context, Format, apply, bind, confirm, device, output};
 use crate::apply::Operation;
 use crate::apply::policies::Report;
 use crate::failure::Failure;
-use crate::plan::vfs;
+use crate::plan::{candidates, vfs};
 use crate::state::Lease;
 
 /// Verbs of `assign vf`.
@@ -64,6 +64,7 @@ impl Vf {
 
 impl Create {
     fn run(&self, context: &Context) -> Result<u8, Failure> {
+        find_pf(&HostSnapshot::read(&context.root), &self.pf)?;
         let mut operation = Operation::begin(&context.root, &context.state, "vf create")?;
         let snapshot = HostSnapshot::read(&context.root);
         let (pf, facts) = find_pf(&snapshot, &self.pf)?;
@@ -71,6 +72,12 @@ impl Create {
             let message = format!("cannot have {} VFs: its maximum is {}", self.count, facts.total);
             return Err(Failure::bad_input(Reason::TooManyVfs, pf.address, message)
                 .with_remedy(format!("Ask for 1 to {}.", facts.total)));
+        }
+        if let Some(cause) = candidates::unfit(pf) {
+            let message = format!("cannot have VFs now: {cause}");
+            return Err(Failure::failed(Reason::DriverRefused, pf.address, message).with_remedy(
+                "Give it back to its driver with `assign release` or `assign bind`.",
+            ));
         }
         let to_guests = self.driver.as_deref().filter(|driver| isolation::is_vfio_driver(driver));
         if to_guests.is_some() && !snapshot.iommu.present {
@@ -84,9 +91,7 @@ impl Create {
             changes = vfs::create(pf, self.count, self.driver.as_deref());
         }
         if let Some(change) = changes.iter().find(|change| change.is_disruptive()) {
-            let text = change.to_string();
-            let what = text.split_once(": ").map_or(text.as_str(), |(_, what)| what);
-            confirm::ask(context, &pf.address.to_string(), what)?;
+            confirm::ask(context, &pf.address.to_string(), &vfs::doing(change))?;
         }
         for change in &changes {
             if let Err(error) = operation.perform(change) {
@@ -115,6 +120,7 @@ fn note_link(snapshot: &HostSnapshot, pf: &PciFunction) -> Vec<String> {
 
 impl Destroy {
     fn run(&self, context: &Context) -> Result<u8, Failure> {
+        find_pf(&HostSnapshot::read(&context.root), &self.pf)?;
         let mut operation = Operation::begin(&context.root, &context.state, "vf destroy")?;
         let snapshot = HostSnapshot::read(&context.root);
         let (pf, facts) = find_pf(&snapshot, &self.pf)?;

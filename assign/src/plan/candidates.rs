@@ -50,7 +50,7 @@ pub fn find(snapshot: &HostSnapshot, pool: &Pool) -> Candidates {
 }
 
 /// Why a device that the selector means cannot have VFs now.
-fn unfit(function: &PciFunction) -> Option<String> {
+pub fn unfit(function: &PciFunction) -> Option<String> {
     if let Some(vf) = &function.vf_of {
         return Some(format!("it is a VF itself, of {}", vf.pf));
     }

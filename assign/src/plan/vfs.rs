@@ -137,7 +137,7 @@ fn adopt(
             ];
             let lease = leases.iter().find(|lease| lease.device == function.address);
             match (lease, steps.iter().flatten().next()) {
-                (Some(lease), Some(change)) => refusals.push(leased(lease, &change.to_string())),
+                (Some(lease), Some(change)) => refusals.push(leased(lease, &doing(change))),
                 (None, Some(_)) => refusals.extend(carries(snapshot, function)),
                 _ => {}
             }
@@ -192,7 +192,7 @@ pub fn check_free(
 ) -> Result<(), Failure> {
     for address in facts.vfs.values() {
         if let Some(lease) = leases.iter().find(|lease| lease.device == *address) {
-            return Err(leased(lease, "destroy the VFs of its PF"));
+            return Err(leased(lease, "destroy it with the other VFs of its PF"));
         }
         let function = snapshot.function(*address);
         if let Some(failure) = function.and_then(|function| carries(snapshot, function)) {
@@ -202,11 +202,16 @@ pub fn check_free(
     Ok(())
 }
 
+/// What a step does, without the device it does it to.
+pub fn doing(change: &Change) -> String {
+    let text = change.to_string();
+    text.split_once(": ").map_or(text.clone(), |(_, what)| what.to_owned())
+}
+
 /// The refusal to touch a device that a guest has.
 pub fn leased(lease: &Lease, tried: &str) -> Failure {
     let (guest, pid) = (&lease.guest, lease.owner.pid);
-    let message =
-        format!("is in use by guest {guest} (process {pid}), and would be touched to {tried}");
+    let message = format!("will not {tried}: it is in use by guest {guest} (process {pid})");
     Failure::refused(OwnReason::Leased, lease.device, message)
         .with_remedy(format!("Stop {guest} first."))
 }

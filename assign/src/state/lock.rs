@@ -12,10 +12,6 @@ use std::time::{Duration, Instant};
 use super::State;
 use crate::failure::{Failure, OwnReason};
 
-/// For the database: each holder needs milliseconds.
-const DATABASE: Duration = Duration::from_secs(10);
-/// For changes to the host: creating VFs takes seconds on slow cards.
-const HOST: Duration = Duration::from_secs(10);
 const TRY_AGAIN: Duration = Duration::from_millis(20);
 
 /// Held by whoever changes the host; dropping it lets the next one in.
@@ -25,20 +21,20 @@ pub struct HostLock {
 }
 
 impl State {
-    /// Waits up to 10 s for the right to change the host.
+    /// Waits for the right to change the host.
     ///
     /// # Errors
     /// Names the process that has it.
     pub fn lock_host(&self) -> Result<HostLock, Failure> {
-        Ok(HostLock { _file: self.lock("host.lock", HOST, "changing this host")? })
+        Ok(HostLock { _file: self.lock("host.lock", "changing this host")? })
     }
 
     /// The lock around the database.
     pub(super) fn lock_database(&self) -> Result<File, Failure> {
-        self.lock("state.lock", DATABASE, "using the state")
+        self.lock("state.lock", "using the state")
     }
 
-    fn lock(&self, name: &str, limit: Duration, doing: &str) -> Result<File, Failure> {
+    fn lock(&self, name: &str, doing: &str) -> Result<File, Failure> {
         let path = self.directory.join(name);
         let failed = |error: &std::io::Error| self.unusable(&path, error);
         std::fs::DirBuilder::new()
@@ -49,7 +45,7 @@ impl State {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
         let mut file = options.open(&path).map_err(|error| failed(&error))?;
-        let end = Instant::now() + limit;
+        let end = Instant::now() + self.patience;
         loop {
             match file.try_lock() {
                 Ok(()) => break,
@@ -57,7 +53,7 @@ impl State {
                 Err(TryLockError::WouldBlock) if Instant::now() < end => {
                     std::thread::sleep(TRY_AGAIN);
                 }
-                Err(TryLockError::WouldBlock) => return Err(held(&mut file, limit, doing)),
+                Err(TryLockError::WouldBlock) => return Err(held(&mut file, self.patience, doing)),
             }
         }
         // Only for messages: a failure to note who we are is no reason to stop.

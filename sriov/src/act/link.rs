@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::{Done, function, refuse_if_configured, stale, wait};
 use crate::address::{PciAddress, VfRef};
+use crate::attribute;
 use crate::facts::net::{self, Netdev};
 use crate::facts::reader::Reader;
 use crate::failure::{ChangeError, Reason};
@@ -75,6 +76,14 @@ pub fn set_vf_mac(root: &HostRoot, vf: VfRef, to: MacAddress) -> Result<Done, Ch
 /// Whether the PF has an interface with a link now.
 pub fn has_carrier(root: &HostRoot, pf: PciAddress) -> bool {
     net::port(&mut Reader::new(root), pf).is_some_and(|port| port.carrier == Some(true))
+}
+
+/// Whether the PF's interface is up and ever had a link, so that one is worth waiting for: a port
+/// without a cable is not.
+pub fn expects_carrier(root: &HostRoot, pf: PciAddress) -> bool {
+    let Some(port) = net::port(&mut Reader::new(root), pf) else { return false };
+    let ever = attribute::read(&root.netdev(&port.name).join("carrier_up_count"));
+    port.up && ever.ok().flatten().is_some_and(|count| count != "0")
 }
 
 /// Waits for a link that is about to be reset to come back; says whether it did.

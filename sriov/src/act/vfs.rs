@@ -66,12 +66,12 @@ pub fn set_count(root: &HostRoot, pf: PciAddress, from: u16, to: u16) -> Result<
     if to == 0 {
         check_free(root, pf, &facts)?;
     }
-    let had_carrier = link::has_carrier(root, pf);
     let path = root.pci_attribute(pf, "sriov_numvfs");
     attribute::write(&path, &format!("{to}\n")).map_err(|error| explain(pf, &facts, to, &error))?;
     observe(root, pf, from, to)?;
-    if had_carrier {
-        // Enabling VFs resets the PF of some NICs (igb); no cable is no failure of ours.
+    if to > 0 && link::expects_carrier(root, pf) {
+        // Enabling VFs resets the PF of some NICs (igb), and VFs do not answer until it is back; a
+        // link that does not come is no failure of ours.
         link::wait_for_carrier(root, pf);
     }
     Ok(Done::Changed)
