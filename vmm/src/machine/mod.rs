@@ -53,6 +53,8 @@ pub struct Machine {
     stop: Arc<Stop>,
     // Kept until the process ends: vCPUs, slots and pinned mappings refer to it.
     _memory: GuestMemory,
+    // When the VM's descriptor is closed, KVM lets go of all events, also while vCPUs run.
+    _vm: Arc<VmFd>,
 }
 
 impl Machine {
@@ -94,23 +96,22 @@ impl Machine {
                 Vcpu::new(descriptor, index, &cpuid, &entry)
             })
             .collect::<Result<_>>()?;
-        Ok(Machine { vcpus, buses, events, stop, _memory: memory })
+        Ok(Machine { vcpus, buses, events, stop, _memory: memory, _vm: vm })
     }
 
     /// Starts the vCPUs and serves the guest until it stops.
     ///
     /// # Errors
     /// Where a thread cannot be started or waiting fails.
-    pub fn run(self) -> Result<StopReason> {
-        for (index, mut vcpu) in self.vcpus.into_iter().enumerate() {
+    pub fn run(mut self) -> Result<StopReason> {
+        for (index, mut vcpu) in self.vcpus.drain(..).enumerate() {
             let (buses, stop) = (self.buses.clone(), self.stop.clone());
             thread::Builder::new()
                 .name(format!("vcpu{index}"))
                 .spawn(move || stop.request(vcpu.run(&buses.memory, &buses.ports)))
                 .system("start a vCPU's thread")?;
         }
-        let stop = self.stop;
-        self.events.run(|| stop.reason())
+        self.events.run(|| self.stop.reason())
     }
 }
 
