@@ -17,9 +17,9 @@ say() { echo "guest: $*"; }
 
 # Ends the machine: `end poweroff` or `end reboot`. What was said last still waits in the kernel for
 # the serial port to take it, and ending would lose it. Setting a terminal waits for that first
-# (TCSETSW), whatever is set; this is set already.
+# (TCSETSW), whatever is set; this is set already. A port that takes nothing must not hold us up.
 end() {
-    stty opost </dev/console
+    timeout 5 stty opost </dev/console
     "$1" -f
 }
 

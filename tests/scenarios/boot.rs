@@ -81,6 +81,14 @@ fn commands_run_side_by_side_and_hanging_ones_are_killed() -> Result<()> {
     cat.close_stdin();
     assert_eq!(cat.wait(Duration::from_secs(10))?.stderr, "end\n");
 
+    // On a terminal, a command sees one, and is interrupted from its keyboard.
+    let cat = host.spawn_on_terminal("stty size; echo to-err >&2; exec cat", 66);
+    cat.wait_for("24 66\r\nto-err\r\n", Duration::from_secs(10))?;
+    cat.stdin("typed\r");
+    cat.wait_for("typed\r\ntyped\r\n", Duration::from_secs(10))?;
+    cat.stdin("\x03");
+    assert_eq!(cat.wait(Duration::from_secs(10))?.code, 128 + 2);
+
     // What a command leaves behind does not keep it from ending, even with its output open.
     let begun = Instant::now();
     assert_eq!(host.ok("sleep 1000 & echo started"), "started\n");
@@ -125,4 +133,10 @@ fn the_guest_holds_until_it_is_told_to_stop() -> Result<()> {
     guest.wait_for_end(Duration::from_secs(30))?;
     assert!(guest.console().contains("guest: done, powering off"), "{}", guest.console());
     Ok(())
+}
+
+#[test]
+#[ignore = "boots an emulated host: cargo lab test"]
+fn the_demo_tells_its_story_to_the_end() -> Result<()> {
+    lab::demo::run(&lab::setup::present()?)
 }

@@ -1,4 +1,11 @@
 //! Scenarios: what must work on a whole host. Each test boots one (or two) and says what it does
 //! there. `cargo lab test` runs them.
 
+mod bad_input;
 mod boot;
+mod documents;
+mod fallback;
+mod leases;
+mod machine;
+mod policy;
+mod virtual_functions;

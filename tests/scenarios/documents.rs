@@ -1,0 +1,81 @@
+//! The documents scenarios write into their hosts.
+
+use std::fmt;
+
+/// A policy with one pool `lan` of eth0's first VFs.
+pub fn policy(vfs: u16) -> String {
+    format!(
+        "apiVersion: assign/v1\n\
+         kind: Policy\n\
+         metadata: {{name: edge}}\n\
+         spec:\n  \
+           pools:\n    \
+             - name: lan\n      \
+               from: {{interface: eth0}}\n      \
+               vfs: {{count: {vfs}}}\n      \
+               driver: vfio-pci\n      \
+               network: {{mac: derive}}\n"
+    )
+}
+
+/// A guest of the lab's own image.
+pub struct Guest {
+    name: &'static str,
+    verb: &'static str,
+    cpus: u8,
+    kernel: &'static str,
+    networks: String,
+}
+
+impl Guest {
+    /// Without any network; see the guest's init script for verbs.
+    pub fn new(name: &'static str, verb: &'static str) -> Self {
+        Guest { name, verb, cpus: 1, kernel: "/boot/vmlinuz", networks: String::new() }
+    }
+
+    /// With this many CPUs.
+    pub fn cpus(mut self, cpus: u8) -> Self {
+        self.cpus = cpus;
+        self
+    }
+
+    /// With this kernel image.
+    pub fn kernel(mut self, path: &'static str) -> Self {
+        self.kernel = path;
+        self
+    }
+
+    /// With a network that claims a VF of the pool `lan`.
+    pub fn claim(mut self) -> Self {
+        self.networks += "    - {name: net0, claim: {pool: lan}}\n";
+        self
+    }
+
+    /// With a network that claims a VF, or else is connected to br0.
+    pub fn claim_or_bridge(mut self) -> Self {
+        self.networks +=
+            "    - {name: net0, claim: {pool: lan}, fallback: {virtio: {bridge: br0}}}\n";
+        self
+    }
+}
+
+impl fmt::Display for Guest {
+    fn fmt(&self, text: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Guest { name, verb, cpus, kernel, networks } = self;
+        write!(
+            text,
+            "apiVersion: assign/v1\n\
+             kind: Guest\n\
+             metadata: {{name: {name}}}\n\
+             spec:\n  \
+               cpus: {{count: {cpus}}}\n  \
+               memory: {{size: 256MiB}}\n  \
+               boot: {{kernel: {kernel}, initrd: /boot/guest.cpio, \
+                       cmdline: \"console=ttyS0 quiet lab={verb}\"}}\n"
+        )?;
+        if !networks.is_empty() {
+            write!(text, "  networks:\n{networks}")?;
+        }
+        Ok(())
+    }
+}
