@@ -38,8 +38,9 @@ impl Apt {
     pub fn open(cache: &Cache) -> Result<Self> {
         let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
         let (family, codename) = identify(&release).with_context(|| {
-            "this is neither Debian nor Ubuntu (see /etc/os-release), and the lab takes its kernel \
-             and busybox from their archives; run it in a Debian container"
+            "this is neither Debian nor Ubuntu (see /etc/os-release), from whose archives the lab \
+             takes what it needs: qemu-system-x86 (8.0 or newer), linux-image-amd64 and \
+             busybox-static. Run it in a container of Debian 12 or newer"
         })?;
         let root = cache.path("apt");
         for folder in ["lists/partial", "archives/partial", "parts"] {
@@ -166,37 +167,54 @@ impl Apt {
         Ok(file)
     }
 
-    /// The command that installs packages on this machine, from backports where needed.
-    fn install_command(&self, packages: &[&str], backports: bool) -> Command {
+    /// The command that installs packages on this machine.
+    fn install_command(&self, packages: &[&str], release: Option<&str>) -> Command {
         let mut command = self.command("apt-get");
         command.args(["install", "--yes", "--no-install-recommends"]);
-        if backports {
-            command.args(["--target-release", &format!("{}-backports", self.codename)]);
+        if let Some(release) = release {
+            command.args(["--target-release", release]);
         }
         command.args(packages);
         command
     }
 
-    /// Installs packages on this machine. Without root it says with which command root would.
-    pub fn install(&self, packages: &[&str], backports: bool) -> Result<()> {
-        let mut command = self.install_command(packages, backports);
-        ensure!(
-            rustix::process::geteuid().is_root(),
-            "{} must be installed, and only root can. Run this and then the same again:\n\n    \
-             sudo {}\n",
-            packages.join(", "),
-            line(&command)
-        );
-        let step = progress::step(format!("installing {}", packages.join(", ")));
-        capture(&mut command)?;
+    /// Installs packages on this machine, and QEMU if its package is named. Without root it says
+    /// with which commands root would.
+    pub fn install(&self, packages: &[&str], qemu: Option<&str>) -> Result<()> {
+        // The only release we know whose own QEMU is too old. Nothing else is taken from there.
+        let backports = (self.codename == "bookworm").then_some("bookworm-backports");
+        let mut commands = Vec::new();
+        if !packages.is_empty() {
+            commands.push(self.install_command(packages, None));
+        }
+        commands.extend(qemu.map(|package| self.install_command(&[package], backports)));
+        let names: Vec<&str> = packages.iter().copied().chain(qemu).collect();
+        if !rustix::process::geteuid().is_root() {
+            let lines: String =
+                commands.iter().map(|command| format!("    sudo {}\n", line(command))).collect();
+            bail!(
+                "only root can install {}. Run this and then the same again:\n\n{lines}",
+                names.join(", ")
+            );
+        }
+        let step = progress::step(format!("installing {}", names.join(", ")));
+        for command in &mut commands {
+            capture(command)?;
+        }
         step.done();
         Ok(())
     }
+}
 
-    /// Whether the distribution's own QEMU is older than the lab needs.
-    pub fn qemu_needs_backports(&self) -> bool {
-        self.codename == "bookworm"
-    }
+/// Which of these packages are not installed on this machine. None where there is no dpkg.
+pub fn not_installed<'a>(packages: &[&'a str]) -> Vec<&'a str> {
+    let mut query = Command::new("dpkg-query");
+    query.args(["--show", "--showformat=${Package} ${db:Status-Status}\\n"]).args(packages);
+    // It also fails where a package is not known at all, having listed the others.
+    let Ok(output) = query.output() else { return Vec::new() };
+    let text = String::from_utf8_lossy(&output.stdout);
+    let installed = |name: &&str| text.lines().any(|line| line == format!("{name} installed"));
+    packages.iter().filter(|name| !installed(name)).copied().collect()
 }
 
 /// Unpacks a package into a folder.

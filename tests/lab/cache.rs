@@ -7,7 +7,7 @@
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::progress;
 
@@ -26,7 +26,7 @@ impl Cache {
             .map(PathBuf::from)
             .or_else(|| named("XDG_CACHE_HOME").map(|dir| Path::new(&dir).join("assign-lab")))
             .or_else(|| named("HOME").map(|dir| Path::new(&dir).join(".cache/assign-lab")))
-            .context("no place for the cache: set ASSIGN_LAB_CACHE to a folder for about 400 MB")?;
+            .context("no place for the cache: set ASSIGN_LAB_CACHE to a folder for about 700 MB")?;
         fs::create_dir_all(&root)
             .with_context(|| format!("cannot make the cache folder {}", root.display()))?;
         // apt and QEMU are told these paths and run elsewhere.
@@ -37,6 +37,22 @@ impl Cache {
     /// A path in the cache.
     pub fn path(&self, name: &str) -> PathBuf {
         self.root.join(name)
+    }
+
+    /// An error, if there are fewer bytes free than that.
+    pub fn ensure_room(&self, bytes: u64) -> Result<()> {
+        let disk = rustix::fs::statvfs(&self.root)
+            .with_context(|| format!("cannot ask for the room in {}", self.root.display()))?;
+        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+        ensure!(
+            free >= bytes,
+            "{} has {} MB free, and the lab needs {} MB. Make room, or set ASSIGN_LAB_CACHE to a \
+             folder where there is some",
+            self.root.display(),
+            free / 1_000_000,
+            bytes / 1_000_000
+        );
+        Ok(())
     }
 
     /// Waits until nobody else makes things in the cache; it is ours until the result is dropped.

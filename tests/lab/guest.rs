@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use crate::host::Scratch;
 use crate::machine::Machine;
+use crate::scratch::Scratch;
 use crate::{image, setup, shape};
 
 /// Boots the guest's kernel and file system with one virtio network card, in whose network 10.0.2.2

@@ -1,10 +1,8 @@
 //! A running host, and what a scenario does in it.
 
-use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -12,12 +10,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use crate::binaries::BUILT;
+use crate::image;
 use crate::job::{Job, JobState, Output};
 use crate::machine::{Machine, Shared, keep};
+use crate::scratch::Scratch;
 use crate::setup::Ready;
 use crate::shape::Shape;
-use crate::wire::{Event, Message, Request};
-use crate::{binaries, image};
+use crate::wire::{Event, Message, Request, VERSION};
 
 /// How long a command may take where nothing else is said.
 const COMMAND: Duration = Duration::from_secs(120);
@@ -31,7 +31,6 @@ pub struct Host {
     link: Arc<Link>,
     next_id: AtomicU32,
     boot_time: Duration,
-    _scratch: Scratch,
 }
 
 /// The way to the agent.
@@ -71,12 +70,13 @@ impl Host {
             .wait(BOOT, |state| state.agent_ready.then_some(()))
             .map_err(|why| machine.error(why, BOOT, "booting the host"))?;
         let boot_time = machine.begun().elapsed();
+        // QEMU has read the image, and if this process is killed there is nothing left behind.
+        drop(scratch);
         Ok(Host {
             machine,
             link: Arc::new(Link(Mutex::new(ours))),
             next_id: AtomicU32::new(1),
             boot_time,
-            _scratch: scratch,
         })
     }
 
@@ -122,13 +122,23 @@ impl Host {
 
     /// As [`spawn`](Self::spawn), with variables in the command's environment.
     pub fn spawn_with(&self, command: &str, env: &[(&str, &str)]) -> Job {
+        self.begin(command, env, None)
+    }
+
+    /// As [`spawn`](Self::spawn), on a terminal of this many columns. Its errors are then part of
+    /// its output, in the order they came. Enter is `\r`, and the end of the input is Ctrl-D.
+    pub fn spawn_on_terminal(&self, command: &str, columns: u16) -> Job {
+        self.begin(command, &[], Some(columns))
+    }
+
+    fn begin(&self, command: &str, env: &[(&str, &str)], terminal: Option<u16>) -> Job {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         self.machine
             .shared
             .change(|state| drop(state.jobs.insert(id, JobState::new(command.to_owned()))));
         let argv = ["/bin/sh", "-c", command].map(str::to_owned).to_vec();
         let env = env.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
-        self.link.send(&Request::Start { id, argv, env });
+        self.link.send(&Request::Start { id, argv, env, terminal });
         Job { id, machine: self.machine.clone(), link: self.link.clone() }
     }
 
@@ -179,7 +189,13 @@ fn listen(mut stream: UnixStream, shared: &Shared) {
             }
         };
         shared.change(|state| match event {
-            Event::Hello { .. } => state.agent_ready = true,
+            Event::Hello { version: VERSION } => state.agent_ready = true,
+            Event::Hello { version } => {
+                state.ended = Some(format!(
+                    "its agent speaks version {version} of our protocol and this lab {VERSION}: \
+                     build the programs again ({BUILT} is for those who just have)"
+                ));
+            }
             Event::Stdout { id, bytes } => {
                 if let Some(job) = state.jobs.get_mut(&id) {
                     keep(&mut job.stdout, &bytes);
@@ -203,32 +219,5 @@ fn listen(mut stream: UnixStream, shared: &Shared) {
                 }
             }
         });
-    }
-}
-
-/// A folder for one machine's files, removed with it.
-pub struct Scratch(PathBuf);
-
-impl Scratch {
-    /// Makes the folder.
-    pub fn new() -> Result<Self> {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let path = binaries::lab_folder()?.join("hosts").join(name);
-        // Left by a process that was killed and had the same number.
-        let _ = fs::remove_dir_all(&path);
-        fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
-        Ok(Scratch(path))
-    }
-
-    /// Where it is.
-    pub fn path(&self) -> &Path {
-        &self.0
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
     }
 }

@@ -11,9 +11,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use crate::archive::Tree;
+use crate::binaries;
 use crate::cache::{self, write_whole};
 use crate::kit::{GUEST_MODULES, HOST_MODULES, Kit};
-use crate::{binaries, progress};
 
 const HOST_INIT: &str = include_str!("host-init.sh");
 const GUEST_INIT: &str = include_str!("guest-init.sh");
@@ -118,15 +118,12 @@ fn files_below(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Builds our programs, unless `cargo lab test` has just done so.
+/// Builds our programs, under cargo's own progress, unless `cargo lab test` has just done so.
 pub fn build_programs() -> Result<()> {
     if std::env::var_os(binaries::BUILT).is_some() {
         return Ok(());
     }
-    let step = progress::step("building the programs");
-    binaries::build()?;
-    step.done();
-    Ok(())
+    binaries::build()
 }
 
 /// Writes one host's initial file system: what all share and what this one adds.

@@ -53,6 +53,16 @@ impl JobState {
     }
 }
 
+/// What `Job::line` has found.
+pub(crate) enum Line {
+    /// A line, without its end.
+    Printed(String),
+    /// Nothing new in time.
+    NotYet,
+    /// Everything was seen, and the command has ended.
+    NoMore,
+}
+
 /// A command that was started and may still be running. Dropping it leaves the command alone.
 pub struct Job {
     pub(crate) id: u32,
@@ -67,6 +77,31 @@ impl Job {
         let state = self.machine.shared.lock();
         let job = state.jobs.get(&self.id);
         job.map(|job| String::from_utf8_lossy(&job.both).into_owned()).unwrap_or_default()
+    }
+
+    /// The next line of what the command prints, after the first `seen` bytes of it; `seen` moves
+    /// on behind it.
+    pub(crate) fn line(&self, seen: &mut usize, limit: Duration) -> Result<Line> {
+        let look = |state: &State| {
+            let job = state.jobs.get(&self.id)?;
+            let new = job.both.get(*seen..).unwrap_or_default();
+            let end = new.iter().position(|byte| *byte == b'\n').map(|at| at + 1);
+            // After the end, what there is of a line is all there will be.
+            match end.or(job.end.is_some().then_some(new.len())) {
+                Some(0) => Some(None),
+                Some(length) => Some(Some(new[..length].to_vec())),
+                None => None,
+            }
+        };
+        match self.machine.shared.wait(limit, look) {
+            Ok(Some(line)) => {
+                *seen += line.len();
+                Ok(Line::Printed(String::from_utf8_lossy(&line).trim_end().to_owned()))
+            }
+            Ok(None) => Ok(Line::NoMore),
+            Err(InVain::TimedOut) => Ok(Line::NotYet),
+            Err(InVain::Ended(reason)) => Err(self.error(reason)),
+        }
     }
 
     /// Waits until the command has printed a text; an error if it ends without having done so.
@@ -145,7 +180,8 @@ impl Job {
         format!("command: {job}\n{}", self.machine.tail())
     }
 
-    fn error(&self, what: String) -> anyhow::Error {
+    /// An error about the command, with all that is known.
+    pub(crate) fn error(&self, what: String) -> anyhow::Error {
         anyhow!("{what}\n{}", self.report())
     }
 

@@ -51,6 +51,13 @@ pub const GUEST_MODULES: &[&str] = &[
 /// Raised when the folder's content changes for another reason than its modules.
 const FORMAT: u32 = 1;
 
+/// The files of a kit beside its modules.
+const FILES: &[&str] =
+    &["vmlinuz", "vmlinux", "release", "modules.dep", "modules.alias", "busybox", "applets"];
+
+/// Bytes that making a kit takes, most of them for a time only: packages, unpacked and compressed.
+const ROOM: u64 = 700_000_000;
+
 /// A folder of the cache that holds all these things.
 pub struct Kit {
     folder: PathBuf,
@@ -62,6 +69,7 @@ impl Kit {
         if let Some(kit) = Self::cached(cache) {
             return Ok(kit);
         }
+        cache.ensure_room(ROOM)?;
         let apt = apt()?;
         let packages = packages(&apt)?;
         let folder = cache.path("packages");
@@ -70,6 +78,11 @@ impl Kit {
             .map(|package| apt.download(package, &folder))
             .collect::<Result<Vec<_>>>()?;
         let name = format!("kit-{}-{:016x}", packages[0], fingerprint());
+        let damaged = cache.path(&name);
+        if damaged.is_dir() && !is_whole(&damaged) {
+            fs::remove_dir_all(&damaged)
+                .with_context(|| format!("cannot remove the damaged {}", damaged.display()))?;
+        }
         let folder = cache.folder(&name, |folder| make(folder, &files))?;
         write_whole(&cache.path("current-kit"), name.as_bytes())?;
         Ok(Kit { folder })
@@ -80,7 +93,7 @@ impl Kit {
         let name = fs::read_to_string(cache.path("current-kit")).ok()?;
         let folder = cache.path(&name);
         let ours = name.ends_with(&format!("-{:016x}", fingerprint()));
-        (ours && folder.is_dir()).then_some(Kit { folder })
+        (ours && is_whole(&folder)).then_some(Kit { folder })
     }
 
     /// The kernel as the distribution ships it.
@@ -133,6 +146,11 @@ impl Kit {
         tree.file(&format!("{root}/modules.dep"), dep);
         tree.copy(&format!("{root}/modules.alias"), &self.folder.join("modules.alias"))
     }
+}
+
+/// Whether nothing is missing, or empty as after a power cut, of what everything else builds on.
+fn is_whole(folder: &Path) -> bool {
+    FILES.iter().all(|name| fs::metadata(folder.join(name)).is_ok_and(|file| file.len() > 0))
 }
 
 fn read(path: &Path) -> Result<String> {

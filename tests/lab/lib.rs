@@ -18,11 +18,14 @@
 //! - `shape` turns what the scenario wants into a command line of QEMU; `machine` runs it, watches
 //!   its console and ends it in time.
 //! - `wire` is what we say to the agent in the host, `job` a command that runs there.
+//!
+//! On top of it, `demo` shows people what `assign` does.
 
 mod apt;
 mod archive;
 pub mod binaries;
 mod cache;
+pub mod demo;
 mod guest;
 mod host;
 pub mod image;
@@ -33,15 +36,17 @@ mod machine;
 pub mod progress;
 mod qemu;
 mod run;
+mod scratch;
 pub mod setup;
 mod shape;
 pub mod wire;
 
 pub use guest::boot_guest;
-pub use host::{Host, Scratch};
+pub use host::Host;
 pub use job::{Job, Output};
 pub use kit::Kit;
 pub use machine::Machine;
+pub use scratch::Scratch;
 pub use shape::Shape;
 
 /// The name of the virtio serial port that connects a host with the lab.

@@ -1,9 +1,10 @@
 //! The QEMU of this machine.
 
+use std::fmt::{self, Display, Formatter};
 use std::path::PathBuf;
 use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 
 use crate::run::capture;
 
@@ -19,7 +20,21 @@ pub enum Unusable {
     /// It is not in `PATH`.
     Missing,
     /// It is older than the lab needs.
-    TooOld { major: u32, minor: u32 },
+    TooOld { program: PathBuf, major: u32, minor: u32 },
+}
+
+impl Display for Unusable {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Unusable::Missing => write!(f, "{PROGRAM}, which emulates the hosts, is not in PATH"),
+            Unusable::TooOld { program, major, minor } => write!(
+                f,
+                "{} is version {major}.{minor}, and the lab needs 8.0 or newer, the first with \
+                 SR-IOV",
+                program.display()
+            ),
+        }
+    }
 }
 
 /// Looks for QEMU in `PATH` and asks its version.
@@ -31,17 +46,10 @@ pub fn find() -> Result<Result<PathBuf, Unusable>> {
     let version = version(&text)
         .with_context(|| format!("{} does not tell its version: {text:?}", program.display()))?;
     Ok(if version < OLDEST {
-        Err(Unusable::TooOld { major: version.0, minor: version.1 })
+        Err(Unusable::TooOld { program, major: version.0, minor: version.1 })
     } else {
         Ok(program)
     })
-}
-
-/// QEMU, or an error that says what to do.
-pub fn require() -> Result<PathBuf> {
-    let found = find()?;
-    ensure!(found.is_ok(), "QEMU 8.0 or newer is not installed here: run `cargo lab setup`");
-    found.map_err(|_| anyhow::anyhow!("no QEMU"))
 }
 
 fn version(text: &str) -> Option<(u32, u32)> {

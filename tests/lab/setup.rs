@@ -3,13 +3,12 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 
-use crate::apt::Apt;
+use crate::apt::{self, Apt};
 use crate::cache::Cache;
 use crate::kit::Kit;
-use crate::qemu::{self, Unusable};
-use crate::{progress, run};
+use crate::{progress, qemu, run};
 
 /// Everything an emulated machine needs that is not built from this workspace.
 pub struct Ready {
@@ -30,7 +29,13 @@ pub fn ready() -> Result<Ready> {
     let mut apt = None;
     install_missing(&cache, &mut apt)?;
     let kit = Kit::ready(&cache, || apt.take().map_or_else(|| Apt::open(&cache), Ok))?;
-    Ok(Ready { qemu: qemu::require()?, kit })
+    let qemu = qemu::find()?.map_err(|unusable| {
+        anyhow!(
+            "{unusable}. Debian 12 (backports), Debian 13 and Ubuntu 24.04 have one that will do; if \
+             it is installed, let no older one be found before it in PATH"
+        )
+    })?;
+    Ok(Ready { qemu, kit })
 }
 
 /// What is there, without installing or downloading anything: for tests.
@@ -39,19 +44,33 @@ pub fn present() -> Result<Ready> {
         "the lab's kernel is not in the cache: run `cargo lab setup` (or set ASSIGN_LAB_CACHE to \
          the folder it used)",
     )?;
-    Ok(Ready { qemu: qemu::require()?, kit })
+    let qemu = qemu::find()?.map_err(|unusable| anyhow!("{unusable}: run `cargo lab setup`"))?;
+    Ok(Ready { qemu, kit })
 }
 
+/// What crates of the workspace may need to be built, besides Rust and a C compiler (without which
+/// the lab itself would not have been built).
+const TO_BUILD: &[&str] = &["libudev-dev", "pkg-config"];
+
 fn install_missing(cache: &Cache, apt: &mut Option<Apt>) -> Result<()> {
-    let Err(unusable) = qemu::find()? else { return Ok(()) };
-    progress::note(match unusable {
-        Unusable::Missing => "QEMU, which emulates the hosts, is not installed here".to_owned(),
-        Unusable::TooOld { major, minor } => {
-            format!("QEMU here is {major}.{minor}; SR-IOV needs 8.0 or newer")
+    let packages = apt::not_installed(TO_BUILD);
+    let qemu = match qemu::find()? {
+        Ok(_) => None,
+        Err(unusable) => {
+            progress::note(unusable.to_string());
+            Some("qemu-system-x86")
         }
-    });
-    let apt = apt.insert(Apt::open(cache)?);
-    apt.install(&["qemu-system-x86"], apt.qemu_needs_backports())
+    };
+    if qemu.is_none() && packages.is_empty() {
+        return Ok(());
+    }
+    if qemu.is_none() && !rustix::process::geteuid().is_root() {
+        // Should they be needed after all, the compiler will say so.
+        let packages = packages.join(" ");
+        progress::note(format!("not installed, and may be needed: {packages} (apt-get install)"));
+        return Ok(());
+    }
+    apt.insert(Apt::open(cache)?).install(&packages, qemu)
 }
 
 /// The version of cargo-nextest that is installed where none is.

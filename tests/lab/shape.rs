@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::archive::Tree;
 use crate::host::Host;
@@ -122,7 +122,8 @@ impl Shape {
         image::write_host(&ready.kit, &self.additions, &initrd)?;
         let mut command = self.command(ready, &initrd, "lab.shell");
         command.args(["-serial", "mon:stdio"]);
-        command.status().context("cannot run QEMU")?;
+        let status = command.status().context("cannot run QEMU")?;
+        ensure!(status.success(), "QEMU has ended ({status}); what it said is above");
         Ok(())
     }
 
@@ -175,7 +176,7 @@ impl Shape {
         for port in 0..self.igb {
             // Places on bus 0 from 2 on; slots and chassis numbers must differ between ports.
             add("-device", root_port(port, 2 + port));
-            add("-netdev", format!("user,id=lan{port},net=10.0.{}.0/24", 2 + 10 * u32::from(port)));
+            add("-netdev", network(&format!("lan{port}"), 2 + 10 * port));
             let mac = format!("52:54:00:00:01:{port:02x}");
             add("-device", format!("igb,bus=port{port},netdev=lan{port},mac={mac}"));
         }
@@ -189,7 +190,7 @@ impl Shape {
             }
         }
         if self.bridge {
-            add("-netdev", "user,id=uplink,net=10.0.3.0/24".into());
+            add("-netdev", network("uplink", 3));
             let place = "addr=0x18,netdev=uplink,mac=52:54:00:00:03:00,romfile=";
             add("-device", format!("virtio-net-pci,{place}"));
         }
@@ -207,6 +208,12 @@ impl Shape {
             format!("virtserialport,bus=agents.0,chardev=agent,name={AGENT_PORT}"),
         ]
     }
+}
+
+/// A network in which 10.0.THIRD.2 hands out leases. QEMU's router would advertise itself over IPv6
+/// too, some seconds later, and a scenario would find a default route that it did not see before.
+fn network(id: &str, third: u8) -> String {
+    format!("user,id={id},net=10.0.{third}.0/24,ipv6=off")
 }
 
 fn root_port(number: u8, place: u8) -> String {

@@ -11,7 +11,7 @@
 use std::io::{self, Read, Write};
 
 /// The version of this protocol; the agent states it in its first message.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// The longest frame, in bytes, without its length field.
 pub const MAX_FRAME: usize = 256 * 1024;
@@ -30,6 +30,8 @@ pub enum Request {
         argv: Vec<String>,
         /// Variables added to the agent's own environment.
         env: Vec<(String, String)>,
+        /// Run it on a terminal of this many columns, in place of pipes.
+        terminal: Option<u16>,
     },
     /// Bytes for the command's standard input.
     Stdin {
@@ -217,8 +219,10 @@ impl<'a> Decoder<'a> {
 impl Message for Request {
     fn encode(&self) -> Vec<u8> {
         match self {
-            Request::Start { id, argv, env } => {
-                let mut out = Encoder::new(1, *id).number(argv.len() as u32);
+            Request::Start { id, argv, env, terminal } => {
+                // A terminal has at least one column, so none stands for no terminal.
+                let columns = u32::from(terminal.unwrap_or(0));
+                let mut out = Encoder::new(1, *id).number(columns).number(argv.len() as u32);
                 for argument in argv {
                     out = out.text(argument);
                 }
@@ -241,6 +245,8 @@ impl Message for Request {
         let request = match kind {
             // Counts are not trusted for allocation: each turn of the loop must find its bytes.
             1 => {
+                let columns = u16::try_from(from.number()?);
+                let columns = columns.map_err(|_| invalid("a terminal wider than 65535"))?;
                 let mut argv = Vec::new();
                 for _ in 0..from.number()? {
                     argv.push(from.text()?);
@@ -249,7 +255,7 @@ impl Message for Request {
                 for _ in 0..from.number()? {
                     env.push((from.text()?, from.text()?));
                 }
-                Request::Start { id, argv, env }
+                Request::Start { id, argv, env, terminal: Some(columns).filter(|&n| n > 0) }
             }
             2 => Request::Stdin { id, bytes: from.rest() },
             3 => Request::CloseStdin { id },
@@ -305,7 +311,9 @@ mod tests {
                 id: 7,
                 argv: vec!["sh".into(), "-c".into(), "echo ß".into()],
                 env: vec![("A".into(), "".into()), ("B".into(), "x=y".into())],
+                terminal: None,
             },
+            Request::Start { id: 8, argv: vec![], env: vec![], terminal: Some(80) },
             Request::Stdin { id: 7, bytes: vec![0, 255, 10] },
             Request::CloseStdin { id: 7 },
             Request::Signal { id: u32::MAX, signal: 9 },
@@ -370,7 +378,7 @@ mod tests {
 
     #[test]
     fn counts_that_promise_too_much_are_errors() {
-        let mut content = vec![1, 0, 0, 0, 0];
+        let mut content = vec![1, 0, 0, 0, 0, 0, 0, 0, 0];
         content.extend_from_slice(&u32::MAX.to_le_bytes());
         assert_eq!(Request::decode(&content).unwrap_err().kind(), io::ErrorKind::InvalidData);
         assert!(Request::decode(&[9, 0, 0, 0, 0]).is_err());

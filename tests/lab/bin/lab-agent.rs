@@ -5,14 +5,18 @@
 //! and reports their output and their end. Commands run side by side, each in a process group of
 //! its own.
 //!
+//! A command has pipes or, where the lab asks for it, a terminal: then it finds itself in a session
+//! of its own, and its errors come mixed with its output, as they would on a screen.
+//!
 //! As process 1 it inherits every orphan and has to reap them all. Therefore only the reaper waits
 //! for processes; those that are commands are passed on to the thread that follows them.
 
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -21,11 +25,13 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use lab::wire::{CHUNK, End, Event, Message, Request, VERSION};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitOptions};
+use rustix::pty::OpenptFlags;
+use rustix::termios::Winsize;
 
 /// How long after a command's end its output may still be open in a process it left behind.
 const GRACE: Duration = Duration::from_millis(500);
 
-/// What a command's follower is told, in this order: both outputs closed (in time), and the end.
+/// What a command's follower is told, in this order: all outputs closed (in time), and the end.
 enum News {
     OutputClosed,
     Ended(End),
@@ -77,6 +83,38 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Lets a command run on a new terminal, in a session of its own; returns the screen's side.
+fn give_terminal(command: &mut Command, columns: u16) -> Result<OwnedFd> {
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    let screen = rustix::pty::openpt(flags)?;
+    rustix::pty::unlockpt(&screen)?;
+    let size = Winsize { ws_row: 24, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    rustix::termios::tcsetwinsize(&screen, size)?;
+    let keyboard = rustix::pty::ioctl_tiocgptpeer(&screen, flags)?;
+    command.stdin(keyboard.try_clone()?).stdout(keyboard.try_clone()?);
+    command.stderr(keyboard.try_clone()?);
+    // SAFETY: the closure runs between fork and exec and makes two system calls; it neither
+    // allocates nor takes a lock, and owns the descriptor it uses.
+    unsafe {
+        command.pre_exec(move || {
+            rustix::process::setsid()?;
+            Ok(rustix::process::ioctl_tiocsctty(&keyboard)?)
+        });
+    }
+    Ok(screen)
+}
+
+/// Passes on what the lab types.
+fn feed(mut stdin: impl Write + Send + 'static, input: Receiver<Vec<u8>>) {
+    thread::spawn(move || {
+        for bytes in input {
+            if stdin.write_all(&bytes).is_err() {
+                break;
+            }
+        }
+    });
+}
+
 impl Agent {
     fn report(&self, event: Event) {
         // If the lab is gone there is nobody to tell; the machine ends with it.
@@ -85,8 +123,8 @@ impl Agent {
 
     fn serve(self: Arc<Self>, request: Request) {
         match request {
-            Request::Start { id, argv, env } => {
-                if let Err(error) = self.clone().start(id, &argv, env) {
+            Request::Start { id, argv, env, terminal } => {
+                if let Err(error) = self.clone().start(id, &argv, env, terminal) {
                     self.report(Event::Failed { id, message: format!("{error:#}") });
                 }
             }
@@ -112,71 +150,73 @@ impl Agent {
         }
     }
 
-    fn start(self: Arc<Self>, id: u32, argv: &[String], env: Vec<(String, String)>) -> Result<()> {
+    fn start(
+        self: Arc<Self>,
+        id: u32,
+        argv: &[String],
+        env: Vec<(String, String)>,
+        terminal: Option<u16>,
+    ) -> Result<()> {
         let (program, arguments) = argv.split_first().context("an empty command")?;
         let (news, follower_news) = mpsc::channel();
         let (stdin, input) = mpsc::channel();
+        let mut command = Command::new(program);
+        command.args(arguments).envs(env).current_dir("/root");
+        let screen = match terminal {
+            Some(columns) => Some(give_terminal(&mut command, columns).context("a terminal")?),
+            None => None,
+        };
+        if screen.is_none() {
+            command.process_group(0);
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        }
         // The lock is held over the spawn: the reaper must find the job when its process ends.
         let mut jobs = lock(&self.jobs);
-        let mut child = Command::new(program)
-            .args(arguments)
-            .envs(env)
-            .current_dir("/root")
-            .process_group(0)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .with_context(|| format!("cannot start {program}"))?;
+        let mut child = command.spawn().with_context(|| format!("cannot start {program}"))?;
         jobs.insert(
             id,
             Job { pid: Pid::from_child(&child), stdin: Some(stdin), follower: news.clone() },
         );
         drop(jobs);
-        self.follow(id, &mut child, input, news, follower_news);
+        // The command's side of the terminal is held by `command` too; its end must be seen.
+        drop(command);
+        let mut open = 0;
+        let mut listen = |from: Box<dyn Read + Send>, event: fn(u32, Vec<u8>) -> Event| {
+            open += 1;
+            let (agent, news) = (self.clone(), news.clone());
+            thread::spawn(move || {
+                agent.relay(from, |bytes| event(id, bytes));
+                let _ = news.send(News::OutputClosed);
+            });
+        };
+        if let Some(stdout) = child.stdout.take() {
+            listen(Box::new(stdout), |id, bytes| Event::Stdout { id, bytes });
+        }
+        if let Some(stderr) = child.stderr.take() {
+            listen(Box::new(stderr), |id, bytes| Event::Stderr { id, bytes });
+        }
+        if let Some(screen) = &screen {
+            let screen = Box::new(File::from(screen.try_clone()?));
+            listen(screen, |id, bytes| Event::Stdout { id, bytes });
+        }
+        match (child.stdin.take(), screen) {
+            (Some(stdin), _) => feed(stdin, input),
+            (None, Some(screen)) => feed(File::from(screen), input),
+            (None, None) => {}
+        }
+        self.follow(id, open, follower_news);
         Ok(())
     }
 
-    /// Starts the threads of one command: one feeds it, two read it, one waits for its end.
-    fn follow(
-        self: Arc<Self>,
-        id: u32,
-        child: &mut Child,
-        input: Receiver<Vec<u8>>,
-        news: Sender<News>,
-        follower_news: Receiver<News>,
-    ) {
-        if let Some(mut stdin) = child.stdin.take() {
-            thread::spawn(move || {
-                for bytes in input {
-                    if stdin.write_all(&bytes).is_err() {
-                        break;
-                    }
-                }
-            });
-        }
-        if let Some(stdout) = child.stdout.take() {
-            let (agent, news) = (self.clone(), news.clone());
-            thread::spawn(move || {
-                agent.relay(stdout, |bytes| Event::Stdout { id, bytes });
-                let _ = news.send(News::OutputClosed);
-            });
-        }
-        if let Some(stderr) = child.stderr.take() {
-            let agent = self.clone();
-            thread::spawn(move || {
-                agent.relay(stderr, |bytes| Event::Stderr { id, bytes });
-                let _ = news.send(News::OutputClosed);
-            });
-        }
+    /// Waits for a command's end and, for a while, for what is still in its outputs.
+    fn follow(self: Arc<Self>, id: u32, mut open: usize, news: Receiver<News>) {
         thread::spawn(move || {
-            let mut open = 2;
             let mut ended = None;
             loop {
                 let next = match ended {
-                    None => follower_news.recv().ok(),
+                    None => news.recv().ok(),
                     Some(_) if open == 0 => None,
-                    Some(_) => follower_news.recv_timeout(GRACE).ok(),
+                    Some(_) => news.recv_timeout(GRACE).ok(),
                 };
                 match next {
                     Some(News::OutputClosed) => open -= 1,

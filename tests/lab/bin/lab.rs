@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use lab::{Host, Scratch, binaries, image, progress, setup};
+use lab::{Host, Scratch, binaries, demo, image, progress, setup};
 
 /// An emulated SR-IOV host to try `assign` in: no such hardware, no KVM and no IOMMU is needed.
 #[derive(Parser)]
@@ -16,6 +16,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Verb {
+    /// See what assign does: devices, a policy, two guests, and the host as it was before
+    Demo,
     /// Install and download what the lab needs (the other verbs do it by themselves)
     Setup,
     /// Boot a host and open a shell in it; assign is in its PATH, examples are in /examples
@@ -37,6 +39,7 @@ enum Verb {
 
 fn main() -> ExitCode {
     let done = match Arguments::parse().verb {
+        Verb::Demo => demo().map(|()| ExitCode::SUCCESS),
         Verb::Setup => setup().map(|()| ExitCode::SUCCESS),
         Verb::Shell { no_iommu, igb } => shell(no_iommu, igb).map(|()| ExitCode::SUCCESS),
         Verb::Test { arguments } => test(&arguments),
@@ -51,6 +54,10 @@ fn setup() -> Result<()> {
     let ready = setup::ready()?;
     progress::note(format!("ready: {}, {}", ready.qemu.display(), ready.kit.name()));
     Ok(())
+}
+
+fn demo() -> Result<()> {
+    demo::run(&setup::ready()?)
 }
 
 fn shell(no_iommu: bool, igb: u8) -> Result<()> {
@@ -68,11 +75,6 @@ fn test(arguments: &[String]) -> Result<ExitCode> {
     let mut nextest = setup::nextest()?;
     nextest.args(["run", "--workspace", "--run-ignored", "all"]).args(arguments);
     nextest.current_dir(binaries::workspace()).env(binaries::BUILT, "1");
-    if std::env::var_os("RUST_LIB_BACKTRACE").is_none() {
-        // A scenario's error holds the commands and the console; where in our code it was made, the
-        // test's own line tells.
-        nextest.env("RUST_LIB_BACKTRACE", "0");
-    }
     let status = nextest.status().context("cannot run cargo nextest")?;
     let code = status.code().and_then(|code| u8::try_from(code).ok());
     Ok(code.map_or(ExitCode::FAILURE, ExitCode::from))
