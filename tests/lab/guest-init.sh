@@ -120,7 +120,8 @@ for interface in $interfaces; do
         try "$interface"
     fi
 done
-for interface in $interfaces; do
+# The loopback interface shows that nothing went another way.
+for interface in $interfaces lo; do
     report "$interface"
 done
 

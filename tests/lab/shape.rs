@@ -20,10 +20,11 @@ use crate::{AGENT_PORT, image, setup};
 /// the functions' BARs wrongly: every register then reads 0.
 const MEMORY: &str = "2700M";
 
-/// What every kernel of the lab is told. The last two leave out self-tests of ciphers nobody uses
-/// here, which take most of a second under emulation.
+/// What every kernel of the lab is told. The timer check counts ticks in a busy loop and panics on a
+/// machine too busy to emulate them in time. The last two leave out self-tests of ciphers nobody
+/// uses here, which take most of a second under emulation.
 pub(crate) const CMDLINE: &str = "console=ttyS0 quiet panic=-1 mitigations=off nokaslr \
-     cryptomgr.notests initcall_blacklist=crypto_kdf108_init,jent_mod_init";
+     no_timer_check cryptomgr.notests initcall_blacklist=crypto_kdf108_init,jent_mod_init";
 
 /// The shape of a host that is yet to be booted.
 pub struct Shape {
