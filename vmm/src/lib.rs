@@ -2,9 +2,16 @@
 //!
 //! A [`spec::GuestSpec`] and the descriptors it names go in, [`spec::GuestEvent`]s come out. The
 //! way from one to the other is [`machine::Machine::build`] and [`machine::Machine::run`].
+//!
+//! Locks are taken in this order, and several only where named: a PCI function's state, a virtio
+//! device's common configuration, its work, MSI-X, interrupt routes. The bus's own lock is held for
+//! look-ups and changes only, never while a device answers.
+
+#![deny(unsafe_code)]
 
 pub mod boot;
 pub mod bus;
+#[allow(unsafe_code)]
 pub mod descriptor;
 pub mod devices;
 pub mod error;
@@ -13,6 +20,7 @@ pub mod pci;
 pub mod spec;
 pub mod vfio;
 pub mod virtio;
+pub mod warnings;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

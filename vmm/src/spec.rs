@@ -19,7 +19,7 @@ pub struct Descriptor(pub RawFd);
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GuestSpec {
-    /// The guest's name, for messages only.
+    /// The guest's name, for messages only: 1 to [`MAX_NAME`] bytes without control characters.
     pub name: String,
     /// Number of vCPUs, 1 to [`MAX_CPUS`].
     pub cpus: u8,
@@ -33,12 +33,14 @@ pub struct GuestSpec {
     pub console: Console,
     /// The write end of a pipe for [`GuestEvent`] lines.
     pub events: Option<Descriptor>,
-    /// virtio-net devices, in slot order.
+    /// virtio-net devices, in slot order: at most 31 devices together with the passed-through ones.
     pub networks: Vec<VirtioNet>,
     /// Passed-through devices and the container that holds their groups.
     pub vfio: Option<Vfio>,
 }
 
+/// Longest name of a guest, in bytes.
+pub const MAX_NAME: usize = 255;
 /// Most vCPUs a guest may have.
 pub const MAX_CPUS: u8 = 64;
 /// Least guest RAM, in bytes: below this no distribution kernel unpacks itself.
@@ -73,7 +75,7 @@ pub struct VirtioNet {
     /// An open `/dev/net/tun` attached to its interface with
     /// `IFF_TAP | IFF_NO_PI | IFF_VNET_HDR`.
     pub tap: Descriptor,
-    /// The guest's address on it.
+    /// The guest's address on it: of one card, not of several.
     pub mac: [u8; 6],
 }
 
@@ -85,7 +87,7 @@ pub struct Vfio {
     pub container: Descriptor,
     /// Open `/dev/vfio/GROUP` files, each once, not yet in a container.
     pub groups: Vec<VfioGroup>,
-    /// Devices in slot order.
+    /// Devices in slot order, each once.
     pub devices: Vec<VfioDevice>,
 }
 

@@ -103,7 +103,11 @@ pub fn prepare(
     }
 }
 
-fn write_command_line(memory: &GuestMemory, cmdline: &str) -> Result<()> {
+/// Refuses a command line that no kernel could be given.
+///
+/// # Errors
+/// [`Error::Boot`] saying what is wrong with it.
+pub fn check_command_line(cmdline: &str) -> Result<()> {
     if cmdline.len() > COMMAND_LINE_MAX {
         return Err(Error::Boot(format!(
             "the kernel command line has {} bytes; at most {COMMAND_LINE_MAX} are possible",
@@ -113,6 +117,11 @@ fn write_command_line(memory: &GuestMemory, cmdline: &str) -> Result<()> {
     if cmdline.bytes().any(|byte| byte == 0) {
         return Err(Error::Boot("the kernel command line contains a NUL byte".into()));
     }
+    Ok(())
+}
+
+fn write_command_line(memory: &GuestMemory, cmdline: &str) -> Result<()> {
+    check_command_line(cmdline)?;
     let mut bytes = cmdline.as_bytes().to_vec();
     bytes.push(0);
     put(memory, COMMAND_LINE, &bytes)

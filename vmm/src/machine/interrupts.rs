@@ -1,6 +1,6 @@
 //! Global system interrupts (GSIs) and where each leads.
 //!
-//! Pins 0 to 23 are the I/O APIC's. From [`FIRST_MSI`] on, a GSI stands for a message: KVM holds
+//! Pins 0 to 23 are the I/O APIC's. From 24 on, a GSI stands for a message: KVM holds
 //! one routing table for all of them, which is replaced as a whole. A message's route must stand
 //! before an irqfd is tied to its GSI: the other way round has crashed hosts.
 
@@ -33,7 +33,34 @@ pub struct Message {
 
 /// A GSI reserved for one interrupt vector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Gsi(u32);
+pub struct Gsi(pub(crate) u32);
+
+/// Who brings message-signalled interrupts to the guest. An event may be connected only to a GSI
+/// that is routed, and is disconnected before whoever signals it is silenced.
+pub trait Delivery: Send + Sync {
+    /// Reserves a GSI for a message.
+    ///
+    /// # Errors
+    /// [`Error::Kvm`] where KVM's table is full.
+    fn reserve(&self) -> Result<Gsi>;
+    /// Lets `gsi` deliver `message` from now on. KVM takes the vector and the destination from
+    /// the message and delivers it whatever its address: a message elsewhere than at the local
+    /// APICs, which a device would write to memory, reaches no one's memory here.
+    ///
+    /// # Errors
+    /// [`Error::Kvm`] where KVM refuses the table; the old route stands then.
+    fn route(&self, gsi: Gsi, message: Message) -> Result<()>;
+    /// Lets the kernel raise `gsi` whenever `event` is signalled, also if it already is.
+    ///
+    /// # Errors
+    /// [`Error::Kvm`] where KVM refuses.
+    fn connect(&self, gsi: Gsi, event: &EventFd) -> Result<()>;
+    /// Ends what [`Delivery::connect`] began. Signals stay pending in `event`.
+    ///
+    /// # Errors
+    /// [`Error::Kvm`] where it was not connected.
+    fn disconnect(&self, gsi: Gsi, event: &EventFd) -> Result<()>;
+}
 
 /// The VM's routing table.
 pub struct Interrupts {
@@ -57,57 +84,6 @@ impl Interrupts {
         let interrupts = Interrupts { vm, routes: Mutex::default() };
         interrupts.install(&Routes::default())?;
         Ok(interrupts)
-    }
-
-    /// Reserves a GSI for a message.
-    ///
-    /// # Errors
-    /// [`Error::Kvm`] where KVM's table is full.
-    pub fn reserve(&self) -> Result<Gsi> {
-        let mut routes = crate::lock(&self.routes);
-        let number = FIRST_MSI + routes.reserved;
-        if number as usize >= KVM_MAX_IRQ_ROUTES {
-            let full = io::Error::from(io::ErrorKind::StorageFull);
-            return Err(Error::Kvm { action: "route another interrupt", source: full });
-        }
-        routes.reserved += 1;
-        Ok(Gsi(number))
-    }
-
-    /// Lets `gsi` deliver `message` from now on.
-    ///
-    /// # Errors
-    /// [`Error::Kvm`] where KVM refuses the table; the old route stands then.
-    pub fn route(&self, gsi: Gsi, message: Message) -> Result<()> {
-        let mut routes = crate::lock(&self.routes);
-        let before = routes.messages.insert(gsi, message);
-        if before == Some(message) {
-            return Ok(());
-        }
-        let installed = self.install(&routes);
-        if installed.is_err() {
-            match before {
-                Some(message) => routes.messages.insert(gsi, message),
-                None => routes.messages.remove(&gsi),
-            };
-        }
-        installed
-    }
-
-    /// Lets the kernel raise `gsi` whenever `event` is signalled, also if it already is.
-    ///
-    /// # Errors
-    /// [`Error::Kvm`] where KVM refuses.
-    pub fn connect(&self, gsi: Gsi, event: &EventFd) -> Result<()> {
-        self.vm.register_irqfd(event, gsi.0).kvm("tie an event to an interrupt")
-    }
-
-    /// Ends what [`Interrupts::connect`] began. Signals stay pending in `event`.
-    ///
-    /// # Errors
-    /// [`Error::Kvm`] where it was not connected.
-    pub fn disconnect(&self, gsi: Gsi, event: &EventFd) -> Result<()> {
-        self.vm.unregister_irqfd(event, gsi.0).kvm("untie an event from an interrupt")
     }
 
     /// Ties `event` to a pin of the I/O APIC, edge-triggered.
@@ -145,5 +121,42 @@ impl Interrupts {
             .map_err(|error| io::Error::other(format!("{error:?}")))
             .kvm("build the interrupt routing table")?;
         self.vm.set_gsi_routing(&table).kvm("install the interrupt routing table")
+    }
+}
+
+impl Delivery for Interrupts {
+    fn reserve(&self) -> Result<Gsi> {
+        let mut routes = crate::lock(&self.routes);
+        let number = FIRST_MSI + routes.reserved;
+        if number as usize >= KVM_MAX_IRQ_ROUTES {
+            let full = io::Error::from(io::ErrorKind::StorageFull);
+            return Err(Error::Kvm { action: "route another interrupt", source: full });
+        }
+        routes.reserved += 1;
+        Ok(Gsi(number))
+    }
+
+    fn route(&self, gsi: Gsi, message: Message) -> Result<()> {
+        let mut routes = crate::lock(&self.routes);
+        let before = routes.messages.insert(gsi, message);
+        if before == Some(message) {
+            return Ok(());
+        }
+        let installed = self.install(&routes);
+        if installed.is_err() {
+            match before {
+                Some(message) => routes.messages.insert(gsi, message),
+                None => routes.messages.remove(&gsi),
+            };
+        }
+        installed
+    }
+
+    fn connect(&self, gsi: Gsi, event: &EventFd) -> Result<()> {
+        self.vm.register_irqfd(event, gsi.0).kvm("tie an event to an interrupt")
+    }
+
+    fn disconnect(&self, gsi: Gsi, event: &EventFd) -> Result<()> {
+        self.vm.unregister_irqfd(event, gsi.0).kvm("untie an event from an interrupt")
     }
 }

@@ -121,7 +121,8 @@ impl Slots {
 pub fn give_to_guest(slots: &Slots, memory: &GuestMemory) -> Result<()> {
     for region in memory.iter() {
         // SAFETY: the region is anonymous RAM that lives as long as `memory`, which the machine
-        // keeps until the process ends; nothing in this process holds references into it.
+        // keeps until the process ends once a vCPU runs; nothing in this process holds references
+        // into it.
         unsafe { slots.add(region.start_addr().0, region.as_ptr(), region.len())? };
     }
     Ok(())

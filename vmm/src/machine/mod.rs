@@ -7,20 +7,24 @@
 //! Whoever stops the machine says why through [`crate::devices::power::Stop`]; the first reason
 //! counts. The process ends then, and the kernel takes VM, pins and devices down with it.
 
+mod check;
 pub mod event_loop;
 pub mod interrupts;
+#[allow(unsafe_code)]
+mod kvm;
 pub mod layout;
+#[allow(unsafe_code)]
 pub mod memory;
 pub mod vcpu;
 
 use std::fs::File;
-use std::io;
-use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
+use std::mem::{ManuallyDrop, take};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
 
 use kvm_bindings::KVM_MAX_CPUID_ENTRIES;
-use kvm_ioctls::{Cap, Kvm, VmFd};
+use kvm_ioctls::VmFd;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::boot;
@@ -30,20 +34,17 @@ use crate::devices::power::{self, Keyboard, Power, Stop};
 use crate::devices::serial::{self, Console};
 use crate::error::{Error, Result, Trying};
 use crate::machine::event_loop::{EventLoop, Ready, Trigger};
-use crate::machine::interrupts::Interrupts;
+use crate::machine::interrupts::{Delivery, Interrupts};
 use crate::machine::layout::{ECAM_BASE, ECAM_SIZE, KVM_IDENTITY_MAP, KVM_TSS, Layout, WINDOW_32};
 use crate::machine::memory::{GuestMemory, Slots};
 use crate::machine::vcpu::{Buses, Vcpu};
 use crate::pci::bar::{Allocator, Windows};
 use crate::pci::root::RootComplex;
-use crate::spec::{GuestSpec, MAX_CPUS, MIN_MEMORY, StopReason};
+use crate::spec::{GuestSpec, StopReason};
 use crate::vfio::container::IoSpace;
 use crate::vfio::device::{self as vfio_device, VfioFunction};
 use crate::virtio::net::Net;
-use crate::virtio::transport::{self, VirtioFunction};
-
-/// `KVM_API_VERSION`, which has not changed since Linux 2.6.22.
-const API_VERSION: i32 = 12;
+use crate::virtio::transport::{self, Doorbells, VirtioFunction};
 
 /// A guest that is ready to run.
 pub struct Machine {
@@ -51,7 +52,7 @@ pub struct Machine {
     buses: Buses,
     events: EventLoop,
     stop: Arc<Stop>,
-    // Kept until the process ends: vCPUs, slots and pinned mappings refer to it.
+    // Kept until the process ends, by `run`: vCPUs, slots and pinned mappings refer to it.
     _memory: GuestMemory,
     // When the VM's descriptor is closed, KVM lets go of all events, also while vCPUs run.
     _vm: Arc<VmFd>,
@@ -63,8 +64,8 @@ impl Machine {
     /// # Errors
     /// The first thing that is wrong or refused; nothing has run by then.
     pub fn build(spec: &GuestSpec, inherited: &mut Inherited) -> Result<Self> {
-        check(spec)?;
-        let kvm = open_kvm(inherited.take(spec.kvm, "/dev/kvm")?)?;
+        check::check(spec)?;
+        let kvm = kvm::open(inherited.take(spec.kvm, "/dev/kvm")?)?;
         let vm = Arc::new(kvm.create_vm().kvm("create a VM")?);
         vm.set_identity_map_address(KVM_IDENTITY_MAP).kvm("place its identity map")?;
         vm.set_tss_address(KVM_TSS as usize).kvm("place its TSS")?;
@@ -81,7 +82,8 @@ impl Machine {
         let buses = Buses { memory: Arc::default(), ports: Arc::default() };
         add_legacy_devices(spec, inherited, &buses, &interrupts, &stop, &mut events)?;
         let parts = Parts { vm: &vm, slots: &slots, memory: &memory, bus: &buses.memory };
-        add_pci_devices(spec, inherited, &parts, &interrupts, &layout, &mut events)?;
+        let delivery: Arc<dyn Delivery> = interrupts;
+        add_pci_devices(spec, inherited, &parts, &delivery, &layout, &mut events)?;
 
         let kernel = File::from(inherited.take(spec.boot.kernel, "the kernel")?);
         let initrd = spec.boot.initrd.map(|file| inherited.take(file, "the initrd")).transpose()?;
@@ -99,58 +101,33 @@ impl Machine {
         Ok(Machine { vcpus, buses, events, stop, _memory: memory, _vm: vm })
     }
 
-    /// Starts the vCPUs and serves the guest until it stops.
+    /// Starts the vCPUs and serves the guest until it stops. The vCPUs' threads are not waited for
+    /// and may still run then: the process is expected to end.
     ///
     /// # Errors
     /// Where a thread cannot be started or waiting fails.
     pub fn run(mut self) -> Result<StopReason> {
-        for (index, mut vcpu) in self.vcpus.drain(..).enumerate() {
-            let (buses, stop) = (self.buses.clone(), self.stop.clone());
+        let vcpus = take(&mut self.vcpus);
+        // Never dropped: vCPUs that still run write to the guest's RAM, and whatever came to lie in
+        // its place in this process would be written over.
+        let machine = ManuallyDrop::new(self);
+        for (index, vcpu) in vcpus.into_iter().enumerate() {
+            let (buses, stop) = (machine.buses.clone(), machine.stop.clone());
             thread::Builder::new()
                 .name(format!("vcpu{index}"))
-                .spawn(move || stop.request(vcpu.run(&buses.memory, &buses.ports)))
+                .spawn(move || stop.request(run_vcpu(vcpu, &buses)))
                 .system("start a vCPU's thread")?;
         }
-        self.events.run(|| self.stop.reason())
+        machine.events.run(|| machine.stop.reason())
     }
 }
 
-fn check(spec: &GuestSpec) -> Result<()> {
-    if spec.cpus == 0 || spec.cpus > MAX_CPUS {
-        let text = format!("{} CPUs; 1 to {MAX_CPUS} are possible", spec.cpus);
-        return Err(Error::Spec(text));
-    }
-    if spec.memory_bytes < MIN_MEMORY || !spec.memory_bytes.is_multiple_of(4096) {
-        return Err(Error::Spec(format!(
-            "{} bytes of memory; at least {MIN_MEMORY} and whole pages are possible",
-            spec.memory_bytes
-        )));
-    }
-    Ok(())
-}
-
-fn open_kvm(descriptor: OwnedFd) -> Result<Kvm> {
-    // SAFETY: the number leaves its owner here and becomes the new owner's. A descriptor of
-    // another kind only makes the calls below fail.
-    let kvm = unsafe { Kvm::from_raw_fd(descriptor.into_raw_fd()) };
-    let version = kvm.get_api_version();
-    if version != API_VERSION {
-        let text = format!("the API version is {version}, not {API_VERSION}: is it /dev/kvm?");
-        return Err(Error::Kvm { action: "be used", source: io::Error::other(text) });
-    }
-    for (capability, name) in [
-        (Cap::Irqchip, "in-kernel interrupt controllers"),
-        (Cap::Irqfd, "interrupts by events"),
-        (Cap::Ioeventfd, "notifications by events"),
-        (Cap::UserMemory, "user memory"),
-        (Cap::TscDeadlineTimer, "the TSC deadline timer"),
-    ] {
-        if !kvm.check_extension(capability) {
-            let text = format!("this host's KVM lacks {name}; Linux 3.8 or newer has it");
-            return Err(Error::Kvm { action: "be used", source: io::Error::other(text) });
-        }
-    }
-    Ok(kvm)
+/// Runs a vCPU to its end. A bug of ours that it meets stops the machine, instead of leaving a
+/// guest that waits for a CPU.
+fn run_vcpu(mut vcpu: Vcpu, buses: &Buses) -> StopReason {
+    catch_unwind(AssertUnwindSafe(|| vcpu.run(&buses.memory, &buses.ports))).unwrap_or_else(|_| {
+        StopReason::Failed { detail: "a vCPU's thread panicked; this is a bug".into() }
+    })
 }
 
 /// Wakes the event loop so that it sees the reason to stop.
@@ -181,7 +158,9 @@ fn add_legacy_devices(
     let output = inherited.take(spec.console.output, "the console's output")?;
     let input = spec.console.input.map(|input| inherited.take(input, "the console's input"));
     let input = input.transpose()?.map(File::from);
-    let console = Arc::new(Console::new(interrupts, input, File::from(output))?);
+    let line = EventFd::new(EFD_CLOEXEC).system("create an event")?;
+    interrupts.connect_pin(serial::PIN, &line)?;
+    let console = Arc::new(Console::new(line, input, File::from(output))?);
     console.listen(events)?;
     let power = Arc::new(Power(stop.clone()));
     let keyboard = Arc::new(Keyboard(stop.clone()));
@@ -203,7 +182,7 @@ fn add_pci_devices(
     spec: &GuestSpec,
     inherited: &mut Inherited,
     parts: &Parts<'_>,
-    interrupts: &Arc<Interrupts>,
+    interrupts: &Arc<dyn Delivery>,
     layout: &Layout,
     events: &mut EventLoop,
 ) -> Result<()> {
@@ -224,11 +203,12 @@ fn add_pci_devices(
             root.add(Arc::new(function)).map_err(full)?;
         }
     }
+    let doorbells: Arc<dyn Doorbells> = parts.vm.clone();
     for network in &spec.networks {
         let net = Arc::new(Net::new(inherited.take(network.tap, "a TAP")?, network)?);
         net.listen(events)?;
         let surroundings = transport::Surroundings {
-            vm: parts.vm,
+            doorbells: &doorbells,
             bus: parts.bus,
             interrupts,
             allocator: &mut allocator,

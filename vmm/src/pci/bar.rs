@@ -1,7 +1,7 @@
 //! Base address registers: what the guest writes into them and where that makes them decode.
 //!
 //! This is the whole decision, without side effects: [`Bars`] remembers the registers, and
-//! [`Bars::moves`] says which BAR has to appear, disappear or move. A BAR decodes only while the
+//! [`Bars::changes`] says which BAR has to appear or disappear. A BAR decodes only while the
 //! command register says so and only within a PCI window: a guest that points one at its own RAM,
 //! at the configuration space or at the interrupt controllers merely loses it.
 
@@ -76,13 +76,21 @@ impl Windows {
 
 /// A change of where one BAR decodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BarMove {
-    /// Which BAR.
-    pub index: usize,
-    /// Where it decoded.
-    pub from: Option<u64>,
-    /// Where it decodes now.
-    pub to: Option<u64>,
+pub enum BarChange {
+    /// BAR `index` decodes at `address` no more.
+    Hide {
+        /// Which BAR.
+        index: usize,
+        /// Where it decoded.
+        address: u64,
+    },
+    /// BAR `index` decodes at `address` from now on.
+    Show {
+        /// Which BAR.
+        index: usize,
+        /// Where it decodes.
+        address: u64,
+    },
 }
 
 /// The BARs of one function.
@@ -172,27 +180,26 @@ impl Bars {
     }
 
     /// What has to change so that exactly the BARs decode that should, by the `command` register
-    /// and the `windows`. BARs that go come first. The answer is taken as carried out, except
-    /// where [`Bars::lost`] says otherwise.
-    pub fn moves(&mut self, command: u16, windows: &Windows) -> Vec<BarMove> {
-        let mut moves = Vec::new();
+    /// and the `windows`. All that is hidden comes before anything is shown, so that a BAR can take
+    /// the place of another. The answer is taken as carried out, except where [`Bars::lost`] says
+    /// otherwise: such a BAR is tried again with the next call.
+    pub fn changes(&mut self, command: u16, windows: &Windows) -> Vec<BarChange> {
+        let (mut hidden, mut shown) = (Vec::new(), Vec::new());
         for (index, bar) in self.bars.iter_mut().enumerate() {
             let Some(bar) = bar else { continue };
-            let decodes = match bar.kind {
-                BarKind::Io => false,
-                _ => {
-                    command & register::COMMAND_MEMORY != 0
-                        && windows.contains(bar.address, bar.size)
-                }
-            };
-            let to = decodes.then_some(bar.address);
-            if to != bar.decoded {
-                moves.push(BarMove { index, from: bar.decoded, to });
-                bar.decoded = to;
+            let decodes = bar.kind != BarKind::Io
+                && command & register::COMMAND_MEMORY != 0
+                && windows.contains(bar.address, bar.size);
+            let wanted = decodes.then_some(bar.address);
+            if wanted == bar.decoded {
+                continue;
             }
+            hidden.extend(bar.decoded.map(|address| BarChange::Hide { index, address }));
+            shown.extend(wanted.map(|address| BarChange::Show { index, address }));
+            bar.decoded = wanted;
         }
-        moves.sort_by_key(|one| one.to.is_some());
-        moves
+        hidden.append(&mut shown);
+        hidden
     }
 
     /// BAR `index` could not be made to decode: another one is in its place.
@@ -284,16 +291,16 @@ mod tests {
     fn a_bar_decodes_only_when_enabled_and_within_a_window() {
         let mut bars = igbvf();
         Allocator::new(WINDOWS).place(&mut bars).unwrap();
-        assert_eq!(bars.moves(0, &WINDOWS), []);
-        let shown = bars.moves(register::COMMAND_MEMORY, &WINDOWS);
+        assert_eq!(bars.changes(0, &WINDOWS), []);
+        let shown = bars.changes(register::COMMAND_MEMORY, &WINDOWS);
         assert_eq!(shown.len(), 2);
-        assert_eq!(shown[0], BarMove { index: 0, from: None, to: Some(1 << 36) });
-        assert_eq!(bars.moves(register::COMMAND_MEMORY, &WINDOWS), []);
+        assert_eq!(shown[0], BarChange::Show { index: 0, address: 1 << 36 });
+        assert_eq!(bars.changes(register::COMMAND_MEMORY, &WINDOWS), []);
         // Over guest RAM, over the configuration space, past the window's end, and wrapping.
         for (low, high) in [(0x10_0000, 0), (0xe000_0000, 0), (0, 0x20), (u32::MAX, u32::MAX)] {
             write(&mut bars, 0, low);
             write(&mut bars, 1, high);
-            bars.moves(register::COMMAND_MEMORY, &WINDOWS);
+            bars.changes(register::COMMAND_MEMORY, &WINDOWS);
             assert_eq!(bars.bars[0].as_ref().unwrap().decoded, None, "{high:#x}{low:08x}");
         }
     }
@@ -302,12 +309,34 @@ mod tests {
     fn a_move_leaves_the_old_place_before_it_takes_a_new_one() {
         let mut bars = igbvf();
         Allocator::new(WINDOWS).place(&mut bars).unwrap();
-        bars.moves(register::COMMAND_MEMORY, &WINDOWS);
+        bars.changes(register::COMMAND_MEMORY, &WINDOWS);
         write(&mut bars, 3, 0xc100_0000);
-        let moves = bars.moves(register::COMMAND_MEMORY, &WINDOWS);
-        assert_eq!(moves, [BarMove { index: 3, from: Some(0xc000_0000), to: Some(0xc100_0000) }]);
-        let gone = bars.moves(0, &WINDOWS);
-        assert!(gone.iter().all(|one| one.to.is_none()) && gone.len() == 2);
+        let changes = bars.changes(register::COMMAND_MEMORY, &WINDOWS);
+        let hide = BarChange::Hide { index: 3, address: 0xc000_0000 };
+        let show = BarChange::Show { index: 3, address: 0xc100_0000 };
+        assert_eq!(changes, [hide, show]);
+        let gone = bars.changes(0, &WINDOWS);
+        assert!(gone.iter().all(|one| matches!(one, BarChange::Hide { .. })) && gone.len() == 2);
+    }
+
+    #[test]
+    fn a_bar_that_lost_its_place_gets_it_when_the_other_leaves() {
+        let memory = BarKind::Memory32 { prefetchable: false };
+        let mut bars = Bars::default();
+        bars.add(0, memory, 0x1000).unwrap();
+        bars.add(1, memory, 0x1000).unwrap();
+        bars.assign(0, 0xc000_0000);
+        bars.assign(1, 0xc000_0000);
+        bars.changes(register::COMMAND_MEMORY, &WINDOWS);
+        bars.lost(0);
+        write(&mut bars, 1, 0xc100_0000);
+        let changes = bars.changes(register::COMMAND_MEMORY, &WINDOWS);
+        let expected = [
+            BarChange::Hide { index: 1, address: 0xc000_0000 },
+            BarChange::Show { index: 0, address: 0xc000_0000 },
+            BarChange::Show { index: 1, address: 0xc100_0000 },
+        ];
+        assert_eq!(changes, expected);
     }
 
     #[test]

@@ -3,7 +3,10 @@
 //! A vector is *live* while MSI-X is enabled, the function is not masked and the vector is not
 //! masked: then its event is tied to a GSI and the kernel delivers it without us. While it is not,
 //! a signal stays in the event, which is the vector's pending bit, and is delivered by the kernel
-//! at the moment the vector goes live.
+//! at the moment the vector goes live. Turning MSI-X off forgets what is pending.
+//!
+//! The order is: route, then connect the event, then let the device signal it; and back: disconnect
+//! the event, then silence the device. Another order has crashed hosts.
 
 use std::sync::Arc;
 
@@ -12,7 +15,8 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::descriptor::borrow;
 use crate::error::{Result, Trying};
-use crate::machine::interrupts::{Gsi, Interrupts, Message};
+use crate::machine::interrupts::{Delivery, Gsi, Message};
+use crate::warnings::Warnings;
 
 /// Bytes of a table entry.
 pub const ENTRY_SIZE: usize = 16;
@@ -29,7 +33,7 @@ pub trait Source: Send {
     ///
     /// # Errors
     /// Where the device cannot do that; the vector stays silent then.
-    fn attach(&mut self, number: u16, event: &EventFd) -> Result<()>;
+    fn attach(&mut self, number: u16, event: &Arc<EventFd>) -> Result<()>;
     /// No vector is signalled any more.
     fn detach_all(&mut self);
 }
@@ -38,7 +42,7 @@ pub trait Source: Send {
 pub struct Emulated;
 
 impl Source for Emulated {
-    fn attach(&mut self, _: u16, _: &EventFd) -> Result<()> {
+    fn attach(&mut self, _: u16, _: &Arc<EventFd>) -> Result<()> {
         Ok(())
     }
 
@@ -47,7 +51,7 @@ impl Source for Emulated {
 
 #[derive(Default)]
 struct Vector {
-    event: Option<EventFd>,
+    event: Option<Arc<EventFd>>,
     gsi: Option<Gsi>,
     attached: bool,
     live: bool,
@@ -58,20 +62,26 @@ pub struct Msix {
     table: Vec<u8>,
     vectors: Vec<Vector>,
     control: u16,
-    interrupts: Arc<Interrupts>,
+    delivery: Arc<dyn Delivery>,
     source: Box<dyn Source>,
+    warnings: Arc<Warnings>,
 }
 
 impl Msix {
     /// A table of `count` vectors, 1 to [`VECTORS_MAX`], all masked.
-    pub fn new(count: u16, interrupts: Arc<Interrupts>, source: Box<dyn Source>) -> Self {
+    pub fn new(
+        count: u16,
+        delivery: Arc<dyn Delivery>,
+        source: Box<dyn Source>,
+        warnings: Arc<Warnings>,
+    ) -> Self {
         let count = usize::from(count.clamp(1, VECTORS_MAX));
         let mut table = vec![0; count * ENTRY_SIZE];
         for entry in table.chunks_mut(ENTRY_SIZE) {
             entry[12] = ENTRY_MASKED;
         }
         let vectors = (0..count).map(|_| Vector::default()).collect();
-        Msix { table, vectors, control: 0, interrupts, source }
+        Msix { table, vectors, control: 0, delivery, source, warnings }
     }
 
     /// Bytes of the table.
@@ -98,6 +108,9 @@ impl Msix {
             self.source.detach_all();
             for vector in &mut self.vectors {
                 vector.attached = false;
+                if !vector.live {
+                    vector.event = None;
+                }
             }
         }
     }
@@ -128,7 +141,7 @@ impl Msix {
                 let pending = at
                     .checked_mul(8)
                     .and_then(|first| self.vectors.get(first + bit))
-                    .is_some_and(|vector| !vector.live && is_signalled(vector.event.as_ref()));
+                    .is_some_and(|vector| !vector.live && is_signalled(vector.event.as_deref()));
                 bits | u8::from(pending) << bit
             });
         }
@@ -161,7 +174,7 @@ impl Msix {
             self.control & (CONTROL_ENABLE | CONTROL_MASK_ALL) == CONTROL_ENABLE && !masked;
         let result = if wanted { self.enliven(number) } else { self.silence(number) };
         if let Err(error) = result {
-            eprintln!("assign-vmm: interrupt vector {number}: {error}");
+            self.warnings.say(format_args!("interrupt vector {number}: {error}"));
         }
     }
 
@@ -170,12 +183,12 @@ impl Msix {
         let vector = &mut self.vectors[number];
         let gsi = match vector.gsi {
             Some(gsi) => gsi,
-            None => *vector.gsi.insert(self.interrupts.reserve()?),
+            None => *vector.gsi.insert(self.delivery.reserve()?),
         };
-        self.interrupts.route(gsi, message)?;
+        self.delivery.route(gsi, message)?;
         if !vector.live {
             let event = event_of(vector)?;
-            self.interrupts.connect(gsi, event)?;
+            self.delivery.connect(gsi, event)?;
             vector.live = true;
         }
         if !vector.attached {
@@ -189,19 +202,19 @@ impl Msix {
     fn silence(&mut self, number: usize) -> Result<()> {
         let vector = &mut self.vectors[number];
         if let (true, Some(gsi), Some(event)) = (vector.live, vector.gsi, &vector.event) {
-            self.interrupts.disconnect(gsi, event)?;
+            self.delivery.disconnect(gsi, event)?;
             vector.live = false;
         }
         Ok(())
     }
 }
 
-fn event_of(vector: &mut Vector) -> Result<&EventFd> {
+fn event_of(vector: &mut Vector) -> Result<&Arc<EventFd>> {
     match &mut vector.event {
         Some(event) => Ok(event),
         none => {
             let event = EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK).system("create an event")?;
-            Ok(none.insert(event))
+            Ok(none.insert(Arc::new(event)))
         }
     }
 }
@@ -211,4 +224,156 @@ fn is_signalled(event: Option<&EventFd>) -> bool {
         let mut wanted = [PollFd::from_borrowed_fd(borrow(event), PollFlags::IN)];
         matches!(poll(&mut wanted, Some(&Timespec::default())), Ok(1))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    enum Call {
+        Route(u32, Message),
+        Connect(u32),
+        Disconnect(u32),
+        Attach(u16),
+        DetachAll,
+    }
+    use Call::{Attach, Connect, DetachAll, Disconnect, Route};
+
+    #[derive(Default)]
+    struct Record {
+        calls: Mutex<Vec<Call>>,
+        reserved: Mutex<u32>,
+    }
+
+    impl Record {
+        fn note(&self, call: Call) {
+            crate::lock(&self.calls).push(call);
+        }
+
+        fn take(&self) -> Vec<Call> {
+            std::mem::take(&mut crate::lock(&self.calls))
+        }
+    }
+
+    impl Delivery for Record {
+        fn reserve(&self) -> Result<Gsi> {
+            *crate::lock(&self.reserved) += 1;
+            Ok(Gsi(*crate::lock(&self.reserved)))
+        }
+        fn route(&self, gsi: Gsi, message: Message) -> Result<()> {
+            self.note(Route(gsi.0, message));
+            Ok(())
+        }
+        fn connect(&self, gsi: Gsi, _: &EventFd) -> Result<()> {
+            self.note(Connect(gsi.0));
+            Ok(())
+        }
+        fn disconnect(&self, gsi: Gsi, _: &EventFd) -> Result<()> {
+            self.note(Disconnect(gsi.0));
+            Ok(())
+        }
+    }
+
+    struct Device(Arc<Record>);
+
+    impl Source for Device {
+        fn attach(&mut self, number: u16, _: &Arc<EventFd>) -> Result<()> {
+            self.0.note(Attach(number));
+            Ok(())
+        }
+        fn detach_all(&mut self) {
+            self.0.note(DetachAll);
+        }
+    }
+
+    fn msix(count: u16) -> (Msix, Arc<Record>) {
+        let record = Arc::new(Record::default());
+        let warnings = Arc::new(Warnings::new("test"));
+        let device = Box::new(Device(record.clone()));
+        (Msix::new(count, record.clone(), device, warnings), record)
+    }
+
+    const MESSAGE: Message = Message { address: 0xfee0_1000, data: 0x4021 };
+
+    fn unmask(msix: &mut Msix, number: usize) {
+        let at = number * ENTRY_SIZE;
+        msix.write_table(at, &MESSAGE.address.to_le_bytes());
+        msix.write_table(at + 8, &u64::from(MESSAGE.data).to_le_bytes());
+    }
+
+    fn pending(msix: &Msix) -> u64 {
+        let mut data = [0; 8];
+        msix.read_pending(0, &mut data);
+        u64::from_le_bytes(data)
+    }
+
+    #[test]
+    fn a_vector_is_routed_before_it_is_connected_and_cut_off_before_the_device_is_silenced() {
+        let (mut msix, record) = msix(3);
+        unmask(&mut msix, 1);
+        assert_eq!(record.take(), [], "MSI-X is off");
+        msix.set_control(CONTROL_ENABLE);
+        assert_eq!(record.take(), [Route(1, MESSAGE), Connect(1), Attach(1)]);
+        msix.write_table(ENTRY_SIZE + 12, &[1, 0, 0, 0]);
+        assert_eq!(record.take(), [Disconnect(1)], "masked");
+        msix.write_table(ENTRY_SIZE + 12, &[0, 0, 0, 0]);
+        assert_eq!(record.take(), [Route(1, MESSAGE), Connect(1)], "attached all the while");
+        msix.set_control(CONTROL_ENABLE | CONTROL_MASK_ALL);
+        assert_eq!(record.take(), [Disconnect(1)]);
+        msix.set_control(CONTROL_ENABLE);
+        record.take();
+        msix.set_control(0);
+        assert_eq!(record.take(), [Disconnect(1), DetachAll]);
+    }
+
+    #[test]
+    fn a_signal_while_masked_is_pending_until_msix_is_turned_off() {
+        let (mut msix, _) = msix(3);
+        msix.signal(2);
+        assert_eq!(pending(&msix), 0, "MSI-X is off");
+        msix.set_control(CONTROL_ENABLE);
+        msix.signal(2);
+        msix.signal(3);
+        msix.signal(u16::MAX);
+        assert_eq!(pending(&msix), 1 << 2);
+        msix.set_control(0);
+        assert_eq!(pending(&msix), 0);
+        msix.set_control(CONTROL_ENABLE);
+        assert_eq!(pending(&msix), 0, "nothing old comes back");
+    }
+
+    #[test]
+    fn turning_msix_on_and_off_uses_nothing_up() {
+        let (mut msix, record) = msix(2);
+        unmask(&mut msix, 0);
+        unmask(&mut msix, 1);
+        for _ in 0..10_000 {
+            msix.set_control(CONTROL_ENABLE);
+            msix.set_control(0);
+        }
+        assert_eq!(*crate::lock(&record.reserved), 2);
+        assert!(msix.vectors.iter().all(|vector| vector.event.is_none()));
+    }
+
+    #[test]
+    fn accesses_of_any_width_at_any_offset_are_harmless() {
+        let (mut msix, _) = msix(3);
+        msix.set_control(CONTROL_ENABLE);
+        let ends = [1 << 20, 1 << 62];
+        for offset in (0..4 * ENTRY_SIZE).chain(ends) {
+            for width in 0..=8 {
+                let mut data = [0; 8];
+                msix.write_table(offset, &data[..width]);
+                msix.read_table(offset, &mut data[..width]);
+                msix.read_pending(offset, &mut data[..width]);
+            }
+        }
+        let mut data = [0xff; 8];
+        msix.write_table(3 * ENTRY_SIZE - 4, &[0xff; 8]);
+        msix.read_table(3 * ENTRY_SIZE - 4, &mut data);
+        assert_eq!(data, [0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0]);
+    }
 }

@@ -9,6 +9,7 @@ use kvm_bindings::{
     kvm_device_type_KVM_DEV_TYPE_VFIO,
 };
 use kvm_ioctls::{DeviceFd, VmFd};
+use rustix::io::Errno;
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 
 use super::sys::{Container, Device, Group};
@@ -141,19 +142,48 @@ impl IoSpace {
                     remedy: "give the guest less memory",
                 });
             }
-            // SAFETY: the region is anonymous RAM that the machine keeps until the process ends;
-            // nothing in this process holds references into it.
-            unsafe { self.container.map(start, region.as_ptr(), size) }.map_err(failed(
-                what,
-                "pin guest memory",
-                "raise RLIMIT_MEMLOCK above the guest's memory, or free host memory",
-            ))?;
+            // SAFETY: the region is anonymous RAM that the machine keeps until the process ends once
+            // it runs, and no device masters the bus before; nothing in this process holds
+            // references into it.
+            let mapped = unsafe { self.container.map(start, region.as_ptr(), size) };
+            mapped.map_err(|source| {
+                let remedy = pinning_remedy(&source);
+                failed(what, "pin guest memory", remedy)(source)
+            })?;
         }
         Ok(())
+    }
+}
+
+/// What to do where guest memory could not be pinned.
+fn pinning_remedy(error: &io::Error) -> &'static str {
+    match error.raw_os_error().map(Errno::from_raw_os_error) {
+        // The answer to both: the limit on locked memory and a host that has none left.
+        Some(Errno::NOMEM) => {
+            "raise RLIMIT_MEMLOCK (`ulimit -l`) above the guest's memory, or free host memory"
+        }
+        Some(Errno::NOSPC) => {
+            "the container's mappings are used up; raise the limit \
+                               dma_entry_limit of the module vfio_iommu_type1"
+        }
+        _ => "",
     }
 }
 
 /// Bytes of a page, the grain of mappings.
 pub(super) fn page_size() -> u64 {
     rustix::param::page_size() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_lack_of_memory_blames_the_limit() {
+        let remedy = |errno: Errno| pinning_remedy(&errno.into());
+        assert!(remedy(Errno::NOMEM).contains("RLIMIT_MEMLOCK"));
+        assert!(remedy(Errno::NOSPC).contains("dma_entry_limit"));
+        assert_eq!(remedy(Errno::INVAL), "");
+    }
 }

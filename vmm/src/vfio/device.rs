@@ -1,26 +1,26 @@
 //! A passed-through PCI function.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::sync::{Arc, Mutex};
 
 use vfio_bindings::bindings::vfio::{VFIO_PCI_CONFIG_REGION_INDEX, VFIO_PCI_MSIX_IRQ_INDEX};
-use vmm_sys_util::eventfd::EventFd;
 
 use super::container::{IoSpace, failed};
-use super::filter::{Filter, MsixLayout};
+use super::filter::{Filter, MsixLayout, effective_command};
 use super::region::{BarRegion, MsixPart};
-use super::sys::{Device, InterruptInfo, RegionInfo};
+use super::sys::{Device, RegionInfo};
+use super::vectors::VfioVectors;
 use crate::bus::Bus;
 use crate::error::{Error, Result};
-use crate::machine::interrupts::Interrupts;
+use crate::machine::interrupts::Delivery;
 use crate::machine::memory::Slots;
-use crate::pci::bar::{Allocator, BAR_COUNT, BarKind, Bars, Windows};
+use crate::pci::bar::{Allocator, BAR_COUNT, BarChange, BarKind, Bars, Windows};
 use crate::pci::config::touches;
-use crate::pci::msix::{ENTRY_SIZE, Msix, Source};
+use crate::pci::msix::{ENTRY_SIZE, Msix};
 use crate::pci::register;
 use crate::pci::root::PciFunction;
 use crate::spec;
+use crate::warnings::Warnings;
 
 /// What a passed-through device needs of the machine.
 pub struct Surroundings<'a> {
@@ -29,14 +29,14 @@ pub struct Surroundings<'a> {
     /// Where trapped parts of its BARs answer.
     pub bus: &'a Arc<Bus>,
     /// Where its vectors go.
-    pub interrupts: &'a Arc<Interrupts>,
+    pub interrupts: &'a Arc<dyn Delivery>,
     /// Where its BARs go at start.
     pub allocator: &'a mut Allocator,
 }
 
 /// A VFIO device as a function on the guest's bus.
 pub struct VfioFunction {
-    address: String,
+    warnings: Arc<Warnings>,
     device: Arc<Device>,
     config: RegionInfo,
     msix: Arc<Mutex<Msix>>,
@@ -99,11 +99,13 @@ impl VfioFunction {
             "",
         ))?;
 
-        let source = Box::new(VfioVectors::new(device.clone(), interrupt));
-        let msix = Msix::new(layout.vectors, surroundings.interrupts.clone(), source);
+        let warnings = Arc::new(Warnings::new(&address));
+        let source = Box::new(VfioVectors::new(device.clone(), interrupt, warnings.clone()));
+        let interrupts = surroundings.interrupts.clone();
+        let msix = Msix::new(layout.vectors, interrupts, source, warnings.clone());
         let msix = Arc::new(Mutex::new(msix));
         let mut bars = Bars::default();
-        let mut regions = BTreeMap::new();
+        let mut memory = BTreeMap::new();
         for index in 0..BAR_COUNT {
             let info =
                 device.region(index as u32).map_err(failed(&address, "describe a BAR", ""))?;
@@ -114,19 +116,18 @@ impl VfioFunction {
             let value = u32::from_le_bytes([0, 1, 2, 3].map(|byte| bytes[at + byte]));
             let kind = BarKind::from_register(value);
             bars.add(index, kind, info.size).map_err(unfit)?;
-            if kind == BarKind::Io {
-                continue;
+            if kind != BarKind::Io {
+                memory.insert(index, info);
             }
+        }
+        check_msix(&layout, |bar| memory.get(&bar).map(|info| info.size)).map_err(unfit)?;
+        let mut regions = BTreeMap::new();
+        for (index, info) in memory {
             let part = msix_part(&layout, index);
-            if let Some((start, length)) = part.table
-                && start.checked_add(length).is_none_or(|end| end > info.size)
-            {
-                return Err(unfit(format!("its MSI-X table passes the end of BAR {index}")));
-            }
             let shared =
                 (part.table.is_some() || part.pending.is_some()).then(|| (msix.clone(), part));
             let region = BarRegion::new(
-                format!("{address} BAR {index}"),
+                warnings.clone(),
                 device.clone(),
                 info,
                 shared,
@@ -135,35 +136,44 @@ impl VfioFunction {
             )?;
             regions.insert(index, region);
         }
-        if !regions.contains_key(&layout.table.0) {
-            return Err(unfit("its MSI-X table is in a BAR it does not have".into()));
-        }
         surroundings.allocator.place(&mut bars).map_err(unfit)?;
         let windows = surroundings.allocator.windows().clone();
         let state = Mutex::new(State { filter, bars });
-        Ok(VfioFunction { address, device, config, msix, regions, windows, state, _space: space })
+        Ok(VfioFunction { warnings, device, config, msix, regions, windows, state, _space: space })
     }
 
-    /// Shows and hides BARs as the command register and the BARs now say.
-    fn update_bars(&self, state: &mut State) {
-        let mut command = [0; 2];
-        let at = self.config.offset + register::COMMAND as u64;
-        if self.device.read(at, &mut command).is_err() {
-            return;
-        }
-        for one in state.bars.moves(u16::from_le_bytes(command), &self.windows) {
-            let Some(region) = self.regions.get(&one.index) else { continue };
-            if let Some(from) = one.from {
-                region.hide(from);
+    /// The command register as far as it decides where BARs decode, as it would be after a write
+    /// of `data` at `offset`. None where the device does not answer.
+    fn command_after(&self, filter: &Filter, offset: usize, data: &[u8]) -> Option<u16> {
+        let register = |at: usize| {
+            let mut bytes = [0; 2];
+            self.device.read(self.config.offset + at as u64, &mut bytes).ok()?;
+            for (at, &byte) in (offset..).zip(data).filter(|(to, _)| (at..at + 2).contains(to)) {
+                bytes[at % 2] = byte;
             }
-            if let Some(to) = one.to {
-                match region.show(to) {
-                    Ok(true) => {}
-                    Ok(false) => state.bars.lost(one.index),
-                    Err(error) => {
-                        eprintln!("assign-vmm: {}: BAR {}: {error}", self.address, one.index);
-                        state.bars.lost(one.index);
+            Some(u16::from_le_bytes(bytes))
+        };
+        let power = filter.power_control().map(register);
+        Some(effective_command(register(register::COMMAND)?, power.flatten()))
+    }
+
+    /// Shows and hides BARs as `command` and the BARs now say.
+    fn update_bars(&self, state: &mut State, command: u16) {
+        for change in state.bars.changes(command, &self.windows) {
+            match change {
+                BarChange::Hide { index, address } => {
+                    if let Some(region) = self.regions.get(&index) {
+                        region.hide(address);
                     }
+                }
+                BarChange::Show { index, address } => {
+                    let Some(region) = self.regions.get(&index) else { continue };
+                    match region.show(address) {
+                        Ok(true) => continue,
+                        Ok(false) => {}
+                        Err(error) => self.warnings.say(format_args!("BAR {index}: {error}")),
+                    }
+                    state.bars.lost(index);
                 }
             }
         }
@@ -192,17 +202,32 @@ impl PciFunction for VfioFunction {
 
     fn write_config(&self, offset: usize, data: &[u8]) {
         let mut state = crate::lock(&self.state);
-        let passes = state.filter.write(offset, data);
-        if passes && (offset + data.len()) as u64 <= self.config.size {
-            // The kernel filters what it must; a write it refuses is lost, as on a real bus.
-            let _ = self.device.write(self.config.offset + offset as u64, data);
+        let state = &mut *state;
+        let decides = |at: usize| touches(offset, data.len(), at..at + 2);
+        let decoding =
+            decides(register::COMMAND) || state.filter.power_control().is_some_and(decides);
+        if decoding
+            && let Some(command) = self.command_after(&state.filter, offset, data)
+            && command & register::COMMAND_MEMORY == 0
+        {
+            // Before the device stops to answer, or another vCPU would fault on its mappings.
+            self.update_bars(state, command);
         }
-        if touches(offset, data.len(), register::BARS..register::BARS_END) {
+        for piece in state.filter.write(offset, data) {
+            let at = offset + piece.start;
+            if (offset + piece.end) as u64 <= self.config.size {
+                // The kernel filters what it must; a write it refuses is lost, as on a real bus.
+                let _ = self.device.write(self.config.offset + at as u64, &data[piece]);
+            }
+        }
+        let moves = touches(offset, data.len(), register::BARS..register::BARS_END);
+        if moves {
             state.bars.write(offset, data);
-            self.update_bars(&mut state);
         }
-        if touches(offset, data.len(), register::COMMAND..register::COMMAND + 2) {
-            self.update_bars(&mut state);
+        if (decoding || moves)
+            && let Some(command) = self.command_after(&state.filter, 0, &[])
+        {
+            self.update_bars(state, command);
         }
         if let Some(control) = state.filter.msix_control(offset, data.len()) {
             crate::lock(&self.msix).set_control(control);
@@ -220,51 +245,51 @@ fn msix_part(layout: &MsixLayout, index: usize) -> MsixPart {
     }
 }
 
-/// The device as the source of its vectors' signals.
-struct VfioVectors {
-    device: Arc<Device>,
-    info: InterruptInfo,
-    /// Events by vector; the kernel holds vectors up to its length.
-    attached: Vec<Option<EventFd>>,
-}
-
-impl VfioVectors {
-    fn new(device: Arc<Device>, info: InterruptInfo) -> Self {
-        VfioVectors { device, info, attached: Vec::new() }
+/// Refuses an MSI-X structure that is not within a memory BAR, of which `size_of` gives the size in
+/// bytes, or lies over the other one.
+fn check_msix(layout: &MsixLayout, size_of: impl Fn(usize) -> Option<u64>) -> Result<(), String> {
+    let vectors = u64::from(layout.vectors);
+    let check = |what: &str, (bar, offset): (usize, u64), length: u64| {
+        let size = size_of(bar)
+            .ok_or_else(|| format!("its MSI-X {what} is in BAR {bar}, which it does not have"))?;
+        let end = offset.checked_add(length).filter(|&end| end <= size);
+        end.ok_or_else(|| format!("its MSI-X {what} passes the end of BAR {bar}"))
+    };
+    let table_end = check("table", layout.table, vectors * ENTRY_SIZE as u64)?;
+    let pending_end = check("pending bits", layout.pending, vectors.div_ceil(64) * 8)?;
+    let ((bar, table), (other, pending)) = (layout.table, layout.pending);
+    if bar == other && table < pending_end && pending < table_end {
+        return Err("its MSI-X table and pending bits overlap".into());
     }
+    Ok(())
 }
 
-impl Source for VfioVectors {
-    fn attach(&mut self, number: u16, event: &EventFd) -> Result<()> {
-        let trying = |source: io::Error| Error::System {
-            action: "let the device signal an interrupt vector",
-            source,
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn odd_msix_places_are_refused() {
+        let size_of = |bar| (bar == 3).then_some(0x4000);
+        let check = |table, pending| {
+            let layout = MsixLayout { capability: 0x70, vectors: 65, table, pending };
+            check_msix(&layout, size_of)
         };
-        let number = usize::from(number);
-        if number as u32 >= self.info.count {
-            return Err(trying(io::Error::from(io::ErrorKind::InvalidInput)));
+        check((3, 0), (3, 0x2000)).unwrap();
+        check((3, 0), (3, 65 * 16)).unwrap();
+        check((3, 16), (3, 0)).unwrap();
+        for (table, pending, reason) in [
+            ((0, 0), (3, 0), "BAR 0, which it does not have"),
+            ((7, 0), (3, 0), "BAR 7, which"),
+            ((3, 0), (4, 0), "pending bits is in BAR 4"),
+            ((3, 0x4000 - 64 * 16), (3, 0), "table passes the end of BAR 3"),
+            ((3, 0), (3, 0x4000 - 8), "pending bits passes the end"),
+            ((3, 0xffff_fff8), (3, 0), "passes the end"),
+            ((3, 0), (3, 65 * 16 - 8), "overlap"),
+            ((3, 8), (3, 0), "overlap"),
+        ] {
+            let error = check(table, pending).unwrap_err();
+            assert!(error.contains(reason), "{error}");
         }
-        let grows = number >= self.attached.len();
-        if grows {
-            self.attached.resize_with(number + 1, || None);
-        }
-        self.attached[number] = Some(event.try_clone().map_err(trying)?);
-        let index = VFIO_PCI_MSIX_IRQ_INDEX;
-        if grows && !self.info.dynamic {
-            // This kernel cannot add vectors to enabled ones: all anew, or nothing changes.
-            self.device.disable_interrupts(index).map_err(trying)?;
-            let events: Vec<_> = self.attached.iter().map(Option::as_ref).collect();
-            return self.device.enable_interrupts(index, 0, &events).map_err(trying);
-        }
-        self.device.enable_interrupts(index, number as u32, &[Some(event)]).map_err(trying)
-    }
-
-    fn detach_all(&mut self) {
-        if !self.attached.is_empty()
-            && let Err(error) = self.device.disable_interrupts(VFIO_PCI_MSIX_IRQ_INDEX)
-        {
-            eprintln!("assign-vmm: cannot disable a device's interrupts: {error}");
-        }
-        self.attached.clear();
     }
 }

@@ -1,14 +1,17 @@
 //! What of a device's configuration space a guest sees, and which writes reach the device.
 //!
 //! A read takes the device's bytes and lays the emulated ones over them; a write to an emulated
-//! byte stays here and one to any other goes to the kernel, which has its own filter. Emulated are
+//! byte stays here and one to any other goes to the kernel, which has its own filter and is the one
+//! that guards the bodies of capabilities whose headers are hidden here. Emulated are
 //! the BARs, the ROM (absent), the header type, the list of capabilities, and MSI-X control. Only
 //! capabilities of the lists below are shown: an unknown one may let a guest do what we did not
 //! think of, and SR-IOV, ARI, resizable BARs, ATS, PRI and PASID must not be seen at all.
 //!
 //! A device is not trusted: a dead one reads as ones, and a list may run in circles.
 
-use super::super::pci::config::touches;
+use std::ops::Range;
+
+use crate::pci::config::touches;
 use crate::pci::{capability, register};
 
 /// Capabilities shown, besides MSI-X.
@@ -41,7 +44,15 @@ pub struct Filter {
     emulated: Box<[bool; register::END]>,
     writable: Box<[u8; register::END]>,
     msix: Option<MsixLayout>,
+    power: Option<usize>,
 }
+
+/// Power management: offset of the control and status register in the capability, its power
+/// state field, and the state in which a function answers to nothing but configuration accesses
+/// (PCI power management specification 1.2, 3.2.4).
+const POWER_CONTROL: usize = 4;
+const POWER_STATE: u16 = 3;
+const D3_HOT: u16 = 3;
 
 impl Filter {
     /// Decides, from the `config` space of a device that was just reset: 256 or 4096 bytes.
@@ -66,6 +77,7 @@ impl Filter {
             emulated: Box::new([false; register::END]),
             writable: Box::new([0; register::END]),
             msix: None,
+            power: None,
         };
         filter.shadow[register::HEADER_TYPE] = 0;
         filter.emulate(register::HEADER_TYPE, 1);
@@ -94,18 +106,27 @@ impl Filter {
         }
     }
 
-    /// Takes a write to emulated bytes. Returns whether any of them is the device's as well.
-    pub fn write(&mut self, offset: usize, data: &[u8]) -> bool {
-        let mut passes = false;
-        for (at, &byte) in (offset..register::END).zip(data) {
+    /// Takes what of a write is for emulated bytes, and returns which parts of `data` are for the
+    /// device.
+    pub fn write(&mut self, offset: usize, data: &[u8]) -> Vec<Range<usize>> {
+        let mut passed: Vec<Range<usize>> = Vec::new();
+        for (index, (at, &byte)) in (offset..register::END).zip(data).enumerate() {
             if self.emulated[at] {
                 let mask = self.writable[at];
                 self.shadow[at] = self.shadow[at] & !mask | byte & mask;
             } else {
-                passes = true;
+                match passed.last_mut() {
+                    Some(last) if last.end == index => last.end += 1,
+                    _ => passed.push(index..index + 1),
+                }
             }
         }
-        passes
+        passed
+    }
+
+    /// Offset of the power management control register, if the device has one.
+    pub fn power_control(&self) -> Option<usize> {
+        self.power
     }
 
     /// Whether any of `length` bytes at `offset` is not emulated.
@@ -146,6 +167,9 @@ impl Filter {
             seen[next] = true;
             let (at, id) = (next, self.shadow[next]);
             next = usize::from(self.shadow[at + 1] & !3);
+            if id == capability::POWER_MANAGEMENT && at + 8 <= register::EXTENDED {
+                self.power.get_or_insert(at + POWER_CONTROL);
+            }
             let shown = match id {
                 capability::MSIX => self.take_msix(at),
                 _ => SHOWN.contains(&id),
@@ -229,6 +253,15 @@ impl Filter {
     }
 }
 
+/// The command register as far as it decides where BARs decode: a function that is powered down
+/// decodes nothing.
+pub fn effective_command(command: u16, power_control: Option<u16>) -> u16 {
+    match power_control {
+        Some(control) if control & POWER_STATE == D3_HOT => command & !register::COMMAND_MEMORY,
+        _ => command,
+    }
+}
+
 fn u16_at(bytes: &[u8], at: usize) -> u16 {
     u16::from_le_bytes([bytes[at], bytes[at + 1]])
 }
@@ -293,11 +326,34 @@ mod tests {
         let mut filter = Filter::new(&device).unwrap();
         let layout = filter.msix().unwrap();
         assert_eq!((layout.vectors, layout.table, layout.pending), (3, (3, 0), (3, 0x2000)));
-        assert!(!filter.write(0x70, &[0, 0, 0, 0xff]));
+        assert_eq!(filter.write(0x70, &[0, 0, 0, 0xff]), []);
         assert_eq!(filter.msix_control(0x70, 4), Some(0xc002));
         assert_eq!(filter.msix_control(0x74, 4), None);
-        assert!(filter.write(register::COMMAND, &[7, 0]), "the command is the device's");
-        assert!(!filter.write(register::BARS, &[0xff; 4]));
+        let whole = std::slice::from_ref(&(0..2));
+        assert_eq!(filter.write(register::COMMAND, &[7, 0]), whole, "the command is the device's");
+        assert_eq!(filter.write(register::BARS, &[0xff; 4]), []);
+    }
+
+    #[test]
+    fn emulated_bytes_never_reach_the_device() {
+        let mut filter = Filter::new(&igbvf()).unwrap();
+        // Across the end of MSI-X, of a hidden MSI, and around the header type.
+        let last_half = std::slice::from_ref(&(2..4));
+        assert_eq!(filter.write(0x7a, &[0xff; 4]), last_half);
+        assert_eq!(filter.write(0x92, &[0xff; 4]), last_half);
+        assert_eq!(filter.write(0x0c, &[0xff; 4]), [0..2, 3..4]);
+        assert_eq!(filter.write(register::END - 1, &[0xff; 4]), std::slice::from_ref(&(0..1)));
+    }
+
+    #[test]
+    fn a_function_that_is_powered_down_decodes_nothing() {
+        assert_eq!(effective_command(6, None), 6);
+        assert_eq!(effective_command(6, Some(0x100)), 6);
+        assert_eq!(effective_command(6, Some(0x103)), 4);
+        let mut device = igbvf();
+        device[0x91] = 0x40;
+        device[0x40..0x42].copy_from_slice(&[capability::POWER_MANAGEMENT, 0xa0]);
+        assert_eq!(Filter::new(&device).unwrap().power_control(), Some(0x44));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! One BAR of a passed-through device: mapped into the guest where it can be, trapped where it
 //! must be, which is around the MSI-X table.
 
+use std::ops::Range;
 use std::os::fd::AsFd;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex};
@@ -13,6 +14,7 @@ use crate::bus::{Access, Bus};
 use crate::error::{Result, Trying};
 use crate::machine::memory::{Slot, Slots};
 use crate::pci::msix::Msix;
+use crate::warnings::Warnings;
 
 /// Part of a BAR that belongs to MSI-X: the bytes the guest must not reach directly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,15 +74,15 @@ unsafe impl Sync for Mapping {}
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: the range was mapped by `BarRegion::new`, nothing refers to it, and its KVM slot
-        // was removed when the BAR was hidden.
+        // SAFETY: the range was mapped by `BarRegion::new`, nothing in this process refers to it,
+        // and no KVM slot does: `BarRegion` removes its slots before it drops its mappings.
         let _ = unsafe { munmap(self.host.as_ptr().cast(), self.length as usize) };
     }
 }
 
 /// A memory BAR and its places in the guest.
 pub struct BarRegion {
-    name: String,
+    warnings: Arc<Warnings>,
     info: RegionInfo,
     trap: Arc<Trap>,
     mappings: Vec<Mapping>,
@@ -95,7 +97,7 @@ impl BarRegion {
     /// # Errors
     /// Where the kernel refuses a mapping that it announced.
     pub fn new(
-        name: String,
+        warnings: Arc<Warnings>,
         device: Arc<Device>,
         info: RegionInfo,
         msix: Option<(Arc<Mutex<Msix>>, MsixPart)>,
@@ -126,7 +128,7 @@ impl BarRegion {
             }
         }
         let trap = Arc::new(Trap { device, start: info.offset, msix });
-        Ok(BarRegion { name, info, trap, mappings, shown: Mutex::default(), slots, bus })
+        Ok(BarRegion { warnings, info, trap, mappings, shown: Mutex::default(), slots, bus })
     }
 
     /// Makes the BAR appear at `address` of the guest. Returns whether there was room: another
@@ -159,12 +161,24 @@ impl BarRegion {
 
     /// Takes the BAR away from where [`BarRegion::show`] put it.
     pub fn hide(&self, address: u64) {
+        crate::lock(&self.shown).retain(|&slot| {
+            let removed = self.slots.remove(slot);
+            removed.inspect_err(|error| self.warnings.say(error)).is_err()
+        });
+        self.bus.remove(address);
+    }
+}
+
+impl Drop for BarRegion {
+    fn drop(&mut self) {
         for slot in crate::lock(&self.shown).drain(..) {
-            if let Err(error) = self.slots.remove(slot) {
-                eprintln!("assign-vmm: {}: {error}", self.name);
+            if self.slots.remove(slot).is_err() {
+                // The guest may still reach the mappings: better that they stay than that
+                // something else comes to lie there.
+                std::mem::take(&mut self.mappings).into_iter().for_each(std::mem::forget);
+                return;
             }
         }
-        self.bus.remove(address);
     }
 }
 
@@ -175,40 +189,82 @@ struct Trap {
     msix: Option<(Arc<Mutex<Msix>>, MsixPart)>,
 }
 
-/// `offset` relative to a range of a BAR, if the access begins in it.
-fn within(range: Option<(u64, u64)>, offset: u64) -> Option<usize> {
-    let (start, length) = range?;
-    let relative = offset.checked_sub(start)?;
-    (relative < length).then_some(relative as usize)
+/// Who answers for a byte of a BAR, and the offset within what is theirs.
+#[derive(Debug, PartialEq, Eq)]
+enum Owner {
+    Table(usize),
+    Pending(usize),
+    Device(u64),
 }
 
-impl Access for Trap {
-    fn read(&self, offset: u64, data: &mut [u8]) {
-        if let Some((msix, part)) = &self.msix {
-            if let Some(at) = within(part.table, offset) {
-                return crate::lock(msix).read_table(at, data);
-            }
-            if let Some(at) = within(part.pending, offset) {
-                return crate::lock(msix).read_pending(at, data);
+impl MsixPart {
+    /// Whose the byte at `offset` of the BAR is, and how many from there on are the same's.
+    fn owner(&self, offset: u64) -> (Owner, u64) {
+        let mut rest = u64::MAX;
+        let table = (self.table, Owner::Table as fn(usize) -> Owner);
+        for (range, owner) in [table, (self.pending, Owner::Pending)] {
+            let Some((start, length)) = range else { continue };
+            match offset.checked_sub(start) {
+                Some(at) if at < length => return (owner(at as usize), length - at),
+                Some(_) => {}
+                None => rest = rest.min(start - offset),
             }
         }
+        (Owner::Device(offset), rest)
+    }
+
+    /// Divides an access of `length` bytes at `offset` by whose they are. A guest may make one
+    /// that begins in a register of the device and ends in the table, or the other way round.
+    fn divide(&self, offset: u64, length: usize) -> Vec<(Owner, Range<usize>)> {
+        let mut pieces = Vec::with_capacity(1);
+        let mut from = 0;
+        while from < length {
+            let (owner, rest) = self.owner(offset + from as u64);
+            let until = length.min(from.saturating_add(rest as usize));
+            pieces.push((owner, from..until));
+            from = until;
+        }
+        pieces
+    }
+}
+
+impl Trap {
+    fn read_device(&self, offset: u64, data: &mut [u8]) {
         if self.device.read(self.start + offset, data).is_err() {
             // A device that does not answer reads as ones on a real bus, too.
             data.fill(0xff);
         }
     }
 
-    fn write(&self, offset: u64, data: &[u8]) {
-        if let Some((msix, part)) = &self.msix {
-            if let Some(at) = within(part.table, offset) {
-                return crate::lock(msix).write_table(at, data);
-            }
-            if within(part.pending, offset).is_some() {
-                return;
-            }
-        }
+    fn write_device(&self, offset: u64, data: &[u8]) {
         // A write to a device that does not answer is lost on a real bus, too.
         let _ = self.device.write(self.start + offset, data);
+    }
+}
+
+impl Access for Trap {
+    fn read(&self, offset: u64, data: &mut [u8]) {
+        let Some((msix, part)) = &self.msix else { return self.read_device(offset, data) };
+        for (owner, piece) in part.divide(offset, data.len()) {
+            let data = &mut data[piece];
+            match owner {
+                Owner::Table(at) => crate::lock(msix).read_table(at, data),
+                Owner::Pending(at) => crate::lock(msix).read_pending(at, data),
+                Owner::Device(at) => self.read_device(at, data),
+            }
+        }
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) {
+        let Some((msix, part)) = &self.msix else { return self.write_device(offset, data) };
+        for (owner, piece) in part.divide(offset, data.len()) {
+            match owner {
+                Owner::Table(at) => crate::lock(msix).write_table(at, &data[piece]),
+                // Pending bits are for reading only.
+                Owner::Pending(_) => {}
+                Owner::Device(at) => self.write_device(at, &data[piece]),
+            }
+        }
     }
 }
 
@@ -231,5 +287,20 @@ mod tests {
             "less than a page is not mapped"
         );
         assert_eq!(direct_ranges(&[(0, 0x1000)], &[(u64::MAX - 8, 16)], 0x1000), [(0, 0x1000)]);
+    }
+    #[test]
+    fn an_access_across_the_table_is_divided() {
+        let part = MsixPart { table: Some((0x10, 0x20)), pending: Some((0x30, 8)) };
+        assert_eq!(part.divide(0, 8), [(Owner::Device(0), 0..8)]);
+        assert_eq!(
+            part.divide(0xc, 8),
+            [(Owner::Device(0xc), 0..4), (Owner::Table(0), 4..8)],
+            "the device's own table is not reached"
+        );
+        assert_eq!(part.divide(0x2c, 8), [(Owner::Table(0x1c), 0..4), (Owner::Pending(0), 4..8)]);
+        assert_eq!(part.divide(0x36, 4), [(Owner::Pending(6), 0..2), (Owner::Device(0x38), 2..4)]);
+        let far = MsixPart { table: None, pending: Some((0x30, 8)) };
+        assert_eq!(far.divide(0x40, 4), [(Owner::Device(0x40), 0..4)]);
+        assert_eq!(far.divide(0x40, 0), []);
     }
 }

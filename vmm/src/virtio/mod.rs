@@ -1,10 +1,17 @@
 //! virtio devices, for what no physical device is given. Version 1.x only (virtio 1.3): no legacy
 //! interface, split rings, MSI-X.
 //!
-//! [`transport`] is the PCI function any device plugs into; [`net`] is a device.
+//! [`transport`] is the PCI function any device plugs into and [`structures`] what is in its BAR;
+//! [`net`] is a device, over a [`tap`].
 
 pub mod net;
+pub mod structures;
+#[allow(unsafe_code)]
+pub mod tap;
 pub mod transport;
+
+#[cfg(test)]
+mod tests;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -23,6 +30,8 @@ pub const F_EVENT_IDX: u64 = 1 << 29;
 
 /// A device behind the transport.
 pub trait VirtioDevice: Send + Sync {
+    /// What messages call it.
+    fn name(&self) -> String;
     /// Device type (virtio 1.3, section 5).
     fn kind(&self) -> u16;
     /// PCI class code for it.
@@ -48,27 +57,36 @@ pub struct Activation {
     /// Queues in order, all enabled and within guest memory.
     pub queues: Vec<Queue>,
     /// Each queue's interrupt.
-    pub interrupts: Vec<QueueInterrupt>,
+    pub interrupts: Vec<Interrupt>,
     /// Guest RAM.
     pub memory: GuestMemory,
-    /// Set when the driver broke its queues; it then sees DEVICE_NEEDS_RESET.
-    pub broken: Arc<AtomicBool>,
+    /// What to do when the driver breaks the rules of its queues.
+    pub failure: Failure,
 }
 
-/// How a queue's driver is told of used buffers.
-pub struct QueueInterrupt {
+/// How the driver is told of something: of used buffers, or of a change of the device.
+pub struct Interrupt {
     msix: Arc<Mutex<Msix>>,
     vector: u16,
 }
 
-impl QueueInterrupt {
+impl Interrupt {
     /// Tells the driver.
     pub fn signal(&self) {
         crate::lock(&self.msix).signal(self.vector);
     }
 }
 
-/// Notes that the driver broke the rules of its queues.
-pub fn set_broken(broken: &AtomicBool) {
-    broken.store(true, Ordering::Release);
+/// The device's way to give up (virtio 1.3, 2.1.2).
+pub struct Failure {
+    broken: Arc<AtomicBool>,
+    interrupt: Interrupt,
+}
+
+impl Failure {
+    /// The driver sees DEVICE_NEEDS_RESET from now on, until it resets the device.
+    pub fn report(&self) {
+        self.broken.store(true, Ordering::Release);
+        self.interrupt.signal();
+    }
 }

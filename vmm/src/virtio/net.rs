@@ -5,15 +5,14 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex};
 
-use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
-use vmm_sys_util::ioctl::{ioctl_with_ref, ioctl_with_val};
 
-use super::{Activation, F_EVENT_IDX, F_INDIRECT_DESC, VirtioDevice, set_broken};
+use super::{Activation, F_EVENT_IDX, F_INDIRECT_DESC, VirtioDevice, tap};
 use crate::descriptor::borrow;
 use crate::error::{Result, Trying};
 use crate::machine::event_loop::{EventLoop, Ready, Trigger};
+use crate::machine::memory::GuestMemory;
 use crate::spec;
 
 const KIND_NET: u16 = 1;
@@ -32,10 +31,6 @@ const NUM_BUFFERS: usize = 10;
 const FRAME_MAX: usize = HEADER + (64 << 10);
 /// Frames moved before other devices get their turn.
 const BATCH: usize = 256;
-
-/// include/uapi/linux/if_tun.h
-const TUNSETOFFLOAD: u64 = 0x4004_54d0;
-const TUNSETVNETHDRSZ: u64 = 0x4004_54d8;
 
 const TOKEN_TAP: u32 = 2;
 
@@ -58,19 +53,17 @@ impl Net {
     /// # Errors
     /// Where the descriptor is not a TAP with `IFF_VNET_HDR`.
     pub fn new(tap: OwnedFd, spec: &spec::VirtioNet) -> Result<Self> {
-        let header = HEADER as i32;
-        // SAFETY: the argument is an int that outlives the call.
-        check(unsafe { ioctl_with_ref(&tap, TUNSETVNETHDRSZ, &header) })
-            .system("set the TAP's header size")?;
-        // SAFETY: the argument is a plain number: no offloads.
-        check(unsafe { ioctl_with_val(&tap, TUNSETOFFLOAD, 0) })
-            .system("set the TAP's offloads")?;
-        let flags = fcntl_getfl(&tap).system("read the TAP's flags")?;
-        fcntl_setfl(&tap, flags | OFlags::NONBLOCK).system("set the TAP's flags")?;
+        tap::prepare(&tap, HEADER as i32)?;
+        Self::over(File::from(tap), spec.mac)
+    }
+
+    /// A card on something that gives and takes a frame with its header at each call, and does not
+    /// block.
+    pub(super) fn over(tap: File, mac: [u8; 6]) -> Result<Self> {
         let event = || EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK).system("create an event");
         Ok(Net {
-            tap: File::from(tap),
-            mac: spec.mac,
+            tap,
+            mac,
             kicks: [event()?, event()?],
             work: Mutex::new(Work { active: None, frame: vec![0; FRAME_MAX].into_boxed_slice() }),
         })
@@ -115,7 +108,7 @@ impl Net {
 
     fn stop(&self, active: &mut Option<Activation>) {
         if let Some(activation) = active.take() {
-            set_broken(&activation.broken);
+            activation.failure.report();
         }
     }
 }
@@ -133,10 +126,6 @@ impl From<virtio_queue::Error> for Broken {
 enum Progress {
     Done,
     More,
-}
-
-fn check(result: i32) -> io::Result<()> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// Moves frames from the TAP into the guest's buffers.
@@ -213,21 +202,18 @@ fn transmit(active: &mut Activation, mut tap: &File, frame: &mut [u8]) -> Result
     Ok(progress)
 }
 
-type Chain<'a> = virtio_queue::DescriptorChain<&'a crate::machine::memory::GuestMemory>;
+type Chain<'a> = virtio_queue::DescriptorChain<&'a GuestMemory>;
 
 /// The next buffer the driver offers. Where there is none, it is asked to tell of the next.
-fn next_chain<'a>(
-    queue: &mut Queue,
-    memory: &'a crate::machine::memory::GuestMemory,
-) -> Result<Option<Chain<'a>>, Broken> {
-    loop {
-        if let Some(chain) = queue.iter(memory)?.next() {
-            return Ok(Some(chain));
-        }
-        if !queue.enable_notification(memory)? {
-            return Ok(None);
-        }
+fn next_chain<'a>(queue: &mut Queue, memory: &'a GuestMemory) -> Result<Option<Chain<'a>>, Broken> {
+    if let Some(chain) = queue.iter(memory)?.next() {
+        return Ok(Some(chain));
     }
+    if !queue.enable_notification(memory)? {
+        return Ok(None);
+    }
+    // One came just now. A driver that took it back since would keep us here for ever.
+    queue.iter(memory)?.next().map(Some).ok_or(Broken)
 }
 
 impl Ready for Net {
@@ -243,6 +229,10 @@ impl Ready for Net {
 }
 
 impl VirtioDevice for Net {
+    fn name(&self) -> String {
+        format!("virtio-net {}", self.mac.map(|byte| format!("{byte:02x}")).join(":"))
+    }
+
     fn kind(&self) -> u16 {
         KIND_NET
     }

@@ -5,36 +5,29 @@
 //!         0x3000 notifications, 4 bytes a queue   0x4000 MSI-X table   0x5000 pending bits
 //! ```
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use kvm_ioctls::{IoEventAddress, NoDatamatch, VmFd};
-use virtio_queue::{Queue, QueueT};
+use vmm_sys_util::eventfd::EventFd;
 
-use super::{Activation, F_VERSION_1, QueueInterrupt, VirtioDevice};
+use super::VirtioDevice;
+use super::structures::{
+    BAR_SIZE, COMMON, COMMON_SIZE, DEVICE, MSIX_PENDING, MSIX_TABLE, NOTIFY, NOTIFY_STEP,
+    PART_SIZE, STATUS, Structures,
+};
 use crate::bus::{Access, Bus};
-use crate::error::{Error, Result};
-use crate::machine::interrupts::Interrupts;
+use crate::error::{Error, Result, Trying};
+use crate::machine::interrupts::Delivery;
 use crate::machine::memory::GuestMemory;
-use crate::pci::bar::{Allocator, BarKind, Bars, Windows};
+use crate::pci::bar::{Allocator, BarChange, BarKind, Bars, Windows};
 use crate::pci::config::{ConfigSpace, Identity, touches};
 use crate::pci::msix::{Emulated, Msix};
 use crate::pci::root::PciFunction;
 use crate::pci::{capability, register};
+use crate::warnings::Warnings;
 
 const VENDOR: u16 = 0x1af4;
 const FIRST_MODERN_ID: u16 = 0x1040;
-
-const BAR_SIZE: u64 = 0x8000;
-const COMMON: u64 = 0;
-const COMMON_SIZE: u64 = 0x3c;
-const STATUS: u64 = 0x1000;
-const DEVICE: u64 = 0x2000;
-const NOTIFY: u64 = 0x3000;
-const NOTIFY_STEP: u64 = 4;
-const MSIX_TABLE: u64 = 0x4000;
-const MSIX_PENDING: u64 = 0x5000;
-const PART_SIZE: u64 = 0x1000;
 
 /// Structure types of the vendor capabilities (virtio 1.3, 4.1.4).
 const CFG_COMMON: u8 = 1;
@@ -42,14 +35,6 @@ const CFG_NOTIFY: u8 = 2;
 const CFG_STATUS: u8 = 3;
 const CFG_DEVICE: u8 = 4;
 const CFG_WINDOW: u8 = 5;
-
-/// Device status bits (virtio 1.3, 2.1).
-const DRIVER_OK: u8 = 4;
-const FEATURES_OK: u8 = 8;
-const NEEDS_RESET: u8 = 64;
-
-/// "No vector" (virtio 1.3, 4.1.5.1.2).
-const NO_VECTOR: u16 = 0xffff;
 
 /// A virtio device as a function on the guest's bus.
 pub struct VirtioFunction {
@@ -59,7 +44,8 @@ pub struct VirtioFunction {
     windows: Windows,
     bar: Arc<Structures>,
     bus: Arc<Bus>,
-    vm: Arc<VmFd>,
+    doorbells: Arc<dyn Doorbells>,
+    warnings: Arc<Warnings>,
 }
 
 struct State {
@@ -67,14 +53,40 @@ struct State {
     bars: Bars,
 }
 
+/// Turns a write at an address of the guest into a signal, without leaving the kernel.
+pub trait Doorbells: Send + Sync {
+    /// A write at `address` signals `event`.
+    ///
+    /// # Errors
+    /// [`Error::Kvm`] where KVM refuses.
+    fn connect(&self, event: &EventFd, address: u64) -> Result<()>;
+    /// Ends that.
+    ///
+    /// # Errors
+    /// [`Error::Kvm`] where it was not connected.
+    fn disconnect(&self, event: &EventFd, address: u64) -> Result<()>;
+}
+
+impl Doorbells for VmFd {
+    fn connect(&self, event: &EventFd, address: u64) -> Result<()> {
+        self.register_ioevent(event, &IoEventAddress::Mmio(address), NoDatamatch)
+            .kvm("tie a write to an event")
+    }
+
+    fn disconnect(&self, event: &EventFd, address: u64) -> Result<()> {
+        self.unregister_ioevent(event, &IoEventAddress::Mmio(address), NoDatamatch)
+            .kvm("untie a write from an event")
+    }
+}
+
 /// What a virtio device needs of the machine.
 pub struct Surroundings<'a> {
     /// For notifications that need no exit.
-    pub vm: &'a Arc<VmFd>,
+    pub doorbells: &'a Arc<dyn Doorbells>,
     /// Where its BAR answers.
     pub bus: &'a Arc<Bus>,
     /// Where its vectors go.
-    pub interrupts: &'a Arc<Interrupts>,
+    pub interrupts: &'a Arc<dyn Delivery>,
     /// Where its BAR goes at start.
     pub allocator: &'a mut Allocator,
     /// Guest RAM.
@@ -123,14 +135,10 @@ impl VirtioFunction {
         bars.add(0, BarKind::Memory64 { prefetchable: false }, BAR_SIZE)
             .and_then(|()| surroundings.allocator.place(&mut bars))
             .map_err(Error::Spec)?;
-        let msix = Msix::new(vectors, surroundings.interrupts.clone(), Box::new(Emulated));
-        let bar = Arc::new(Structures {
-            common: Mutex::new(Common::new(&*device)),
-            device,
-            msix: Arc::new(Mutex::new(msix)),
-            memory: surroundings.memory.clone(),
-            broken: Arc::default(),
-        });
+        let warnings = Arc::new(Warnings::new(device.name()));
+        let interrupts = surroundings.interrupts.clone();
+        let msix = Msix::new(vectors, interrupts, Box::new(Emulated), warnings.clone());
+        let bar = Arc::new(Structures::new(device, msix, surroundings.memory.clone()));
         Ok(VirtioFunction {
             window,
             msix_capability,
@@ -138,39 +146,37 @@ impl VirtioFunction {
             windows: surroundings.allocator.windows().clone(),
             bar,
             bus: surroundings.bus.clone(),
-            vm: surroundings.vm.clone(),
+            doorbells: surroundings.doorbells.clone(),
+            warnings,
         })
     }
 
     fn update_bars(&self, state: &mut State) {
-        for one in state.bars.moves(state.config.command(), &self.windows) {
-            if let Some(from) = one.from {
-                self.connect_kicks(from, false);
-                self.bus.remove(from);
-            }
-            if let Some(to) = one.to {
-                if self.bus.insert(to, BAR_SIZE, self.bar.clone()).is_err() {
-                    state.bars.lost(one.index);
-                    continue;
+        for change in state.bars.changes(state.config.command(), &self.windows) {
+            match change {
+                BarChange::Hide { address, .. } => {
+                    self.each_doorbell(address, |kick, at| self.doorbells.disconnect(kick, at));
+                    self.bus.remove(address);
                 }
-                self.connect_kicks(to, true);
+                BarChange::Show { index, address } => {
+                    if self.bus.insert(address, BAR_SIZE, self.bar.clone()).is_err() {
+                        state.bars.lost(index);
+                        continue;
+                    }
+                    self.each_doorbell(address, |kick, at| self.doorbells.connect(kick, at));
+                }
             }
         }
     }
 
-    /// Lets the kernel turn notifications into kicks, or ends that. Where it cannot, they arrive
-    /// as ordinary writes, only slower.
-    fn connect_kicks(&self, base: u64, connect: bool) {
+    /// Where the kernel cannot turn notifications into kicks, they arrive as ordinary writes, only
+    /// slower.
+    fn each_doorbell(&self, base: u64, change: impl Fn(&EventFd, u64) -> Result<()>) {
         for index in 0..self.bar.device.queue_sizes().len() as u16 {
             let Some(kick) = self.bar.device.kick(index) else { continue };
-            let at = IoEventAddress::Mmio(base + NOTIFY + u64::from(index) * NOTIFY_STEP);
-            let result = if connect {
-                self.vm.register_ioevent(kick, &at, NoDatamatch)
-            } else {
-                self.vm.unregister_ioevent(kick, &at, NoDatamatch)
-            };
-            if let Err(error) = result {
-                eprintln!("assign-vmm: virtio queue {index}: notifications: {error}");
+            let at = base + NOTIFY + u64::from(index) * NOTIFY_STEP;
+            if let Err(error) = change(kick, at) {
+                self.warnings.say(format_args!("queue {index}: {error}"));
             }
         }
     }
@@ -238,222 +244,6 @@ impl PciFunction for VirtioFunction {
             && offset == self.window + 16
         {
             self.bar.write(at, &data[..length]);
-        }
-    }
-}
-
-/// The common configuration as the driver sees it.
-struct Common {
-    device_select: u32,
-    driver_select: u32,
-    driver_features: u64,
-    config_vector: u16,
-    status: u8,
-    queue_select: u16,
-    queues: Vec<(Queue, u16)>,
-    active: bool,
-}
-
-impl Common {
-    fn new(device: &dyn VirtioDevice) -> Self {
-        let queues = device.queue_sizes().iter();
-        Common {
-            device_select: 0,
-            driver_select: 0,
-            driver_features: 0,
-            config_vector: NO_VECTOR,
-            status: 0,
-            queue_select: 0,
-            // A size that is no power of two is a mistake in a device of ours; it gets no queue.
-            queues: queues
-                .filter_map(|&size| Queue::new(size).ok())
-                .map(|queue| (queue, NO_VECTOR))
-                .collect(),
-            active: false,
-        }
-    }
-
-    fn selected(&mut self) -> Option<&mut (Queue, u16)> {
-        self.queues.get_mut(usize::from(self.queue_select))
-    }
-}
-
-/// Half `select` (0 low, 1 high) of a 64-bit feature word.
-fn half(features: u64, select: u32) -> u32 {
-    match select {
-        0 => features as u32,
-        1 => (features >> 32) as u32,
-        _ => 0,
-    }
-}
-
-/// What answers in the BAR.
-struct Structures {
-    common: Mutex<Common>,
-    device: Arc<dyn VirtioDevice>,
-    msix: Arc<Mutex<Msix>>,
-    memory: GuestMemory,
-    broken: Arc<AtomicBool>,
-}
-
-impl Structures {
-    fn features(&self) -> u64 {
-        self.device.features() | F_VERSION_1
-    }
-
-    fn read_common(&self, offset: u64) -> u64 {
-        let mut common = crate::lock(&self.common);
-        let queues = common.queues.len() as u64;
-        let select = common.queue_select;
-        match offset {
-            0x00 => common.device_select.into(),
-            0x04 => half(self.features(), common.device_select).into(),
-            0x08 => common.driver_select.into(),
-            0x0c => half(common.driver_features, common.driver_select).into(),
-            0x10 => common.config_vector.into(),
-            0x12 => queues,
-            0x14 => {
-                let broken = self.broken.load(Ordering::Acquire);
-                u64::from(common.status | if broken { NEEDS_RESET } else { 0 })
-            }
-            0x16 => select.into(),
-            0x18..=0x37 => {
-                let Some((queue, vector)) = common.selected() else { return 0 };
-                match offset {
-                    0x18 => queue.size().into(),
-                    0x1a => (*vector).into(),
-                    0x1c => queue.ready().into(),
-                    0x1e => select.into(),
-                    0x20 => queue.desc_table(),
-                    0x24 => queue.desc_table() >> 32,
-                    0x28 => queue.avail_ring(),
-                    0x2c => queue.avail_ring() >> 32,
-                    0x30 => queue.used_ring(),
-                    0x34 => queue.used_ring() >> 32,
-                    _ => 0,
-                }
-            }
-            _ => 0,
-        }
-    }
-
-    fn write_common(&self, offset: u64, value: u64, length: usize) {
-        let mut common = crate::lock(&self.common);
-        let (active, vectors) = (common.active, common.queues.len() as u16 + 1);
-        // A vector the table does not have reads back as none, which tells the driver.
-        let vector = if (value as u16) < vectors { value as u16 } else { NO_VECTOR };
-        let low = Some(value as u32);
-        let high = (length == 8).then_some((value >> 32) as u32);
-        match offset {
-            0x00 => common.device_select = value as u32,
-            0x08 => common.driver_select = value as u32,
-            0x0c if common.status & FEATURES_OK == 0 => match common.driver_select {
-                0 => {
-                    common.driver_features =
-                        common.driver_features & !0xffff_ffff | (value & 0xffff_ffff);
-                }
-                1 => {
-                    common.driver_features = common.driver_features & 0xffff_ffff | value << 32;
-                }
-                _ => {}
-            },
-            0x10 => common.config_vector = vector,
-            0x14 => self.set_status(&mut common, value as u8),
-            0x16 => common.queue_select = value as u16,
-            0x18..=0x37 if !active => {
-                let Some((queue, queue_vector)) = common.selected() else { return };
-                match offset {
-                    0x18 => queue.set_size(value as u16),
-                    0x1a => *queue_vector = vector,
-                    0x1c => queue.set_ready(value == 1),
-                    0x20 => queue.set_desc_table_address(low, high),
-                    0x24 => queue.set_desc_table_address(None, low),
-                    0x28 => queue.set_avail_ring_address(low, high),
-                    0x2c => queue.set_avail_ring_address(None, low),
-                    0x30 => queue.set_used_ring_address(low, high),
-                    0x34 => queue.set_used_ring_address(None, low),
-                    _ => {}
-                }
-            }
-            _ => {}
-        }
-    }
-
-    fn set_status(&self, common: &mut Common, mut status: u8) {
-        if status == 0 {
-            self.device.reset();
-            self.broken.store(false, Ordering::Release);
-            *common = Common::new(&*self.device);
-            return;
-        }
-        if status & FEATURES_OK != 0 {
-            let unknown = common.driver_features & !self.features();
-            if unknown != 0 || common.driver_features & F_VERSION_1 == 0 {
-                status &= !FEATURES_OK;
-            }
-        }
-        common.status = status & !NEEDS_RESET;
-        let ready = status & (FEATURES_OK | DRIVER_OK) == FEATURES_OK | DRIVER_OK;
-        if !ready || common.active {
-            return;
-        }
-        common.active = true;
-        let features = common.driver_features;
-        let mut queues = Vec::new();
-        let mut interrupts = Vec::new();
-        for (queue, vector) in &mut common.queues {
-            queue.set_event_idx(features & super::F_EVENT_IDX != 0);
-            if !queue.is_valid(&self.memory) {
-                return super::set_broken(&self.broken);
-            }
-            // Only this state's bookkeeping is copied; the rings themselves are in guest memory.
-            let Ok(copy) = Queue::try_from(queue.state()) else {
-                return super::set_broken(&self.broken);
-            };
-            queues.push(copy);
-            interrupts.push(QueueInterrupt { msix: self.msix.clone(), vector: *vector });
-        }
-        self.device.activate(Activation {
-            features,
-            queues,
-            interrupts,
-            memory: self.memory.clone(),
-            broken: self.broken.clone(),
-        });
-    }
-}
-
-impl Access for Structures {
-    fn read(&self, offset: u64, data: &mut [u8]) {
-        let (part, at) = (offset / PART_SIZE * PART_SIZE, offset % PART_SIZE);
-        match part {
-            COMMON => {
-                let bytes = self.read_common(at).to_le_bytes();
-                data.iter_mut().zip(bytes).for_each(|(to, from)| *to = from);
-            }
-            DEVICE => self.device.read_config(at, data),
-            MSIX_TABLE => crate::lock(&self.msix).read_table(at as usize, data),
-            MSIX_PENDING => crate::lock(&self.msix).read_pending(at as usize, data),
-            // Interrupt status is for INTx only, which this transport does not have.
-            _ => data.fill(0),
-        }
-    }
-
-    fn write(&self, offset: u64, data: &[u8]) {
-        let (part, at) = (offset / PART_SIZE * PART_SIZE, offset % PART_SIZE);
-        let mut bytes = [0; 8];
-        let length = data.len().min(8);
-        bytes[..length].copy_from_slice(&data[..length]);
-        match part {
-            COMMON => self.write_common(at, u64::from_le_bytes(bytes), length),
-            NOTIFY => {
-                if let Some(kick) = self.device.kick((at / NOTIFY_STEP) as u16) {
-                    // A full counter means that it is kicked already.
-                    let _ = kick.write(1);
-                }
-            }
-            MSIX_TABLE => crate::lock(&self.msix).write_table(at as usize, data),
-            _ => {}
         }
     }
 }

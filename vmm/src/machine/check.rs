@@ -1,0 +1,177 @@
+//! Whether a spec describes a machine that can be built, as far as the spec alone tells.
+
+use std::collections::HashSet;
+
+use crate::boot::check_command_line;
+use crate::error::{Error, Result};
+use crate::pci::root::SLOTS;
+use crate::spec::{GuestSpec, MAX_CPUS, MAX_NAME, MIN_MEMORY, Vfio, VirtioNet};
+
+/// Refuses what cannot be, before anything is opened or pinned for it.
+///
+/// # Errors
+/// [`Error::Spec`] or [`Error::Boot`] naming what is wrong.
+pub fn check(spec: &GuestSpec) -> Result<()> {
+    if spec.name.is_empty() || spec.name.len() > MAX_NAME || spec.name.contains(char::is_control) {
+        return refuse(format!(
+            "its name must have 1 to {MAX_NAME} bytes and no control characters"
+        ));
+    }
+    if spec.cpus == 0 || spec.cpus > MAX_CPUS {
+        return refuse(format!("{} CPUs; 1 to {MAX_CPUS} are possible", spec.cpus));
+    }
+    if spec.memory_bytes < MIN_MEMORY || !spec.memory_bytes.is_multiple_of(4096) {
+        return refuse(format!(
+            "{} bytes of memory; at least {MIN_MEMORY} and whole pages are possible",
+            spec.memory_bytes
+        ));
+    }
+    check_command_line(&spec.boot.cmdline)?;
+    let devices = spec.networks.len() + spec.vfio.as_ref().map_or(0, |vfio| vfio.devices.len());
+    // The host bridge takes one.
+    if devices > SLOTS - 1 {
+        return refuse(format!("{devices} devices; at most {} are possible", SLOTS - 1));
+    }
+    spec.networks.iter().try_for_each(check_network)?;
+    spec.vfio.as_ref().map_or(Ok(()), check_vfio)
+}
+
+fn refuse(text: String) -> Result<()> {
+    Err(Error::Spec(text))
+}
+
+fn check_network(network: &VirtioNet) -> Result<()> {
+    if network.mac[0] & 1 != 0 || network.mac == [0; 6] {
+        let mac = network.mac.map(|byte| format!("{byte:02x}")).join(":");
+        return refuse(format!("{mac} is no address of a single network card"));
+    }
+    Ok(())
+}
+
+fn check_vfio(vfio: &Vfio) -> Result<()> {
+    if vfio.groups.is_empty() {
+        return refuse("a VFIO container without a group".into());
+    }
+    let mut numbers = HashSet::new();
+    for group in &vfio.groups {
+        if !numbers.insert(group.number) {
+            return refuse(format!("IOMMU group {} is named twice", group.number));
+        }
+    }
+    let mut addresses = HashSet::new();
+    for device in &vfio.devices {
+        let address = &device.address;
+        if !is_address(address) {
+            return refuse(format!(
+                "{address:?} is not a PCI address in full, such as 0000:01:10.0"
+            ));
+        }
+        // The kernel would open it once more, for two functions that undo each other.
+        if !addresses.insert(address) {
+            return refuse(format!("{address} is named twice"));
+        }
+        if device.group >= vfio.groups.len() {
+            return refuse(format!("{address}: there is no group with index {}", device.group));
+        }
+    }
+    Ok(())
+}
+
+/// `dddd:bb:dd.f` as the kernel writes it: lower-case hexadecimal, device below 20, function below
+/// 8. A domain may have more digits. VFIO reads options after a space, which are no guest's.
+fn is_address(text: &str) -> bool {
+    let hex = |text: &str, digits: std::ops::RangeInclusive<usize>| {
+        digits.contains(&text.len())
+            && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    };
+    let parts: Vec<&str> = text.split(':').collect();
+    let [domain, bus, rest] = parts[..] else { return false };
+    let Some((device, function)) = rest.split_once('.') else { return false };
+    hex(domain, 4..=8)
+        && hex(bus, 2..=2)
+        && hex(device, 2..=2)
+        && device < "20"
+        && hex(function, 1..=1)
+        && function < "8"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::{Boot, Console, Descriptor, VfioDevice, VfioGroup};
+
+    fn spec() -> GuestSpec {
+        let device = |address: &str, group| VfioDevice { address: address.into(), group };
+        GuestSpec {
+            name: "web-1".into(),
+            cpus: 1,
+            memory_bytes: MIN_MEMORY,
+            kvm: Descriptor(3),
+            boot: Boot { kernel: Descriptor(4), initrd: None, cmdline: String::new() },
+            console: Console { input: None, output: Descriptor(5) },
+            events: None,
+            networks: vec![VirtioNet { tap: Descriptor(6), mac: [2, 0, 0, 0, 0, 1] }],
+            vfio: Some(Vfio {
+                container: Descriptor(7),
+                groups: vec![VfioGroup { number: 8, descriptor: Descriptor(8) }],
+                devices: vec![device("0000:01:10.0", 0), device("10000:01:1f.7", 0)],
+            }),
+        }
+    }
+
+    fn refusal(change: impl FnOnce(&mut GuestSpec)) -> String {
+        let mut spec = spec();
+        change(&mut spec);
+        check(&spec).unwrap_err().to_string()
+    }
+
+    fn vfio(change: impl FnOnce(&mut Vfio)) -> String {
+        refusal(|spec| change(spec.vfio.as_mut().unwrap()))
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_by_name() {
+        check(&spec()).unwrap();
+        for (text, expected) in [
+            (refusal(|spec| spec.name.clear()), "name"),
+            (refusal(|spec| spec.name = "x".repeat(MAX_NAME + 1)), "1 to 255 bytes"),
+            (refusal(|spec| spec.name.push('\n')), "control characters"),
+            (refusal(|spec| spec.cpus = 0), "0 CPUs"),
+            (refusal(|spec| spec.cpus = MAX_CPUS + 1), "65 CPUs"),
+            (refusal(|spec| spec.memory_bytes += 1), "whole pages"),
+            (refusal(|spec| spec.memory_bytes = 0), "0 bytes of memory"),
+            (refusal(|spec| spec.boot.cmdline = "a".repeat(2048)), "at most 2047"),
+            (refusal(|spec| spec.boot.cmdline = "a\0b".into()), "NUL"),
+            (refusal(|spec| spec.networks = vec![spec.networks[0].clone(); 30]), "at most 31"),
+            (refusal(|spec| spec.networks[0].mac = [0xff; 6]), "ff:ff:ff:ff:ff:ff"),
+            (vfio(|vfio| vfio.groups.clear()), "without a group"),
+            (vfio(|vfio| vfio.groups.push(vfio.groups[0].clone())), "IOMMU group 8 is named twice"),
+            (vfio(|vfio| vfio.devices[1].group = 1), "no group with index 1"),
+            (
+                vfio(|vfio| vfio.devices.push(vfio.devices[0].clone())),
+                "0000:01:10.0 is named twice",
+            ),
+        ] {
+            assert!(text.contains(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_address_is_an_address_and_nothing_more() {
+        for address in [
+            "",
+            "01:10.0",
+            "0000:01:10.8",
+            "0000:01:20.0",
+            "0000:01:10.0 vf_token=x",
+            "0000:01:10.0\0",
+            "0000:1:10.0",
+            "0000:01:1F.0",
+            "0000:01:10",
+            "0000:01:10.0:",
+        ] {
+            let text = vfio(|vfio| vfio.devices[0].address = address.into());
+            assert!(text.contains("not a PCI address"), "{text}");
+        }
+    }
+}

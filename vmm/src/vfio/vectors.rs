@@ -1,0 +1,188 @@
+//! A device's MSI-X vectors and the events the kernel signals for them.
+
+use std::io;
+use std::sync::Arc;
+
+use vfio_bindings::bindings::vfio::VFIO_PCI_MSIX_IRQ_INDEX;
+use vmm_sys_util::eventfd::EventFd;
+
+use super::sys::{Device, InterruptInfo};
+use crate::error::{Error, Result};
+use crate::pci::msix::Source;
+use crate::warnings::Warnings;
+
+/// The kernel's side of it.
+pub trait Vectors: Send {
+    /// Signals `events` for the vectors from `start` on. The first call turns MSI-X on.
+    ///
+    /// # Errors
+    /// The kernel's.
+    fn enable(&self, start: u32, events: &[Option<&EventFd>]) -> io::Result<()>;
+    /// Turns MSI-X off. The kernel refuses while it is off.
+    ///
+    /// # Errors
+    /// The kernel's.
+    fn disable(&self) -> io::Result<()>;
+}
+
+impl Vectors for Arc<Device> {
+    fn enable(&self, start: u32, events: &[Option<&EventFd>]) -> io::Result<()> {
+        self.enable_interrupts(VFIO_PCI_MSIX_IRQ_INDEX, start, events)
+    }
+
+    fn disable(&self) -> io::Result<()> {
+        self.disable_interrupts(VFIO_PCI_MSIX_IRQ_INDEX)
+    }
+}
+
+/// The device as the source of its vectors' signals.
+pub struct VfioVectors<V> {
+    device: V,
+    info: InterruptInfo,
+    /// Events by vector. The kernel holds vectors up to its length, and MSI-X is off while it is
+    /// empty.
+    attached: Vec<Option<Arc<EventFd>>>,
+    warnings: Arc<Warnings>,
+}
+
+impl<V: Vectors> VfioVectors<V> {
+    /// With nothing attached yet.
+    pub fn new(device: V, info: InterruptInfo, warnings: Arc<Warnings>) -> Self {
+        VfioVectors { device, info, attached: Vec::new(), warnings }
+    }
+
+    fn enable_all(&self) -> io::Result<()> {
+        let events: Vec<_> = self.attached.iter().map(Option::as_deref).collect();
+        self.device.enable(0, &events)
+    }
+
+    /// Attaches a vector beyond those the kernel holds, where it cannot add to them while they are
+    /// on: all anew, or, where that fails, those there were.
+    fn regrow(&mut self, number: usize, event: &Arc<EventFd>) -> io::Result<()> {
+        let before = self.attached.len();
+        if before > 0 {
+            self.device.disable()?;
+        }
+        self.attached.resize(number + 1, None);
+        self.attached[number] = Some(event.clone());
+        let enabled = self.enable_all();
+        if enabled.is_err() {
+            self.attached.truncate(before);
+            if before > 0
+                && let Err(error) = self.enable_all()
+            {
+                self.attached.clear();
+                self.warnings.say(format_args!("its interrupts are lost: {error}"));
+            }
+        }
+        enabled
+    }
+}
+
+impl<V: Vectors> Source for VfioVectors<V> {
+    fn attach(&mut self, number: u16, event: &Arc<EventFd>) -> Result<()> {
+        let trying = |source: io::Error| Error::System {
+            action: "let the device signal an interrupt vector",
+            source,
+        };
+        let number = usize::from(number);
+        if number as u32 >= self.info.count {
+            return Err(trying(io::Error::from(io::ErrorKind::InvalidInput)));
+        }
+        let before = self.attached.len();
+        if number >= before && !self.info.dynamic {
+            return self.regrow(number, event).map_err(trying);
+        }
+        self.device.enable(number as u32, &[Some(event)]).map_err(trying)?;
+        self.attached.resize(before.max(number + 1), None);
+        self.attached[number] = Some(event.clone());
+        Ok(())
+    }
+
+    fn detach_all(&mut self) {
+        if !self.attached.is_empty()
+            && let Err(error) = self.device.disable()
+        {
+            self.warnings.say(format_args!("cannot disable its interrupts: {error}"));
+        }
+        self.attached.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    /// A kernel as strict as the real one: how many vectors are on, and how many it has room for.
+    #[derive(Clone)]
+    struct Kernel {
+        on: Arc<Mutex<Vec<bool>>>,
+        room: usize,
+        dynamic: bool,
+    }
+
+    impl Vectors for Kernel {
+        fn enable(&self, start: u32, events: &[Option<&EventFd>]) -> io::Result<()> {
+            let mut on = crate::lock(&self.on);
+            let end = start as usize + events.len();
+            let grows = !on.is_empty() && end > on.len();
+            if end > self.room || grows && !self.dynamic {
+                return Err(io::Error::from(io::ErrorKind::InvalidInput));
+            }
+            let length = on.len().max(end);
+            on.resize(length, false);
+            for (at, event) in (start as usize..).zip(events) {
+                on[at] = event.is_some();
+            }
+            Ok(())
+        }
+
+        fn disable(&self) -> io::Result<()> {
+            let mut on = crate::lock(&self.on);
+            if on.is_empty() {
+                return Err(io::Error::from(io::ErrorKind::InvalidInput));
+            }
+            on.clear();
+            Ok(())
+        }
+    }
+
+    fn vectors(dynamic: bool, room: usize) -> (VfioVectors<Kernel>, Kernel, Arc<EventFd>) {
+        let kernel = Kernel { on: Arc::default(), room, dynamic };
+        let info = InterruptInfo { count: 5, dynamic };
+        let vectors = VfioVectors::new(kernel.clone(), info, Arc::new(Warnings::new("test")));
+        (vectors, kernel, Arc::new(EventFd::new(0).unwrap()))
+    }
+
+    #[test]
+    fn vectors_are_added_one_after_the_other_whatever_the_kernel_can_do() {
+        for dynamic in [true, false] {
+            let (mut vectors, kernel, event) = vectors(dynamic, 5);
+            for round in 0..2 {
+                for number in [1, 0, 4] {
+                    vectors.attach(number, &event).unwrap();
+                }
+                let on = crate::lock(&kernel.on).clone();
+                assert_eq!(on, [true, true, false, false, true], "{dynamic} {round}");
+                vectors.detach_all();
+                assert!(crate::lock(&kernel.on).is_empty());
+            }
+            vectors.detach_all();
+        }
+    }
+
+    #[test]
+    fn a_vector_that_cannot_be_added_leaves_the_others() {
+        for dynamic in [true, false] {
+            let (mut vectors, kernel, event) = vectors(dynamic, 2);
+            vectors.attach(1, &event).unwrap();
+            vectors.attach(3, &event).unwrap_err();
+            vectors.attach(5, &event).unwrap_err();
+            assert_eq!(*crate::lock(&kernel.on), [false, true]);
+            vectors.attach(0, &event).unwrap();
+            assert_eq!(*crate::lock(&kernel.on), [true, true]);
+        }
+    }
+}

@@ -1,0 +1,273 @@
+//! The structures in a virtio device's BAR (virtio 1.3, 4.1.4), and the state machine behind the
+//! common configuration:
+//!
+//! ```text
+//! reset ─ driver chooses features ─ FEATURES_OK, or not ─ sets up queues ─ DRIVER_OK: active
+//!   active ─ the driver breaks a queue: DEVICE_NEEDS_RESET ─ writes status 0: reset
+//! ```
+//! Queues and their vectors can be changed until the device is active, and then no more: it works
+//! on a copy that was checked against guest memory.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use virtio_queue::{Queue, QueueT};
+
+use super::{Activation, F_EVENT_IDX, F_VERSION_1, Failure, Interrupt, VirtioDevice};
+use crate::bus::Access;
+use crate::machine::memory::GuestMemory;
+use crate::pci::msix::Msix;
+
+/// Size of the BAR in bytes.
+pub const BAR_SIZE: u64 = 0x8000;
+/// Offset of the common configuration.
+pub const COMMON: u64 = 0;
+/// Its size in bytes.
+pub const COMMON_SIZE: u64 = 0x3c;
+/// Offset of the interrupt status.
+pub const STATUS: u64 = 0x1000;
+/// Offset of the device's own configuration.
+pub const DEVICE: u64 = 0x2000;
+/// Offset of the notifications.
+pub const NOTIFY: u64 = 0x3000;
+/// Bytes from one queue's notification to the next one's.
+pub const NOTIFY_STEP: u64 = 4;
+/// Offset of the MSI-X table.
+pub const MSIX_TABLE: u64 = 0x4000;
+/// Offset of the pending bits.
+pub const MSIX_PENDING: u64 = 0x5000;
+/// Bytes of each part.
+pub const PART_SIZE: u64 = 0x1000;
+
+/// Device status bits (virtio 1.3, 2.1).
+const DRIVER_OK: u8 = 4;
+const FEATURES_OK: u8 = 8;
+const NEEDS_RESET: u8 = 64;
+
+/// "No vector" (virtio 1.3, 4.1.5.1.2).
+const NO_VECTOR: u16 = 0xffff;
+
+/// The common configuration as the driver sees it.
+struct Common {
+    device_select: u32,
+    driver_select: u32,
+    driver_features: u64,
+    config_vector: u16,
+    status: u8,
+    queue_select: u16,
+    queues: Vec<(Queue, u16)>,
+    active: bool,
+}
+
+impl Common {
+    fn new(device: &dyn VirtioDevice) -> Self {
+        let queues = device.queue_sizes().iter();
+        Common {
+            device_select: 0,
+            driver_select: 0,
+            driver_features: 0,
+            config_vector: NO_VECTOR,
+            status: 0,
+            queue_select: 0,
+            // A size that is no power of two is a mistake in a device of ours; it gets no queue.
+            queues: queues
+                .filter_map(|&size| Queue::new(size).ok())
+                .map(|queue| (queue, NO_VECTOR))
+                .collect(),
+            active: false,
+        }
+    }
+
+    fn selected(&mut self) -> Option<&mut (Queue, u16)> {
+        self.queues.get_mut(usize::from(self.queue_select))
+    }
+}
+
+/// Half `select` (0 low, 1 high) of a 64-bit feature word.
+fn half(features: u64, select: u32) -> u32 {
+    match select {
+        0 => features as u32,
+        1 => (features >> 32) as u32,
+        _ => 0,
+    }
+}
+
+/// What answers in the BAR.
+pub struct Structures {
+    common: Mutex<Common>,
+    /// The device behind it.
+    pub(super) device: Arc<dyn VirtioDevice>,
+    /// Its vectors: one for changes of the configuration, and one a queue.
+    pub(super) msix: Arc<Mutex<Msix>>,
+    memory: GuestMemory,
+    broken: Arc<AtomicBool>,
+}
+
+impl Structures {
+    /// Of a `device` that was just reset.
+    pub fn new(device: Arc<dyn VirtioDevice>, msix: Msix, memory: GuestMemory) -> Self {
+        Structures {
+            common: Mutex::new(Common::new(&*device)),
+            device,
+            msix: Arc::new(Mutex::new(msix)),
+            memory,
+            broken: Arc::default(),
+        }
+    }
+
+    fn features(&self) -> u64 {
+        self.device.features() | F_VERSION_1
+    }
+
+    fn read_common(&self, offset: u64) -> u64 {
+        let mut common = crate::lock(&self.common);
+        let queues = common.queues.len() as u64;
+        let select = common.queue_select;
+        match offset {
+            0x00 => common.device_select.into(),
+            0x04 => half(self.features(), common.device_select).into(),
+            0x08 => common.driver_select.into(),
+            0x0c => half(common.driver_features, common.driver_select).into(),
+            0x10 => common.config_vector.into(),
+            0x12 => queues,
+            0x14 => {
+                let broken = self.broken.load(Ordering::Acquire);
+                u64::from(common.status | if broken { NEEDS_RESET } else { 0 })
+            }
+            0x16 => select.into(),
+            0x18..=0x37 => {
+                let Some((queue, vector)) = common.selected() else { return 0 };
+                match offset {
+                    0x18 => queue.size().into(),
+                    0x1a => (*vector).into(),
+                    0x1c => queue.ready().into(),
+                    0x1e => select.into(),
+                    0x20 => queue.desc_table(),
+                    0x24 => queue.desc_table() >> 32,
+                    0x28 => queue.avail_ring(),
+                    0x2c => queue.avail_ring() >> 32,
+                    0x30 => queue.used_ring(),
+                    0x34 => queue.used_ring() >> 32,
+                    _ => 0,
+                }
+            }
+            _ => 0,
+        }
+    }
+
+    fn write_common(&self, offset: u64, value: u64, length: usize) {
+        let mut common = crate::lock(&self.common);
+        let (active, vectors) = (common.active, common.queues.len() as u16 + 1);
+        // A vector the table does not have reads back as none, which tells the driver.
+        let vector = if (value as u16) < vectors { value as u16 } else { NO_VECTOR };
+        let low = Some(value as u32);
+        let high = (length == 8).then_some((value >> 32) as u32);
+        match offset {
+            0x00 => common.device_select = value as u32,
+            0x08 => common.driver_select = value as u32,
+            0x0c if common.status & FEATURES_OK == 0 => match common.driver_select {
+                0 => {
+                    common.driver_features =
+                        common.driver_features & !0xffff_ffff | (value & 0xffff_ffff);
+                }
+                1 => {
+                    common.driver_features = common.driver_features & 0xffff_ffff | value << 32;
+                }
+                _ => {}
+            },
+            0x10 => common.config_vector = vector,
+            0x14 => self.set_status(&mut common, value as u8),
+            0x16 => common.queue_select = value as u16,
+            0x18..=0x37 if !active => {
+                let Some((queue, queue_vector)) = common.selected() else { return };
+                match offset {
+                    0x18 => queue.set_size(value as u16),
+                    0x1a => *queue_vector = vector,
+                    0x1c => queue.set_ready(value == 1),
+                    0x20 => queue.set_desc_table_address(low, high),
+                    0x24 => queue.set_desc_table_address(None, low),
+                    0x28 => queue.set_avail_ring_address(low, high),
+                    0x2c => queue.set_avail_ring_address(None, low),
+                    0x30 => queue.set_used_ring_address(low, high),
+                    0x34 => queue.set_used_ring_address(None, low),
+                    _ => {}
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn set_status(&self, common: &mut Common, mut status: u8) {
+        if status == 0 {
+            self.device.reset();
+            self.broken.store(false, Ordering::Release);
+            *common = Common::new(&*self.device);
+            return;
+        }
+        if status & FEATURES_OK != 0 {
+            let unknown = common.driver_features & !self.features();
+            if unknown != 0 || common.driver_features & F_VERSION_1 == 0 {
+                status &= !FEATURES_OK;
+            }
+        }
+        common.status = status & !NEEDS_RESET;
+        let ready = status & (FEATURES_OK | DRIVER_OK) == FEATURES_OK | DRIVER_OK;
+        if !ready || common.active {
+            return;
+        }
+        common.active = true;
+        let features = common.driver_features;
+        let interrupt = |vector| Interrupt { msix: self.msix.clone(), vector };
+        let failure =
+            Failure { broken: self.broken.clone(), interrupt: interrupt(common.config_vector) };
+        let mut queues = Vec::new();
+        let mut interrupts = Vec::new();
+        for (queue, vector) in &mut common.queues {
+            queue.set_event_idx(features & F_EVENT_IDX != 0);
+            if !queue.is_valid(&self.memory) {
+                return failure.report();
+            }
+            // Only this state's bookkeeping is copied; the rings themselves are in guest memory.
+            let Ok(copy) = Queue::try_from(queue.state()) else { return failure.report() };
+            queues.push(copy);
+            interrupts.push(interrupt(*vector));
+        }
+        let memory = self.memory.clone();
+        self.device.activate(Activation { features, queues, interrupts, memory, failure });
+    }
+}
+
+impl Access for Structures {
+    fn read(&self, offset: u64, data: &mut [u8]) {
+        let (part, at) = (offset / PART_SIZE * PART_SIZE, offset % PART_SIZE);
+        match part {
+            COMMON => {
+                let bytes = self.read_common(at).to_le_bytes();
+                data.iter_mut().zip(bytes).for_each(|(to, from)| *to = from);
+            }
+            DEVICE => self.device.read_config(at, data),
+            MSIX_TABLE => crate::lock(&self.msix).read_table(at as usize, data),
+            MSIX_PENDING => crate::lock(&self.msix).read_pending(at as usize, data),
+            // Interrupt status is for INTx only, which this transport does not have.
+            _ => data.fill(0),
+        }
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) {
+        let (part, at) = (offset / PART_SIZE * PART_SIZE, offset % PART_SIZE);
+        let mut bytes = [0; 8];
+        let length = data.len().min(8);
+        bytes[..length].copy_from_slice(&data[..length]);
+        match part {
+            COMMON => self.write_common(at, u64::from_le_bytes(bytes), length),
+            NOTIFY => {
+                if let Some(kick) = self.device.kick((at / NOTIFY_STEP) as u16) {
+                    // A full counter means that it is kicked already.
+                    let _ = kick.write(1);
+                }
+            }
+            MSIX_TABLE => crate::lock(&self.msix).write_table(at as usize, data),
+            _ => {}
+        }
+    }
+}

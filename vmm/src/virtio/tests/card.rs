@@ -1,0 +1,220 @@
+//! The common configuration and the card's queues.
+
+use super::*;
+
+#[test]
+fn features_are_agreed_on_before_they_count() {
+    let guest = Guest::new();
+    guest.negotiate(0xffff_ffff);
+    assert_eq!(guest.status(), ACKNOWLEDGE_DRIVER, "no legacy drivers");
+    guest.write(0x08, &1u32.to_le_bytes());
+    guest.write(0x0c, &3u32.to_le_bytes());
+    guest.write(0x14, &[ACKNOWLEDGE_DRIVER | FEATURES_OK]);
+    assert_eq!(guest.status(), ACKNOWLEDGE_DRIVER, "bit 33 was not offered");
+    guest.negotiate(u64::MAX);
+    assert_eq!(guest.status(), ACKNOWLEDGE_DRIVER | FEATURES_OK);
+    guest.write(0x0c, &0u32.to_le_bytes());
+    assert_eq!(guest.read(0x0c, 4), 1, "too late to change them");
+}
+
+#[test]
+fn queues_are_not_used_before_the_driver_may_use_them() {
+    let mut guest = Guest::new();
+    guest.set_up_queues();
+    guest.write(0x14, &[ACKNOWLEDGE_DRIVER | DRIVER_OK]);
+    guest.describe(TRANSMIT, 0, BUFFER, 64, 0);
+    guest.offer(TRANSMIT, 0);
+    assert_eq!((guest.used(TRANSMIT), guest.status() & NEEDS_RESET), (0, 0));
+}
+
+#[test]
+fn impossible_queues_are_refused() {
+    let guest = Guest::new();
+    for size in [0u16, 3, 512, u16::MAX] {
+        guest.write(0x18, &size.to_le_bytes());
+        assert_eq!(guest.read(0x18, 2), 256, "{size}");
+    }
+    guest.write(0x1a, &3u16.to_le_bytes());
+    assert_eq!(guest.read(0x1a, 2), 0xffff, "there is no such vector");
+    guest.write(0x16, &2u16.to_le_bytes());
+    assert_eq!(guest.read(0x18, 2), 0, "there is no such queue");
+    for address in [u64::MAX, u64::MAX - 15, MIN_MEMORY - 16, 1 << 63, 0xfee0_0000] {
+        for register in [0x20, 0x28, 0x30] {
+            let guest = Guest::new();
+            guest.negotiate(u64::MAX);
+            guest.set_up_queues();
+            guest.write(register, &(address & !15).to_le_bytes());
+            guest.write(0x14, &[ACKNOWLEDGE_DRIVER | FEATURES_OK | DRIVER_OK]);
+            assert_eq!(guest.status() & NEEDS_RESET, NEEDS_RESET, "{register:#x} {address:#x}");
+            assert_eq!(guest.pending(), 1, "and the driver is told");
+            guest.write(0x14, &[0]);
+            assert_eq!(guest.status(), 0);
+        }
+    }
+}
+
+#[test]
+fn a_running_queue_cannot_be_moved() {
+    let mut guest = Guest::started();
+    guest.write(0x16, &TRANSMIT.to_le_bytes());
+    guest.write(0x20, &u64::MAX.to_le_bytes());
+    guest.write(0x1c, &0u16.to_le_bytes());
+    assert_eq!(guest.read(0x20, 8), base(TRANSMIT));
+    guest.describe(TRANSMIT, 0, BUFFER, 64, 0);
+    guest.offer(TRANSMIT, 0);
+    assert_eq!(guest.used(TRANSMIT), 1);
+}
+
+#[test]
+fn a_frame_leaves_without_the_guests_header() {
+    let mut guest = Guest::started();
+    guest.put(BUFFER, &[0xff; HEADER]);
+    guest.put(BUFFER + 0x1000, b"a frame");
+    guest.describe(TRANSMIT, 0, BUFFER, HEADER as u32, DESCRIPTOR_NEXT);
+    guest.describe(TRANSMIT, 1, BUFFER + 0x1000, 7, 0);
+    guest.offer(TRANSMIT, 0);
+    let mut frame = [0xff; 64];
+    assert_eq!(guest.wire.recv(&mut frame).unwrap(), HEADER + 7);
+    assert_eq!(frame[..HEADER], [0; HEADER]);
+    assert_eq!(&frame[HEADER..HEADER + 7], b"a frame");
+    assert_eq!((guest.used(TRANSMIT), guest.pending()), (1, 1 << 2));
+}
+
+#[test]
+fn what_is_no_frame_is_not_sent() {
+    let mut guest = Guest::started();
+    for (length, flags) in [(0, 0), (12, 0), (0x20_0000, 0), (64, DESCRIPTOR_WRITE)] {
+        guest.describe(TRANSMIT, 0, BUFFER, length, flags);
+        guest.offer(TRANSMIT, 0);
+    }
+    assert!(guest.wire.recv(&mut [0; 64]).is_err());
+    assert_eq!((guest.used(TRANSMIT), guest.status() & NEEDS_RESET), (4, 0));
+}
+
+#[test]
+fn frames_wait_for_buffers_and_buffers_for_frames() {
+    let mut guest = Guest::started();
+    let frame = [&[0xff; HEADER][..], b"hello"].concat();
+    guest.wire.send(&frame).unwrap();
+    guest.net.ready(TAP);
+    assert_eq!(guest.used(RECEIVE), 0);
+    guest.describe(RECEIVE, 0, BUFFER, 2048, DESCRIPTOR_WRITE);
+    guest.offer(RECEIVE, 0);
+    assert_eq!((guest.used(RECEIVE), guest.pending()), (1, 1 << 1));
+    let mut expected = vec![0; HEADER];
+    expected[10] = 1;
+    expected.extend(b"hello");
+    assert_eq!(guest.get(BUFFER, expected.len()), expected);
+    guest.offer(RECEIVE, 0);
+    assert_eq!(guest.used(RECEIVE), 1, "there is no frame");
+    guest.wire.send(&frame).unwrap();
+    guest.net.ready(TAP);
+    assert_eq!(guest.used(RECEIVE), 2);
+}
+
+#[test]
+fn a_frame_that_does_not_fit_is_lost_alone() {
+    let mut guest = Guest::started();
+    guest.describe(RECEIVE, 0, BUFFER, 20, DESCRIPTOR_WRITE);
+    guest.offer(RECEIVE, 0);
+    guest.wire.send(&[1; 64]).unwrap();
+    guest.wire.send(&[2; 16]).unwrap();
+    guest.net.ready(TAP);
+    assert_eq!(guest.used(RECEIVE), 1);
+    assert_eq!(guest.get(BUFFER + HEADER as u64, 4), [2; 4]);
+}
+
+#[test]
+fn a_broken_queue_stops_the_card_until_it_is_reset() {
+    type Break = fn(&mut Guest);
+    let breaks: [(&str, Break); 5] = [
+        ("a buffer outside of memory", |guest| {
+            guest.describe(TRANSMIT, 0, u64::MAX - 8, 64, 0);
+            guest.offer(TRANSMIT, 0);
+        }),
+        ("a buffer across the end of memory", |guest| {
+            guest.describe(TRANSMIT, 0, MIN_MEMORY - 8, 64, 0);
+            guest.offer(TRANSMIT, 0);
+        }),
+        ("a head that does not exist", |guest| guest.offer(TRANSMIT, QUEUE_SIZE)),
+        ("more buffers than the queue holds", |guest| {
+            guest.offered[1] = QUEUE_SIZE + 1;
+            guest.offer(TRANSMIT, 0);
+        }),
+        ("an index that goes back", |guest| {
+            guest.describe(TRANSMIT, 0, BUFFER, 64, 0);
+            guest.offer(TRANSMIT, 0);
+            guest.offered[1] = u16::MAX;
+            guest.offer(TRANSMIT, 0);
+        }),
+    ];
+    for (name, break_it) in breaks {
+        let mut guest = Guest::started();
+        break_it(&mut guest);
+        assert_eq!(guest.status() & NEEDS_RESET, NEEDS_RESET, "{name}");
+        assert_eq!(guest.pending() & 1, 1, "{name}: the driver is told");
+        guest.net.ready(u32::from(TRANSMIT));
+        guest.write(0x14, &[0]);
+        guest.offered = [0; 2];
+        guest.put(base(TRANSMIT) + 0x2000, &[0; 4]);
+        guest.negotiate(u64::MAX);
+        guest.set_up_queues();
+        guest.write(0x14, &[ACKNOWLEDGE_DRIVER | FEATURES_OK | DRIVER_OK]);
+        guest.describe(TRANSMIT, 0, BUFFER, 64, 0);
+        guest.offer(TRANSMIT, 0);
+        assert_eq!(guest.used(TRANSMIT), 1, "{name}: works again");
+    }
+}
+
+#[test]
+fn a_chain_in_a_circle_ends() {
+    let mut guest = Guest::started();
+    for index in 0..QUEUE_SIZE {
+        guest.describe(TRANSMIT, index, BUFFER, 1, DESCRIPTOR_NEXT);
+    }
+    guest.offer(TRANSMIT, 0);
+    assert_eq!(guest.used(TRANSMIT), 1);
+}
+
+#[test]
+fn nothing_is_used_after_a_reset() {
+    let mut guest = Guest::started();
+    guest.describe(RECEIVE, 0, BUFFER, 2048, DESCRIPTOR_WRITE);
+    guest.offer(RECEIVE, 0);
+    guest.write(0x14, &[0]);
+    guest.wire.send(&[0; 64]).unwrap();
+    guest.net.ready(TAP);
+    assert_eq!(guest.used(RECEIVE), 0);
+}
+
+#[test]
+fn accesses_without_sense_are_harmless() {
+    let mut numbers = Numbers(0x9e37_79b9_7f4a_7c15);
+    let guest = Guest::new();
+    for _ in 0..200_000 {
+        let part =
+            [COMMON, DEVICE, NOTIFY, MSIX_TABLE, MSIX_PENDING, 0x7000][numbers.next() as usize % 6];
+        let offset =
+            part + numbers.next() % if numbers.next().is_multiple_of(4) { 0x1000 } else { 0x40 };
+        let mut data = numbers.next().to_le_bytes();
+        let width = 1 << (numbers.next() % 4);
+        match numbers.next() % 4 {
+            0 => guest.bar.read(offset, &mut data[..width]),
+            1 => guest.bar.write(offset, &vec![0; width]),
+            _ => guest.bar.write(offset, &data[..width]),
+        }
+        if numbers.next().is_multiple_of(16) {
+            guest.net.ready((numbers.next() % 3) as u32);
+        }
+    }
+}
+
+#[test]
+fn the_address_is_read_in_any_width() {
+    let (net, _wire) = card();
+    let mut data = [0xee; 8];
+    net.read_config(0, &mut data);
+    assert_eq!(data, [2, 0, 0, 0, 0, 1, 0, 0]);
+    net.read_config(0xfff, &mut data);
+    assert_eq!(data, [0; 8]);
+}
