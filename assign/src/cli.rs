@@ -7,7 +7,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use sriov::HostRoot;
 
 use crate::failure::{Failure, OwnReason};
@@ -32,9 +32,13 @@ mod vf;
 pub use files::Files;
 pub use output::Format;
 
+const EXIT_CODES: &str = "\
+Exit codes: 0 done or nothing to do, 1 failed, 2 bad input, 3 refused to protect the host or
+isolation, 4 differences found (diff).";
+
 /// Gives PCI devices to KVM guests, and takes them back.
 #[derive(Debug, Parser)]
-#[command(name = "assign", version, propagate_version = true, infer_subcommands = true)]
+#[command(name = "assign", version, infer_subcommands = true, after_help = EXIT_CODES)]
 struct Cli {
     #[command(flatten)]
     global: Global,
@@ -44,11 +48,20 @@ struct Cli {
 
 #[derive(Debug, Args)]
 struct Global {
-    /// How results are written.
-    #[arg(short, long, global = true, value_enum, default_value_t, value_name = "FORMAT")]
+    /// How results are written: table, json or yaml [default: table]
+    #[arg(
+        short,
+        long,
+        global = true,
+        value_enum,
+        default_value_t,
+        value_name = "FORMAT",
+        hide_possible_values = true,
+        hide_default_value = true
+    )]
     output: Format,
-    /// Read another host's tree: DIR/sys, DIR/proc and DIR/dev.
-    #[arg(long, global = true, default_value = "/", value_name = "DIR")]
+    /// Read another host's tree: DIR/sys, DIR/proc and DIR/dev [default: /]
+    #[arg(long, global = true, default_value = "/", value_name = "DIR", hide_default_value = true)]
     root: PathBuf,
     /// Where leases and applied policies are remembered [default: var/lib/assign below the root]
     #[arg(long, global = true, value_name = "DIR")]
@@ -61,11 +74,17 @@ struct Global {
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// List PCI devices: who has them, and who could have them.
+    #[command(
+        after_help = "Examples: assign devices, assign devices ethernet, assign devices 8086:10ca"
+    )]
     Devices(devices::Devices),
     /// Create, list and destroy virtual functions (VFs).
     #[command(subcommand)]
     Vf(vf::Vf),
     /// Bind devices to a driver, vfio-pci unless told otherwise.
+    #[command(
+        after_help = "Example: assign bind 01:10.0 01:10.2; `assign release` gives them back."
+    )]
     Bind(bind::Bind),
     /// Give devices back to the drivers they had before `bind`.
     Release(release::Release),
@@ -74,12 +93,16 @@ enum Verb {
     /// Show what applying policies would change; changes nothing.
     Plan(plan::Plan),
     /// Make this host what policies say: all of it, or nothing.
+    #[command(
+        after_help = "Example: assign apply -f edge-node.yaml; `assign remove` takes it back."
+    )]
     Apply(apply::Apply),
     /// Compare this host with policies; exit code 4 when it differs.
     Diff(diff::Diff),
     /// Take back what applying policies changed.
     Remove(remove::Remove),
     /// Start a guest; its console is this terminal.
+    #[command(after_help = "Example: assign run -f web-1.yaml; Ctrl-] stops the guest.")]
     Run(run::Run),
 }
 
@@ -134,16 +157,33 @@ impl Verb {
 
 /// Clap prints help and version as well as errors; a program that asked for JSON gets JSON.
 fn usage(error: &clap::Error) -> ExitCode {
-    let wants_json = std::env::args().any(|argument| argument.contains("json"));
-    if error.use_stderr() && wants_json {
+    let format = asked_format(std::env::args());
+    if error.use_stderr() && format != Format::Table {
         let text = error.render().to_string();
         let message = text.trim_start_matches("error: ").lines().next().unwrap_or_default();
         let failure =
             Failure::bad_input(OwnReason::Usage, "command line", message.trim_end_matches('.'))
                 .with_remedy("`assign --help` shows the commands.");
-        error::print(&failure, Format::Json);
+        error::print(&failure, format);
     } else {
         error.print().ok();
     }
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+}
+
+/// The `-o` of a command line that could not be parsed as a whole.
+fn asked_format(arguments: impl Iterator<Item = String>) -> Format {
+    let mut asked = Format::Table;
+    let mut before = String::new();
+    for argument in arguments {
+        let value = match before.as_str() {
+            "-o" | "--output" => Some(argument.as_str()),
+            _ => argument.strip_prefix("--output=").or_else(|| argument.strip_prefix("-o")),
+        };
+        if let Some(format) = value.and_then(|value| Format::from_str(value, false).ok()) {
+            asked = format;
+        }
+        before = argument;
+    }
+    asked
 }

@@ -65,6 +65,10 @@ pub enum OwnReason {
     UsedByPolicy,
     /// A disruptive step was not confirmed.
     NotConfirmed,
+    /// Somebody asked the command to end before it was done.
+    Interrupted,
+    /// A guest of this name runs already.
+    GuestRuns,
     /// Another command is changing the host.
     Locked,
     /// The state cannot be read or written.

@@ -27,7 +27,7 @@ mod handles;
 mod lease;
 mod process;
 mod session;
-mod signals;
+
 mod spec;
 mod tap;
 
@@ -46,9 +46,9 @@ use self::handles::{BootFiles, NotOpened, VfioFiles};
 use self::lease::Lease;
 use self::process::Vmm;
 use self::session::Ending;
-use self::signals::Signals;
 use self::spec::Parts;
 use crate::failure::{Failure, OwnReason};
+use crate::signals::Signals;
 use crate::state::State;
 
 /// Other launchers that may take the chosen VF before we do, until we give up.
@@ -104,6 +104,7 @@ impl Launch<'_> {
     pub fn run(&self) -> Result<Ended, Failure> {
         let boot = BootFiles::open(self.guest)?;
         let kvm = handles::open_kvm(self.root)?;
+        lease::check_name(self.state, self.root, &self.guest.name)?;
         // From here on, being asked to end means to end in order.
         let signals = Signals::hold().map_err(|error| self.system("hold signals back", &error))?;
         let mut connected = self.connect()?;

@@ -10,11 +10,14 @@
 //! `apply` makes small journalled steps that it can take back; `state` remembers who has what;
 //! `launch` starts a guest. `cli` has one file per verb.
 
+#![deny(unsafe_code)]
+
 pub mod apply;
 pub mod cli;
 pub mod failure;
 pub mod launch;
 pub mod plan;
+mod signals;
 pub mod state;
 
 pub use failure::{Failure, OwnReason, Reason};

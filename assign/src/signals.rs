@@ -1,5 +1,7 @@
-//! Signals as something to read: those that ask the launcher to end are held back and come out of
-//! a descriptor, so that ending is an ordinary step of the session's loop.
+//! Signals as something to read: those that ask a command to end are held back and come out of
+//! a descriptor, so that ending is an ordinary step of what the command does.
+
+#![allow(unsafe_code)]
 
 use std::io;
 use std::mem::MaybeUninit;

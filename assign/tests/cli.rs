@@ -198,3 +198,60 @@ fn without_an_iommu_apply_changes_nothing() {
     let count = directory.path().join("sys/bus/pci/devices/0000:01:00.0/sriov_numvfs");
     assert_eq!(std::fs::read_to_string(count).expect("the count"), "0\n");
 }
+
+#[test]
+fn a_kernel_below_another_directory_is_not_changed() {
+    let directory = directory();
+    // As a container sees its host: below a directory, and alive.
+    std::os::unix::fs::symlink("/", directory.path().join("host")).expect("a link");
+    let host = directory.path().join("host");
+    let state = directory.path().join("state").display().to_string();
+    let (code, error) =
+        failed(&host, &["--state", &state, "apply", "-f", &policy(directory.path(), 1)]);
+    assert_eq!(code, Some(2), "{error}");
+    assert!(
+        error.contains("shows a running kernel") && error.contains("without --root"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_command_line_that_is_wrong_is_told_in_the_format_asked_for() {
+    let directory = directory();
+    let text = |arguments: &[&str]| failed(directory.path(), arguments).1;
+    assert!(text(&["-ojson", "plan"]).starts_with('{'));
+    assert!(text(&["plan", "--output=yaml"]).starts_with("error:\n"));
+    assert!(text(&["plan", "json"]).starts_with("error: "), "{}", text(&["plan", "json"]));
+}
+
+#[test]
+fn a_vf_of_a_policy_is_not_released() {
+    let directory = directory();
+    let tree = Tree::lab(directory.path(), 1);
+    let vf = "0000:01:10.0";
+    tree.link(&format!("sys/bus/pci/devices/{vf}/driver"), "../../bus/pci/drivers/vfio-pci");
+    tree.attribute(vf, "driver_override", "vfio-pci\n");
+    let (code, error) = failed(directory.path(), &["release", vf]);
+    assert_eq!(code, Some(2), "{error}");
+    assert!(error.contains("`assign bind --driver DRIVER`"), "{error}");
+
+    let source = std::fs::read_to_string(policy(directory.path(), 1)).expect("a policy");
+    let source = policies::Source { name: "edge.yaml".to_owned(), text: source };
+    let policy = policies::parse(&[source]).expect("a right policy").policies.remove(0);
+    let pf = "0000:01:00.0".parse().expect("an address");
+    let bind = sriov::Change::Bind {
+        device: sriov::Target::Vf(sriov::VfRef { pf, index: 0 }),
+        from: sriov::Binding::default(),
+        driver: "vfio-pci".to_owned(),
+    };
+    let state = assign::state::State::at(directory.path().join("var/lib/assign"));
+    let boot = "11111111-2222-3333-4444-555555555555";
+    state.change(|state| state.remember_policy(&policy, boot, &[bind])).expect("remembered");
+    let (code, error) = failed(directory.path(), &["release", vf]);
+    assert_eq!(code, Some(3), "{error}");
+    assert!(error.contains("policy edge") && error.contains("`assign remove`"), "{error}");
+    let kept = std::fs::read_to_string(
+        directory.path().join(format!("sys/bus/pci/devices/{vf}/driver_override")),
+    );
+    assert_eq!(kept.expect("the override"), "vfio-pci\n");
+}

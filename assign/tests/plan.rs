@@ -229,3 +229,19 @@ fn a_shared_group_is_refused_with_its_neighbours() {
          carries sda → /). Enable ACS on the port or choose another device."
     );
 }
+
+#[test]
+fn an_interface_that_is_brought_up_does_not_listen_to_routers() {
+    let directory = directory();
+    let tree = Tree::lab(directory.path(), 0);
+    tree.file("proc/sys/net/ipv6/conf/eth0/accept_ra", "1\n");
+    let first = |tree: &Tree| steps(&planned(&HostSnapshot::read(&tree.root()), &[lan(1)]));
+    let deaf = "0000:01:00.0: let eth0 ignore router advertisements";
+    assert_eq!(
+        first(&tree).iter().take(2).collect::<Vec<_>>(),
+        [deaf, "0000:01:00.0: set eth0 up"]
+    );
+    // One that is up is somebody's: its settings are left alone.
+    tree.file("sys/class/net/eth0/flags", "0x1003\n");
+    assert!(!first(&tree).iter().any(|step| step.contains("eth0")));
+}

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use assign::apply::Operation;
 use assign::apply::policies::{apply, remove};
 use assign::state::{Entry, Lease, Owner, State};
 use assign::{OwnReason, Reason};
@@ -191,4 +192,160 @@ fn whoever_changes_the_host_is_named_to_the_next() {
     let error = state.lock_host().expect_err("held");
     let expected = format!("process {} is changing this host", std::process::id());
     assert!(error.to_string().contains(&expected), "{error}");
+}
+
+#[test]
+fn a_name_is_for_one_guest_at_a_time() {
+    let directory = directory();
+    let tree = Tree::lab(directory.path(), 2);
+    let (root, state) = (tree.root(), State::at(directory.path().join("state")));
+    let (one, two) = (process(&tree, 100, 5), process(&tree, 200, 6));
+    let lease = |device: &str, owner| Lease::new(&root, address(device), "web-1", owner);
+    state.take_leases(&root, &[lease("0000:01:10.0", one)]).expect("free");
+    let error = state.take_leases(&root, &[lease("0000:01:10.2", two)]).expect_err("a namesake");
+    assert_eq!(error.reason, Reason::Own(OwnReason::GuestRuns));
+    assert_eq!(error.exit_code(), 3);
+    assert!(error.to_string().starts_with("web-1: runs already, as process 100."), "{error}");
+    tree.remove("proc/100/stat");
+    state.take_leases(&root, &[lease("0000:01:10.2", two)]).expect("the first one has ended");
+}
+
+/// VFs that were there before, given to the pool by hand of an earlier apply.
+fn adopted(tree: &Tree, state: &State, changes: &[Change]) {
+    let policy = lan(2);
+    state.change(|state| state.remember_policy(&policy, BOOT, changes)).expect("remembered");
+    tree.file("sys/class/net/eth0/flags", "0x1003\n");
+}
+
+#[test]
+fn nothing_of_a_removal_happens_while_a_guest_would_notice() {
+    let directory = directory();
+    let tree = Tree::lab(directory.path(), 2);
+    let (root, state) = (tree.root(), State::at(directory.path().join("state")));
+    let pf = address("0000:01:00.0");
+    let vf = VfRef { pf, index: 0 };
+    let [zero, mac] = [[0; 6], [2; 6]].map(sriov::MacAddress);
+    let lease = Lease::new(&root, address("0000:01:10.0"), "web-1", process(&tree, 100, 5));
+    state.take_leases(&root, &[lease]).expect("free");
+    let up = Change::SetLink { pf, netdev: "eth0".to_owned(), from: false, to: true };
+    let autoprobe = Change::SetAutoprobe { pf, from: false, to: true };
+    for change in [Change::SetVfMac { vf, from: zero, to: mac }, up] {
+        // The first step back would be harmless: it is not made either.
+        adopted(&tree, &state, &[change, autoprobe.clone()]);
+        let error = remove(&root, &state, &["edge".to_owned()]).expect_err("leased");
+        assert_eq!(error.reason, Reason::Own(OwnReason::Leased), "{error}");
+        assert_eq!(attribute(&tree, "0000:01:00.0", "sriov_drivers_autoprobe"), "1");
+        state.change(|state| state.forget_policy("edge")).expect("forgotten");
+    }
+    tree.remove("proc/100/stat");
+    adopted(&tree, &state, &[autoprobe]);
+    remove(&root, &state, &["edge".to_owned()]).expect("a dead guest's lease is in nobody's way");
+    assert_eq!(attribute(&tree, "0000:01:00.0", "sriov_drivers_autoprobe"), "0");
+}
+
+#[test]
+fn what_somebody_else_changed_since_stays_as_it_is() {
+    let directory = directory();
+    let tree = Tree::lab(directory.path(), 3);
+    let (root, state) = (tree.root(), State::at(directory.path().join("state")));
+    let pf = address("0000:01:00.0");
+    adopted(&tree, &state, &[Change::SetVfCount { pf, from: 0, to: 2 }]);
+    let report = remove(&root, &state, &["edge".to_owned()]).expect("removed");
+    assert_eq!(report.notes, ["0000:01:00.0: it has 3 VFs now, and had 2 VFs; left as it is"]);
+    assert_eq!(attribute(&tree, "0000:01:00.0", "sriov_numvfs"), "3");
+
+    // Nor does a killed command's journal keep all later commands from their work.
+    let change = Change::SetVfCount { pf, from: 0, to: 2 };
+    let (operation, boot_id) = ("apply edge".to_owned(), BOOT.to_owned());
+    state.journal_step(&Entry { number: 0, operation, boot_id, change }).expect("written");
+    remove(&root, &state, &[]).expect("recovered");
+    assert!(state.journal().expect("journal").is_empty());
+}
+
+#[test]
+fn a_step_that_cannot_be_taken_back_keeps_no_other_from_it() {
+    let directory = directory();
+    let tree = Tree::lab(directory.path(), 0);
+    tree.file("sys/class/net/eth0/flags", "0x1003\n");
+    let (root, state) = (tree.root(), State::at(directory.path().join("state")));
+    let pf = address("0000:01:00.0");
+    let mut operation = Operation::begin(&root, &state, "apply edge").expect("begun");
+    for change in [
+        Change::SetAutoprobe { pf, from: true, to: false },
+        Change::SetVfCount { pf, from: 0, to: 4 },
+    ] {
+        assert!(operation.perform(&change).expect("made"));
+    }
+    // The driver goes away, so that the kernel takes no other number.
+    tree.remove("sys/bus/pci/devices/0000:01:00.0/driver");
+    let cause = assign::Failure::failed(OwnReason::Guest, "test", "broke");
+    let failure = operation.roll_back(cause);
+    let text = failure.to_string();
+    assert!(text.contains("taking back \"0000:01:00.0: create 4 VFs\" failed as well"), "{text}");
+    assert!(text.contains("tries again"), "{text}");
+    assert_eq!(attribute(&tree, "0000:01:00.0", "sriov_drivers_autoprobe"), "1");
+    assert_eq!(state.journal().expect("journal").len(), 1);
+}
+
+#[test]
+fn steps_that_cannot_be_remembered_are_taken_back_at_once() {
+    let directory = directory();
+    let tree = Tree::lab(directory.path(), 0);
+    let (root, state) = (tree.root(), State::at(directory.path().join("state")));
+    let pf = address("0000:01:00.0");
+    let operation = Operation::begin(&root, &state, "apply edge").expect("begun");
+    let change = Change::SetAutoprobe { pf, from: true, to: false };
+    let operation = operation.perform_all(&[change]).expect("made");
+    let full = || assign::Failure::failed(OwnReason::State, "state.redb", "no space is left");
+    operation.commit(|_| Err(full())).expect_err("not remembered");
+    assert_eq!(attribute(&tree, "0000:01:00.0", "sriov_drivers_autoprobe"), "1");
+    assert!(state.journal().expect("journal").is_empty());
+}
+
+#[test]
+fn a_damaged_state_is_an_error_that_names_the_file() {
+    let directory = directory();
+    let tree = Tree::lab(directory.path(), 1);
+    let (root, state) = (tree.root(), State::at(directory.path().join("state")));
+    let lease = Lease::new(&root, address("0000:01:10.0"), "web-1", process(&tree, 100, 5));
+    state.take_leases(&root, &[lease]).expect("free");
+    let file = directory.path().join("state/state.redb");
+    let whole = std::fs::read(&file).expect("the database");
+    let length = whole.len();
+    let mut damaged: Vec<Vec<u8>> = vec![Vec::new(), b"not a database".to_vec(), vec![0; length]];
+    damaged.extend([9, 320, 4096, length / 2, length - 1].map(|end| whole[..end].to_vec()));
+    for at in (0..length.min(16 << 10)).step_by(61) {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 0xff;
+        damaged.push(bytes);
+    }
+    let mut told = 0;
+    for bytes in damaged {
+        std::fs::write(&file, bytes).expect("written");
+        // Reading and writing answer, whatever is in the file.
+        for result in [state.leases(&root).map(drop), state.change(|state| state.close_journal())] {
+            if let Err(error) = result {
+                told += 1;
+                let text = error.to_string();
+                assert!(text.contains("state.redb") && error.remedy.is_some(), "{text}");
+            }
+        }
+    }
+    assert!(told > 10, "{told}");
+}
+
+#[test]
+fn reading_writes_nothing() {
+    let directory = directory();
+    let tree = Tree::lab(directory.path(), 1);
+    let (root, state) = (tree.root(), State::at(directory.path().join("state")));
+    let owner = process(&tree, 100, 5);
+    let lease = Lease::new(&root, address("0000:01:10.0"), "web-1", owner);
+    state.take_leases(&root, &[lease]).expect("free");
+    tree.remove("proc/100/stat");
+    let file = directory.path().join("state/state.redb");
+    let before = std::fs::read(&file).expect("the database");
+    assert!(state.leases(&root).expect("leases").is_empty());
+    assert!(state.applied().expect("policies").is_empty());
+    assert!(std::fs::read(&file).expect("the database") == before);
 }

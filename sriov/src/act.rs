@@ -1,6 +1,7 @@
 //! Carrying out single changes, one file per subject. Each reads what it is about to change,
 //! acts, and reads what came of it.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::address::PciAddress;
@@ -9,6 +10,7 @@ use crate::facts::pci::{self, PciFunction};
 use crate::facts::reader::Reader;
 use crate::facts::{block, iov, net};
 use crate::failure::{ChangeError, Reason};
+use crate::netlink::Rtnetlink;
 use crate::root::HostRoot;
 use crate::usage::{self, Use};
 
@@ -72,7 +74,7 @@ fn function(root: &HostRoot, address: PciAddress) -> Result<PciFunction, ChangeE
 
 /// Refuses when the host itself uses the function now.
 fn refuse_if_used(root: &HostRoot, function: &PciFunction, tried: &str) -> Result<(), ChangeError> {
-    refuse(function, tried, uses_now(root, function).first())
+    refuse(function, tried, uses_now(root, function, tried)?.first())
 }
 
 /// Refuses when somebody set up the host to use the function. What came by router advertisement
@@ -82,15 +84,32 @@ fn refuse_if_configured(
     function: &PciFunction,
     tried: &str,
 ) -> Result<(), ChangeError> {
-    refuse(function, tried, uses_now(root, function).iter().find(|used| !used.autoconfigured))
+    let used = uses_now(root, function, tried)?;
+    refuse(function, tried, used.iter().find(|used| !used.autoconfigured))
 }
 
-fn uses_now(root: &HostRoot, function: &PciFunction) -> Vec<Use> {
+/// What cannot be seen counts as a use: without the host's addresses, routes and mounts nobody
+/// knows what a device carries.
+fn uses_now(root: &HostRoot, function: &PciFunction, tried: &str) -> Result<Vec<Use>, ChangeError> {
+    let unknown = |cause: String| {
+        let message = format!("will not {tried}: whether the host needs it is not known ({cause})");
+        ChangeError::new(Reason::UseUnknown, function.address, message)
+            .with_remedy("Run assign as root, with /proc and /sys mounted.")
+    };
     let mut reader = Reader::new(root);
-    let mut netlink = root.is_live().then(|| crate::netlink::Rtnetlink::open().ok()).flatten();
+    let mut netlink = match root.is_live() {
+        true => Some(Rtnetlink::open().map_err(|error| unknown(format!("rtnetlink: {error}")))?),
+        false => None,
+    };
     let netdevs = net::read(&mut reader, netlink.as_mut());
     let blocks = block::read(&mut reader);
-    usage::uses(function, &netdevs, &blocks)
+    // One odd device is noted and hides no other; a whole list that is missing hides all.
+    let lists = [root.net_class(), root.block_class(), root.btrfs()];
+    let is_list = |path: &Path| path.starts_with(root.proc("")) || lists.iter().any(|l| l == path);
+    match reader.problems.iter().find(|problem| is_list(&problem.path)) {
+        Some(problem) => Err(unknown(problem.cause.clone())),
+        None => Ok(usage::uses(function, &netdevs, &blocks)),
+    }
 }
 
 fn refuse(function: &PciFunction, tried: &str, used: Option<&Use>) -> Result<(), ChangeError> {

@@ -1,9 +1,11 @@
 //! One file of sysfs or procfs: read with a bound, written with one call, and an error that says
 //! which file, what was tried, what the kernel answered and what to do about it.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
+
+use crate::root::HostRoot;
 
 /// The kernel hands out at most a page per attribute.
 const ATTRIBUTE_BYTES: u64 = 4096;
@@ -89,10 +91,9 @@ fn read_bounded(path: &Path, limit: u64) -> io::Result<String> {
     })
 }
 
-/// Writes `value` in one call, as the kernel wants it. The file must be there.
-pub fn write(path: &Path, value: &str) -> Result<(), AttributeError> {
-    let attempt =
-        || OpenOptions::new().write(true).truncate(true).open(path)?.write(value.as_bytes());
+/// Writes `value` in one call, as the kernel wants it. The file must be there, and below `root`.
+pub fn write(root: &HostRoot, path: &Path, value: &str) -> Result<(), AttributeError> {
+    let attempt = || root.open_to_write(path)?.write(value.as_bytes());
     let source = match attempt() {
         Ok(written) if written == value.len() => return Ok(()),
         Ok(written) => io::Error::other(format!("the kernel took {written} bytes only")),
@@ -167,8 +168,30 @@ mod tests {
     fn a_write_never_creates_a_file_and_its_error_shows_the_value() {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let path = directory.path().join("sriov_numvfs");
-        let error = write(&path, "4\n").expect_err("no such attribute");
-        assert!(error.to_string().starts_with("cannot write \"4\" to "), "{error}");
-        assert!(!path.exists());
+        for root in [HostRoot::live(), HostRoot::at(directory.path())] {
+            let error = write(&root, &path, "4\n").expect_err("no such attribute");
+            assert!(error.to_string().starts_with("cannot write \"4\" to "), "{error}");
+            assert!(!path.exists());
+        }
+    }
+
+    #[test]
+    fn a_write_to_a_recorded_tree_stays_within_it() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let (tree, outside) = (directory.path().join("tree"), directory.path().join("outside"));
+        std::fs::create_dir_all(tree.join("sys/real")).expect("directories");
+        for path in [&outside, &tree.join("sys/real/value")] {
+            std::fs::write(path, "before").expect("a file");
+        }
+        std::os::unix::fs::symlink("real", tree.join("sys/inside")).expect("a link");
+        std::os::unix::fs::symlink("../../outside", tree.join("sys/up")).expect("a link");
+        std::os::unix::fs::symlink(&outside, tree.join("sys/absolute")).expect("a link");
+        let root = HostRoot::at(&tree);
+        write(&root, &tree.join("sys/inside/value"), "after").expect("within the tree");
+        for path in [tree.join("sys/up"), tree.join("sys/absolute"), outside.clone()] {
+            let error = write(&root, &path, "after").expect_err("out of the tree");
+            assert!(error.to_string().contains("leads out of the recorded tree"), "{error}");
+        }
+        assert_eq!(std::fs::read_to_string(outside).expect("the file"), "before");
     }
 }

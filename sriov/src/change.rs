@@ -93,6 +93,18 @@ pub enum Change {
         /// As it is to be.
         to: bool,
     },
+    /// Whether a PF's interface takes addresses and routes that routers advertise: the host is not to
+    /// join a network only because its VFs need the interface up.
+    SetAcceptRa {
+        /// The PF.
+        pf: PciAddress,
+        /// Its interface, for people; it is looked up again by the PF.
+        netdev: String,
+        /// As it is: 0 no, 1 unless the host forwards, 2 yes.
+        from: u8,
+        /// As it is to be.
+        to: u8,
+    },
     /// The administrative address of a VF.
     SetVfMac {
         /// The VF.
@@ -140,10 +152,16 @@ impl Change {
         match self {
             Change::SetAutoprobe { pf, .. }
             | Change::SetVfCount { pf, .. }
+            | Change::SetAcceptRa { pf, .. }
             | Change::SetLink { pf, .. } => Target::Function(*pf),
             Change::SetVfMac { vf, .. } => Target::Vf(*vf),
             Change::Bind { device, .. } | Change::Restore { device, .. } => *device,
         }
+    }
+
+    /// What it does, for a sentence that names the device elsewhere: "destroy its 4 VFs".
+    pub fn action(&self) -> Action<'_> {
+        Action(self)
     }
 
     /// The reverse, known beforehand.
@@ -157,6 +175,9 @@ impl Change {
             Change::SetVfCount { pf, from, to } => Change::SetVfCount { pf, from: to, to: from },
             Change::SetLink { pf, netdev, from, to } => {
                 Change::SetLink { pf, netdev, from: to, to: from }
+            }
+            Change::SetAcceptRa { pf, netdev, from, to } => {
+                Change::SetAcceptRa { pf, netdev, from: to, to: from }
             }
             Change::SetVfMac { vf, from, to } => Change::SetVfMac { vf, from: to, to: from },
             Change::Bind { device, from, driver } => {
@@ -175,11 +196,6 @@ impl Change {
         }
     }
 
-    /// Whether it can take seconds, so that progress is worth showing.
-    pub fn is_slow(&self) -> bool {
-        matches!(self, Change::SetVfCount { .. } | Change::SetLink { to: true, .. })
-    }
-
     /// Does it: reads its precondition, acts, reads the result. A device that is already as wanted
     /// is left alone, and [`Undo::Nothing`] says so.
     ///
@@ -190,6 +206,9 @@ impl Change {
             Change::SetAutoprobe { pf, from, to } => act::vfs::set_autoprobe(root, *pf, *from, *to),
             Change::SetVfCount { pf, from, to } => act::vfs::set_count(root, *pf, *from, *to),
             Change::SetLink { pf, from, to, .. } => act::link::set_up(root, *pf, *from, *to),
+            Change::SetAcceptRa { pf, from, to, .. } => {
+                act::link::set_accept_ra(root, *pf, *from, *to)
+            }
             Change::SetVfMac { vf, to, .. } => act::link::set_vf_mac(root, *vf, *to),
             Change::Bind { device, from, driver } => act::bind::bind(root, *device, from, driver),
             Change::Restore { device, from, to } => act::bind::restore(root, *device, from, to),
@@ -203,8 +222,17 @@ impl Change {
 
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: ", self.device())?;
-        match self {
+        write!(f, "{}: {}", self.device(), self.action())
+    }
+}
+
+/// What a step does, without the device it does it to.
+#[derive(Debug, Clone, Copy)]
+pub struct Action<'a>(&'a Change);
+
+impl fmt::Display for Action<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
             Change::SetAutoprobe { to: true, .. } => {
                 f.write_str("let the host bind drivers to new VFs")
             }
@@ -215,6 +243,12 @@ impl fmt::Display for Change {
             Change::SetVfCount { to, .. } => write!(f, "create {}", vfs(*to)),
             Change::SetLink { netdev, to: true, .. } => write!(f, "set {netdev} up"),
             Change::SetLink { netdev, to: false, .. } => write!(f, "set {netdev} down"),
+            Change::SetAcceptRa { netdev, to: 0, .. } => {
+                write!(f, "let {netdev} ignore router advertisements")
+            }
+            Change::SetAcceptRa { netdev, .. } => {
+                write!(f, "let {netdev} heed router advertisements")
+            }
             Change::SetVfMac { to, .. } if to.is_zero() => f.write_str("clear its address"),
             Change::SetVfMac { to, .. } => write!(f, "set its address to {to}"),
             Change::Bind { from, driver, .. } => match &from.driver {

@@ -31,6 +31,8 @@ pub enum Reason {
     NotThisHost,
     /// The host itself needs the device.
     HostUsesDevice,
+    /// Whether the host needs the device cannot be seen.
+    UseUnknown,
     /// A guest or another process has the device open.
     DeviceOpen,
     /// The function has VFs.
@@ -62,7 +64,9 @@ impl Reason {
             Reason::NoSuchDevice | Reason::NotSriov | Reason::TooManyVfs | Reason::NotThisHost => {
                 Class::BadInput
             }
-            Reason::HostUsesDevice | Reason::DeviceOpen | Reason::HasVfs => Class::Refused,
+            Reason::HostUsesDevice | Reason::UseUnknown | Reason::DeviceOpen | Reason::HasVfs => {
+                Class::Refused
+            }
             _ => Class::Failed,
         }
     }

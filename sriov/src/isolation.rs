@@ -74,10 +74,11 @@ pub fn viability(
     device: &PciFunction,
     together: &[PciAddress],
 ) -> Result<(), NotViable> {
-    let Some(number) = device.iommu_group.filter(|_| snapshot.iommu.present) else {
+    let of_number = |number| Some((number, snapshot.iommu.groups.get(&number)?));
+    let group = device.iommu_group.and_then(of_number);
+    let Some((number, group)) = group.filter(|(_, group)| group.isolates) else {
         return Err(NotViable::NoGroup { remedy: snapshot.iommu.remedy().to_owned() });
     };
-    let Some(group) = snapshot.iommu.groups.get(&number) else { return Ok(()) };
     let mut members: Vec<Neighbour> = group
         .members
         .iter()

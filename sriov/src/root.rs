@@ -1,9 +1,15 @@
 //! Where a host's files are: the only place that joins `/sys`, `/proc` and `/dev` paths.
 //!
 //! A root other than `/` is a recorded tree. It has files and no kernel, so facts that come from
-//! system calls are left out there, and changes that need them are refused.
+//! system calls are left out there, and changes that need them are refused. A write below it stays
+//! within the tree, whatever links a tree that somebody sent has, and never reaches a kernel: one
+//! that is mounted there would be changed without half of what protects a host.
 
+use std::fs::{File, OpenOptions};
+use std::io;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 
 use crate::address::PciAddress;
 
@@ -32,6 +38,42 @@ impl HostRoot {
     /// The directory itself.
     pub fn directory(&self) -> &Path {
         &self.directory
+    }
+
+    /// Whether this root is not `/`, and yet shows a running kernel: a host's `/sys` or `/proc`
+    /// mounted below a directory, as containers have them.
+    pub fn borrows_a_kernel(&self) -> bool {
+        /// Magic numbers of sysfs and procfs (uapi/linux/magic.h).
+        const KERNEL: [i64; 2] = [0x6265_6572, 0x9fa0];
+        let of_kernel = |name| {
+            let found = rustix::fs::statfs(self.directory.join(name));
+            found.is_ok_and(|found| KERNEL.contains(&found.f_type))
+        };
+        !self.is_live() && (of_kernel("sys") || of_kernel("proc"))
+    }
+
+    /// Opens a file that is there, to write to it. In a recorded tree the way to it may lead neither
+    /// out of the tree nor onto another filesystem (openat2(2)).
+    pub(crate) fn open_to_write(&self, path: &Path) -> io::Result<File> {
+        if self.is_live() {
+            return OpenOptions::new().write(true).truncate(true).open(path);
+        }
+        let out = || io::Error::other("it leads out of the recorded tree");
+        let below = path.strip_prefix(&self.directory).map_err(|_| out())?;
+        let tree = rustix::fs::openat(
+            CWD,
+            &self.directory,
+            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?;
+        // Not to wait for the reader of a pipe.
+        let flags = OFlags::WRONLY | OFlags::TRUNC | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let within = ResolveFlags::BENEATH | ResolveFlags::NO_XDEV | ResolveFlags::NO_MAGICLINKS;
+        match rustix::fs::openat2(tree, below, flags, Mode::empty(), within) {
+            Ok(file) => Ok(File::from(file)),
+            Err(rustix::io::Errno::XDEV) => Err(out()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// `/sys/bus/pci/devices`: one link per function.
@@ -82,6 +124,12 @@ impl HostRoot {
     /// One network interface's directory.
     pub fn netdev(&self, name: &str) -> PathBuf {
         self.net_class().join(name)
+    }
+
+    /// The number that says whether an interface takes addresses and routes that routers advertise
+    /// (Documentation/networking/ip-sysctl.rst, `accept_ra`).
+    pub fn accept_ra(&self, netdev: &str) -> PathBuf {
+        self.proc("sys/net/ipv6/conf").join(netdev).join("accept_ra")
     }
 
     /// `/sys/class/block`: one link per disk and partition.

@@ -39,11 +39,10 @@ impl std::fmt::Display for User {
 /// Processes that hold the device's group or its own VFIO file; none where it is free.
 pub fn users(root: &HostRoot, device: PciAddress) -> Vec<User> {
     let files = files(root, device);
-    let held = |file: &String| match OpenOptions::new().read(true).write(true).open(root.dev(file))
-    {
-        Err(error) => error.kind() == ErrorKind::ResourceBusy,
-        // A recorded tree's files open always: there, the processes decide.
-        Ok(_) => !root.is_live(),
+    let held = |file: &String| {
+        // A recorded tree's files tell nothing by being opened: there, the processes decide.
+        let open = || OpenOptions::new().read(true).write(true).open(root.dev(file));
+        !root.is_live() || open().is_err_and(|error| error.kind() == ErrorKind::ResourceBusy)
     };
     if !files.iter().any(held) {
         return Vec::new();

@@ -167,3 +167,50 @@ fn a_recorded_tree_has_no_kernel_to_set_links_by() {
     let up = Change::SetLink { pf, netdev: "eth0".to_owned(), from: false, to: true };
     assert_eq!(refused(&tree, &up).reason, Reason::NotThisHost);
 }
+
+#[test]
+fn an_interface_is_kept_from_listening_to_routers_and_listens_again() {
+    let directory = directory();
+    let tree = Tree::lab(directory.path(), 0);
+    let file = "proc/sys/net/ipv6/conf/eth0/accept_ra";
+    let pf = address("0000:01:00.0");
+    let deaf = Change::SetAcceptRa { pf, netdev: "eth0".to_owned(), from: 1, to: 0 };
+    assert_eq!(refused(&tree, &deaf).reason, Reason::NoInterface, "a kernel without IPv6");
+    tree.file(file, "1\n");
+    let value = || std::fs::read_to_string(directory.path().join(file)).expect("the value");
+    let Ok(Undo::Change(back)) = deaf.perform(&tree.root()) else { panic!("it can be undone") };
+    assert_eq!(value(), "0\n");
+    assert_eq!(deaf.perform(&tree.root()).expect("nothing to do"), Undo::Nothing);
+    back.perform(&tree.root()).expect("undone");
+    assert_eq!(value(), "1\n");
+    tree.file(file, "2\n");
+    assert_eq!(refused(&tree, &deaf).reason, Reason::Stale);
+}
+
+#[test]
+fn what_cannot_be_seen_counts_as_a_use() {
+    let directory = directory();
+    let tree = Tree::lab(directory.path(), 0);
+    // A mount table that cannot be read: not a file.
+    tree.remove("proc/self/mountinfo");
+    tree.directory("proc/self/mountinfo");
+    let error = refused(&tree, &bind("0000:00:1f.2", Some("ahci")));
+    assert_eq!((error.reason, error.reason.class()), (Reason::UseUnknown, Class::Refused));
+    assert!(error.message.contains("self/mountinfo"), "{error}");
+    assert_eq!(attribute(&tree, "0000:00:1f.2", "driver_override"), "(null)\n");
+}
+
+#[test]
+fn no_write_follows_a_link_out_of_a_recorded_tree() {
+    let directory = directory();
+    let tree = Tree::lab(directory.path(), 0);
+    let outside = directory.path().with_extension("outside");
+    std::fs::write(&outside, "0\n").expect("a file");
+    let count = "sys/bus/pci/devices/0000:01:00.0/sriov_numvfs";
+    tree.remove(count);
+    tree.link(count, outside.to_str().expect("a path"));
+    let error = refused(&tree, &set_count(0, 4));
+    assert!(error.message.contains("leads out of the recorded tree"), "{error}");
+    assert_eq!(std::fs::read_to_string(&outside).expect("the file"), "0\n");
+    std::fs::remove_file(outside).expect("the file");
+}

@@ -247,3 +247,24 @@ fn the_process_that_has_a_group_open_is_named() {
         vfio::users(&tree.root(), vf).iter().map(ToString::to_string).collect();
     assert_eq!(users, ["assign-vmm (process 4711)"]);
 }
+
+#[test]
+fn a_member_that_does_not_say_what_it_is_stands_in_the_way() {
+    let directory = directory();
+    let tree = Tree::lab(directory.path(), 1);
+    tree.link("sys/kernel/iommu_groups/16/devices/0000:01:11.7", "../../../../devices");
+    let snapshot = HostSnapshot::read(&tree.root());
+    let vf = snapshot.function("0000:01:10.0".parse().expect("an address")).expect("a VF");
+    let error = isolation::viability(&snapshot, vf, &[]).expect_err("an unknown neighbour");
+    assert!(error.to_string().contains("0000:01:11.7"), "{error}");
+}
+
+#[test]
+fn a_stand_in_group_isolates_nothing_also_beside_an_iommu() {
+    let directory = directory();
+    let tree = Tree::lab(directory.path(), 1);
+    tree.file("sys/kernel/iommu_groups/16/name", "vfio-noiommu\n");
+    let snapshot = HostSnapshot::read(&tree.root());
+    let vf = snapshot.function("0000:01:10.0".parse().expect("an address")).expect("a VF");
+    isolation::viability(&snapshot, vf, &[]).expect_err("nothing behind the group");
+}

@@ -2,7 +2,7 @@
 
 use ::policies::{Policy, Pool};
 use serde::Serialize;
-use sriov::{Change, HostRoot, HostSnapshot, PciAddress, PciFunction, Reason, Target};
+use sriov::{Change, HostRoot, HostSnapshot, PciAddress, PciFunction, Target};
 
 use super::{Operation, settle};
 use crate::failure::{Failure, OwnReason};
@@ -55,10 +55,12 @@ pub fn apply(
             Err(error) => return Err(operation.roll_back(error)),
         }
     }
-    if !plan.steps.is_empty()
-        && let Err(error) = verify(root, state, policies)
-    {
-        return Err(operation.roll_back(error));
+    let mut notes = plan.notes;
+    if !plan.steps.is_empty() {
+        notes.extend(operation.await_links());
+        if let Err(error) = verify(root, state, policies) {
+            return Err(operation.roll_back(error));
+        }
     }
     let boot_id = operation.boot_id().to_owned();
     let changes = operation.done();
@@ -70,7 +72,7 @@ pub fn apply(
         }
         Ok(())
     })?;
-    Ok(Report { changes, notes: plan.notes })
+    Ok(Report { changes, notes })
 }
 
 /// Success means observed: a fresh look at the host has to find nothing left to do, and nothing
@@ -112,70 +114,73 @@ pub fn plan_removal(root: &HostRoot, applied: &Applied) -> Vec<Change> {
 pub fn remove(root: &HostRoot, state: &State, names: &[String]) -> Result<Report, Failure> {
     let mut operation = Operation::begin(root, state, format!("remove {}", names.join(" ")))?;
     let (leases, applied) = (state.leases(root)?, state.applied()?);
+    let (gone, kept): (Vec<&Applied>, Vec<&Applied>) =
+        applied.iter().partition(|applied| names.contains(&applied.policy.name));
     let mut report = Report::default();
+    let mut changes = Vec::new();
     // The last one applied goes first, as it may stand on the others.
     for name in names.iter().rev() {
-        let Some(policy) = applied.iter().find(|applied| applied.policy.name == *name) else {
-            report.notes.push(format!("policy {name} is not applied"));
-            continue;
-        };
-        let changes = plan_removal(root, policy);
-        let snapshot = HostSnapshot::read(root);
-        let kept: Vec<&Policy> = applied
-            .iter()
-            .map(|applied| &applied.policy)
-            .filter(|policy| !names.contains(&policy.name))
-            .collect();
-        for change in &changes {
-            let result = check_removal(&snapshot, change, &leases, &kept)
-                .and_then(|()| take_back(&mut operation, change));
-            match result {
-                Ok(None) => {}
-                Ok(Some(note)) => report.notes.push(note),
-                Err(error) => return Err(operation.roll_back(error)),
-            }
+        match gone.iter().find(|applied| applied.policy.name == *name) {
+            Some(policy) => changes.extend(plan_removal(root, policy)),
+            None => report.notes.push(format!("policy {name} is not applied")),
+        }
+    }
+    // All of it before any of it: a guest is not to notice even what is taken back at once.
+    let snapshot = HostSnapshot::read(root);
+    for change in &changes {
+        check_removal(&snapshot, change, &leases, &kept)?;
+    }
+    for change in &changes {
+        match operation.perform(change) {
+            Ok(_) => {}
+            Err(error) => match super::left_as_it_is(change, &error) {
+                Some(left) => report.notes.push(left),
+                None => return Err(operation.roll_back(error)),
+            },
         }
     }
     report.changes = operation.done();
-    operation.commit(|state| {
-        for name in names {
-            state.forget_policy(name)?;
-        }
-        Ok(())
-    })?;
+    operation.commit(|state| names.iter().try_for_each(|name| state.forget_policy(name)))?;
     Ok(report)
 }
 
-/// Neither a guest nor a policy that stays may lose a VF.
+/// Neither a guest nor a policy that stays may lose a VF, or its way to the network.
 fn check_removal(
     snapshot: &HostSnapshot,
     change: &Change,
     leases: &[Lease],
-    kept: &[&Policy],
+    kept: &[&Applied],
 ) -> Result<(), Failure> {
-    let (pf, all_of_it) = match change {
-        Change::SetVfCount { pf, .. } => (*pf, true),
-        Change::Restore { device: Target::Vf(vf), .. } => (vf.pf, false),
-        _ => return Ok(()),
-    };
-    let Some(function) = snapshot.function(pf) else { return Ok(()) };
-    let Some(facts) = &function.sriov else { return Ok(()) };
-    if !all_of_it {
-        let at = match change.device() {
-            Target::Vf(vf) => snapshot.vf_address(vf),
-            Target::Function(address) => Some(address),
-        };
-        return match leases.iter().find(|lease| Some(lease.device) == at) {
-            Some(lease) => Err(vfs::leased(lease, &vfs::doing(change))),
-            None => Ok(()),
-        };
-    }
-    if facts.present > 0 {
-        vfs::check_free(snapshot, facts, leases)?;
-    }
-    match kept.iter().find_map(|policy| uses(policy, function)) {
-        Some((policy, pool)) => Err(used(pf, policy, pool)),
-        None => Ok(()),
+    let leased = |at: PciAddress| leases.iter().find(|lease| lease.device == at);
+    match change {
+        Change::SetVfMac { .. } | Change::Bind { .. } | Change::Restore { .. } => {
+            let at = match change.device() {
+                Target::Vf(vf) => snapshot.vf_address(vf),
+                Target::Function(address) => Some(address),
+            };
+            match at.and_then(leased) {
+                Some(lease) => Err(vfs::leased(lease, &change.action().to_string())),
+                None => Ok(()),
+            }
+        }
+        Change::SetVfCount { pf, .. } | Change::SetLink { pf, to: false, .. } => {
+            let Some(function) = snapshot.function(*pf) else { return Ok(()) };
+            let Some(facts) = &function.sriov else { return Ok(()) };
+            match change {
+                Change::SetVfCount { .. } => vfs::check_free(snapshot, facts, leases)?,
+                _ => {
+                    if let Some(lease) = facts.vfs.values().find_map(|vf| leased(*vf)) {
+                        let tried = "take the link from its PF";
+                        return Err(vfs::leased(lease, tried));
+                    }
+                }
+            }
+            match kept.iter().find_map(|applied| uses(&applied.policy, function)) {
+                Some((policy, pool)) => Err(used(change, policy, pool)),
+                None => Ok(()),
+            }
+        }
+        Change::SetLink { .. } | Change::SetAutoprobe { .. } | Change::SetAcceptRa { .. } => Ok(()),
     }
 }
 
@@ -184,24 +189,13 @@ fn uses<'a>(policy: &'a Policy, pf: &PciFunction) -> Option<(&'a Policy, &'a Poo
     Some((policy, pool))
 }
 
-fn used(pf: PciAddress, policy: &Policy, pool: &Pool) -> Failure {
+fn used(change: &Change, policy: &Policy, pool: &Pool) -> Failure {
     let message = format!(
-        "will not destroy its VFs: pool {} of policy {}, which stays, has some of them",
-        pool.name, policy.name
+        "will not {}: pool {} of policy {}, which stays, has VFs of it",
+        change.action(),
+        pool.name,
+        policy.name
     );
-    Failure::refused(OwnReason::UsedByPolicy, pf, message)
+    Failure::refused(OwnReason::UsedByPolicy, change.device(), message)
         .with_remedy(format!("Remove {} as well, or first.", policy.name))
-}
-
-/// One step of a removal. What is gone needs nothing, and an interface that the host has begun to
-/// use stays up; both are worth a note.
-fn take_back(operation: &mut Operation<'_>, change: &Change) -> Result<Option<String>, Failure> {
-    let Err(failure) = operation.perform(change) else { return Ok(None) };
-    let is = |reason| failure.reason == crate::failure::Reason::Host(reason);
-    let stays_up =
-        matches!(change, Change::SetLink { to: false, .. }) && is(Reason::HostUsesDevice);
-    if is(Reason::NoSuchDevice) || is(Reason::NoInterface) || stays_up {
-        return Ok(Some(failure.to_string()));
-    }
-    Err(failure)
 }

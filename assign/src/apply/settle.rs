@@ -46,6 +46,7 @@ fn about(change: &Change) -> (u8, Target) {
         Change::SetLink { .. } => 2,
         Change::SetVfMac { .. } => 3,
         Change::Bind { .. } | Change::Restore { .. } => 4,
+        Change::SetAcceptRa { .. } => 5,
     };
     (subject, change.device())
 }
@@ -61,6 +62,9 @@ fn then(first: Change, second: &Change) -> Change {
         }
         (Change::SetLink { pf, netdev, from, .. }, Change::SetLink { to, .. }) => {
             Change::SetLink { pf, netdev, from, to }
+        }
+        (Change::SetAcceptRa { pf, netdev, from, .. }, Change::SetAcceptRa { to, .. }) => {
+            Change::SetAcceptRa { pf, netdev, from, to }
         }
         (Change::SetVfMac { vf, from, .. }, Change::SetVfMac { to, .. }) => {
             Change::SetVfMac { vf, from, to }
@@ -81,6 +85,7 @@ fn is_nothing(change: &Change) -> bool {
     match change {
         Change::SetAutoprobe { from, to, .. } | Change::SetLink { from, to, .. } => from == to,
         Change::SetVfCount { from, to, .. } => from == to,
+        Change::SetAcceptRa { from, to, .. } => from == to,
         Change::SetVfMac { from, to, .. } => from == to,
         Change::Bind { from, driver, .. } => from.driver.as_ref() == Some(driver),
         Change::Restore { from, to, .. } => from == to,
@@ -136,6 +141,7 @@ mod tests {
         let mac = MacAddress([2, 0, 0, 0, 0, 1]);
         let vf = VfRef { pf: pf(), index: 0 };
         let changes = [
+            Change::SetAcceptRa { pf: pf(), netdev: "eth0".to_owned(), from: 1, to: 0 },
             link(false, true),
             autoprobe(true, false),
             count(0, 4),
@@ -145,7 +151,11 @@ mod tests {
         ];
         assert_eq!(
             texts(&changes),
-            ["0000:01:00.0: destroy its 4 VFs", "0000:01:00.0: set eth0 down"]
+            [
+                "0000:01:00.0: destroy its 4 VFs",
+                "0000:01:00.0: set eth0 down",
+                "0000:01:00.0: let eth0 heed router advertisements"
+            ]
         );
     }
 

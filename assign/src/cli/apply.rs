@@ -1,11 +1,12 @@
 //! `assign apply`: makes the host what policies say, or leaves it as it was.
 
+use std::io::{self, IsTerminal};
+
 use clap::Args;
 
 use super::{Context, Files, Format, confirm, output};
 use crate::apply::policies::{self, Report};
 use crate::failure::Failure;
-use crate::plan::vfs;
 
 /// Arguments of `assign apply`.
 #[derive(Debug, Args)]
@@ -24,7 +25,7 @@ impl Apply {
             .find(|change| change.is_disruptive())
         {
             Some(change) => {
-                confirm::ask(context, &change.device().to_string(), &vfs::doing(change))
+                confirm::ask(context, &change.device().to_string(), &change.action().to_string())
             }
             None => Ok(()),
         })?;
@@ -39,7 +40,9 @@ pub fn show(context: &Context, report: &Report, nothing: &str) -> Result<(), Fai
     if context.format != Format::Table {
         return Ok(());
     }
-    for change in &report.changes {
+    // On a terminal each step was told as it was made.
+    let told = io::stdout().is_terminal() && io::stderr().is_terminal();
+    for change in report.changes.iter().filter(|_| !told) {
         output::text_out(&change.to_string())?;
     }
     for note in &report.notes {

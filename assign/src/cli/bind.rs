@@ -27,7 +27,7 @@ impl Bind {
             .into_iter()
             .map(|function| function.address)
             .collect::<Vec<PciAddress>>();
-        let mut operation = Operation::begin(&context.root, &context.state, "bind")?;
+        let operation = Operation::begin(&context.root, &context.state, "bind")?;
         let snapshot = HostSnapshot::read(&context.root);
         let leases = context.state.leases(&context.root)?;
         let functions: Vec<&PciFunction> =
@@ -35,16 +35,13 @@ impl Bind {
         for function in &functions {
             check(&snapshot, function, &self.driver, &found, &leases)?;
         }
-        for function in functions {
-            let change = Change::Bind {
-                device: Target::Function(function.address),
-                from: sriov::act::bind::binding(function),
-                driver: self.driver.clone(),
-            };
-            if let Err(error) = operation.perform(&change) {
-                return Err(operation.roll_back(error));
-            }
-        }
+        let bind = |function: &&PciFunction| Change::Bind {
+            device: Target::Function(function.address),
+            from: sriov::act::bind::binding(function),
+            driver: self.driver.clone(),
+        };
+        let changes: Vec<Change> = functions.iter().map(bind).collect();
+        let operation = operation.perform_all(&changes)?;
         let report = Report { changes: operation.done(), notes: Vec::new() };
         let originals = originals(&report.changes, operation.boot_id(), context);
         operation.commit(|state| {

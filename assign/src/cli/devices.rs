@@ -93,7 +93,7 @@ fn fits(listed: &Listed, filter: &str) -> bool {
 fn show(listed: &[Listed]) -> Result<(), Failure> {
     let headings =
         ["ADDRESS", "NAME", "CLASS", "DRIVER", "GROUP", "NUMA", "VFS", "IN USE BY", "OWNER"];
-    let mut table = output::Table::new(&headings, &[0, 2, 4, 5, 6]);
+    let mut table = output::Table::new(&headings, &[0, 2, 3, 4, 5, 6]).shorten(1);
     for device in listed {
         let number = |number: Option<u32>| number.map(|n| n.to_string()).unwrap_or_default();
         let vfs = device.vfs.as_ref();

@@ -59,7 +59,7 @@ impl Diff {
 /// What a step shows to be different; nothing for steps that only prepare others.
 fn difference(change: &Change, all: &[&Change]) -> Option<Difference> {
     let (what, is, should) = match change {
-        Change::SetAutoprobe { .. } => return None,
+        Change::SetAutoprobe { .. } | Change::SetAcceptRa { .. } => return None,
         Change::SetVfCount { pf, from, to } => {
             // By way of none: the way there is no difference, the end of it is.
             let passes = |other: &&&Change| matches!(other, Change::SetVfCount { pf: same, from: 0, .. } if same == pf);

@@ -15,12 +15,15 @@ struct Wrapped<'a> {
 
 /// Tells why the command did not do what was asked.
 pub fn print(failure: &Failure, format: Format) {
-    match format {
-        Format::Table | Format::Yaml => paragraph(failure),
-        Format::Json => match serde_json::to_string(&Wrapped { error: failure }) {
-            Ok(text) => anstream::eprintln!("{text}"),
-            Err(_) => paragraph(failure),
-        },
+    let wrapped = Wrapped { error: failure };
+    let text = match format {
+        Format::Table => None,
+        Format::Json => serde_json::to_string(&wrapped).ok(),
+        Format::Yaml => serde_saphyr::to_string(&wrapped).ok(),
+    };
+    match text {
+        Some(text) => anstream::eprintln!("{}", text.trim_end()),
+        None => paragraph(failure),
     }
 }
 

@@ -59,13 +59,25 @@ fn unwritable(error: &dyn std::fmt::Display) -> Failure {
 pub struct Table {
     headings: Vec<&'static str>,
     whole: Vec<usize>,
+    short: Option<usize>,
     rows: Vec<Vec<String>>,
 }
+
+/// Room between columns.
+const GAP: u16 = 2;
+/// Least width of a column that is cut short.
+const SHORTEST: usize = 16;
 
 impl Table {
     /// A table with these headings. Columns in `whole` are never broken over lines.
     pub fn new(headings: &[&'static str], whole: &[usize]) -> Table {
-        Table { headings: headings.to_vec(), whole: whole.to_vec(), rows: Vec::new() }
+        Table { headings: headings.to_vec(), whole: whole.to_vec(), short: None, rows: Vec::new() }
+    }
+
+    /// On a terminal, cuts this column short where that keeps each row on one line.
+    #[must_use]
+    pub fn shorten(self, column: usize) -> Table {
+        Table { short: Some(column), ..self }
     }
 
     /// Adds a row; an empty cell is shown as `-`, so that columns stay columns in a pipe.
@@ -98,8 +110,15 @@ impl Table {
         let mut table = Comfy::new();
         table.load_style(presets::NOTHING);
         table.set_header(shown.iter().filter_map(|at| self.headings.get(*at)));
+        let limit = width.and_then(|width| self.limit(shown, usize::from(width)));
         for row in &self.rows {
-            table.add_row(shown.iter().filter_map(|at| row.get(*at)));
+            table.add_row(shown.iter().filter_map(|at| {
+                let cell = row.get(*at)?;
+                Some(match limit {
+                    Some(limit) if Some(*at) == self.short => cut(cell, limit),
+                    _ => cell.clone(),
+                })
+            }));
         }
         match width {
             Some(width) => {
@@ -111,13 +130,39 @@ impl Table {
             }
         }
         for (column, at) in table.column_iter_mut().zip(shown) {
-            column.set_padding((0, 2));
+            column.set_padding((0, GAP));
             if self.whole.contains(at) {
                 column.set_constraint(ColumnConstraint::ContentWidth);
             }
         }
         table
     }
+}
+
+impl Table {
+    /// What the others leave to the column that may be cut short, where all do not fit.
+    fn limit(&self, shown: &[usize], width: usize) -> Option<usize> {
+        let natural = |at: usize| {
+            let cells = self.rows.iter().filter_map(|row| row.get(at)).map(|cell| length(cell));
+            cells.chain(self.headings.get(at).map(|heading| length(heading))).max().unwrap_or(0)
+        };
+        let (short, gap) = (self.short?, usize::from(GAP));
+        let others = shown.iter().filter(|at| **at != short).map(|at| natural(*at) + gap).sum();
+        let left = width.saturating_sub(others).saturating_sub(gap);
+        (left < natural(short)).then_some(left.max(SHORTEST))
+    }
+}
+
+fn length(text: &str) -> usize {
+    text.chars().count()
+}
+
+fn cut(text: &str, limit: usize) -> String {
+    if length(text) <= limit {
+        return text.to_owned();
+    }
+    let kept: String = text.chars().take(limit.saturating_sub(1)).collect();
+    format!("{}…", kept.trim_end())
 }
 
 /// Names come from devices and people: what would move the cursor is replaced.

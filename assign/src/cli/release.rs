@@ -8,7 +8,7 @@ use crate::apply::Operation;
 use crate::apply::policies::Report;
 use crate::failure::{Failure, OwnReason};
 use crate::plan::vfs;
-use crate::state::Original;
+use crate::state::{Applied, Original};
 
 /// Arguments of `assign release`.
 #[derive(Debug, Args)]
@@ -21,9 +21,10 @@ pub struct Release {
 impl Release {
     pub fn run(&self, context: &Context) -> Result<u8, Failure> {
         device::find_all(&HostSnapshot::read(&context.root), &self.devices)?;
-        let mut operation = Operation::begin(&context.root, &context.state, "release")?;
+        let operation = Operation::begin(&context.root, &context.state, "release")?;
         let snapshot = HostSnapshot::read(&context.root);
         let leases = context.state.leases(&context.root)?;
+        let applied = context.state.applied()?;
         let mut changes = Vec::new();
         let functions = device::find_all(&snapshot, &self.devices)?;
         for function in &functions {
@@ -31,36 +32,57 @@ impl Release {
                 return Err(vfs::leased(lease, "give it back"));
             }
             let original = context.state.original(function.address, operation.boot_id())?;
-            changes.extend(restore(function, original)?);
+            changes.extend(restore(function, original, &applied)?);
         }
-        for change in &changes {
-            if let Err(error) = operation.perform(change) {
-                return Err(operation.roll_back(error));
-            }
-        }
+        let operation = operation.perform_all(&changes)?;
         let report = Report { changes: operation.done(), notes: Vec::new() };
         let devices: Vec<PciAddress> = functions.iter().map(|function| function.address).collect();
         operation
             .commit(|state| devices.iter().try_for_each(|device| state.forget_original(*device)))?;
-        apply::show(context, &report, "nothing to do: the host has them already")?;
+        apply::show(context, &report, "nothing to do: assign did not bind them")?;
         Ok(0)
     }
 }
 
-fn restore(function: &PciFunction, original: Option<Original>) -> Result<Option<Change>, Failure> {
+/// How one device is given back. A VF of an applied policy is the policy's: releasing it would only
+/// make the host differ from what it says.
+fn restore(
+    function: &PciFunction,
+    original: Option<Original>,
+    applied: &[Applied],
+) -> Result<Option<Change>, Failure> {
     let device = Target::Function(function.address);
     let from = sriov::act::bind::binding(function);
     match original {
         Some(original) if original.binding == from => Ok(None),
         Some(original) => Ok(Some(Change::Restore { device, from, to: original.binding })),
         None if function.driver_override.is_none() => Ok(None),
-        None => {
-            let message = "was not bound with `assign bind` on this boot, so whose it was is not \
-                           known";
-            Err(Failure::bad_input(OwnReason::NotApplied, function.address, message).with_remedy(
-                "If a policy bound it, use `assign remove`; else name the driver with `assign \
-                 bind --driver`.",
-            ))
-        }
+        None => Err(match applied.iter().find(|applied| has(applied, function)) {
+            Some(applied) => of_policy(function, &applied.policy.name),
+            None => unknown(function),
+        }),
     }
+}
+
+/// Whether a policy bound this VF, on whichever boot.
+fn has(applied: &Applied, function: &PciFunction) -> bool {
+    applied.changes.iter().any(|change| match (change, function.vf_of) {
+        (Change::Bind { device: Target::Vf(vf), .. }, Some(own)) => *vf == own,
+        _ => false,
+    })
+}
+
+fn of_policy(function: &PciFunction, policy: &str) -> Failure {
+    let message = format!("will not be given back: policy {policy}, which is applied, has it");
+    Failure::refused(OwnReason::UsedByPolicy, function.address, message).with_remedy(format!(
+        "`assign remove` with the file of {policy} gives back all it has. To lend this one to the \
+         host, use `assign bind --driver DRIVER {}`; `assign release` ends that.",
+        function.address
+    ))
+}
+
+fn unknown(function: &PciFunction) -> Failure {
+    let message = "was not bound with `assign bind` on this boot, so whose it was is not known";
+    Failure::bad_input(OwnReason::NotApplied, function.address, message)
+        .with_remedy("Name the driver that is to have it with `assign bind --driver DRIVER`.")
 }

@@ -96,6 +96,7 @@ fn pick<'a>(guests: &'a [Guest], name: Option<&str>) -> Result<&'a Guest, Failur
         (Some(name), _) => guests.iter().find(|guest| guest.name == name).ok_or_else(|| {
             let message = format!("is not in the files, which hold {}", names());
             Failure::bad_input(OwnReason::Usage, name, message)
+                .with_remedy("Name one of these, or give the file of that guest with -f.")
         }),
     }
 }
@@ -161,7 +162,11 @@ mod tests {
         assert!(error.to_string().contains("2 guests: web-1, web-2"), "{error}");
         assert_eq!(pick(&guests, Some("web-2")).expect("it is there").name, "web-2");
         let error = pick(&guests, Some("web-3")).expect_err("it is not there");
-        assert_eq!(error.to_string(), "web-3: is not in the files, which hold web-1, web-2.");
+        assert_eq!(
+            error.to_string(),
+            "web-3: is not in the files, which hold web-1, web-2. Name one of these, or give the file \
+             of that guest with -f."
+        );
         assert!(pick(&[], Some("web-3")).is_err());
     }
 

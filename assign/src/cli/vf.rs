@@ -65,7 +65,7 @@ impl Vf {
 impl Create {
     fn run(&self, context: &Context) -> Result<u8, Failure> {
         find_pf(&HostSnapshot::read(&context.root), &self.pf)?;
-        let mut operation = Operation::begin(&context.root, &context.state, "vf create")?;
+        let operation = Operation::begin(&context.root, &context.state, "vf create")?;
         let snapshot = HostSnapshot::read(&context.root);
         let (pf, facts) = find_pf(&snapshot, &self.pf)?;
         if self.count > facts.total {
@@ -91,13 +91,9 @@ impl Create {
             changes = vfs::create(pf, self.count, self.driver.as_deref());
         }
         if let Some(change) = changes.iter().find(|change| change.is_disruptive()) {
-            confirm::ask(context, &pf.address.to_string(), &vfs::doing(change))?;
+            confirm::ask(context, &pf.address.to_string(), &change.action().to_string())?;
         }
-        for change in &changes {
-            if let Err(error) = operation.perform(change) {
-                return Err(operation.roll_back(error));
-            }
-        }
+        let operation = operation.perform_all(&changes)?;
         let notes = note_link(&snapshot, pf);
         let report = Report { changes: operation.done(), notes };
         let originals = bind::originals(&report.changes, operation.boot_id(), context);
@@ -121,15 +117,11 @@ fn note_link(snapshot: &HostSnapshot, pf: &PciFunction) -> Vec<String> {
 impl Destroy {
     fn run(&self, context: &Context) -> Result<u8, Failure> {
         find_pf(&HostSnapshot::read(&context.root), &self.pf)?;
-        let mut operation = Operation::begin(&context.root, &context.state, "vf destroy")?;
+        let operation = Operation::begin(&context.root, &context.state, "vf destroy")?;
         let snapshot = HostSnapshot::read(&context.root);
         let (pf, facts) = find_pf(&snapshot, &self.pf)?;
         vfs::check_free(&snapshot, facts, &context.state.leases(&context.root)?)?;
-        for change in vfs::resize(pf, facts, 0) {
-            if let Err(error) = operation.perform(&change) {
-                return Err(operation.roll_back(error));
-            }
-        }
+        let operation = operation.perform_all(&vfs::resize(pf, facts, 0))?;
         let applied = context.state.applied()?;
         let wanting = applied.iter().find(|applied| {
             let mut pools = applied.policy.pools.iter();

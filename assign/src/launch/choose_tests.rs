@@ -55,7 +55,10 @@ fn host() -> HostSnapshot {
         vec![pf, function("0000:01:10.0", "vfio-pci", 9), function("0000:01:10.2", "vfio-pci", 10)];
     let group = |function: &PciFunction| {
         let members = vec![function.address];
-        (function.iommu_group.unwrap_or_default(), IommuGroup { members, others: Vec::new() })
+        (
+            function.iommu_group.unwrap_or_default(),
+            IommuGroup { members, others: Vec::new(), isolates: true },
+        )
     };
     let groups = functions.iter().map(group).collect();
     let iommu = Iommu { present: true, firmware: None, groups };
@@ -155,7 +158,7 @@ fn a_group_is_not_divided() {
     let mut host = host();
     function_of(&mut host, "0000:01:10.2").iommu_group = Some(9);
     let members = vec![at("0000:01:10.0"), at("0000:01:10.2")];
-    host.iommu.groups.insert(9, IommuGroup { members, others: Vec::new() });
+    host.iommu.groups.insert(9, IommuGroup { members, others: Vec::new(), isolates: true });
     let first = ("0000:01:10.0", "web-1", 123);
     let said = said(&host, CLAIM, &[first]).remove(0);
     let reason = "0000:01:10.2 shares IOMMU group 9 with 0000:01:10.0, which is leased to web-1";
@@ -169,7 +172,8 @@ fn a_group_with_a_device_of_the_host_is_refused() {
         function_of(&mut host, vf).iommu_group = Some(8);
     }
     let members = host.functions.iter().map(|function| function.address).collect();
-    host.iommu.groups = [(8, IommuGroup { members, others: Vec::new() })].into_iter().collect();
+    host.iommu.groups =
+        [(8, IommuGroup { members, others: Vec::new(), isolates: true })].into_iter().collect();
     let (pools, guest) = documents("{name: net0, claim: {pool: lan}}");
     let (holders, failed) = (BTreeMap::new(), BTreeMap::new());
     let world = World { host: &host, pools: &pools, holders: &holders, failed: &failed };

@@ -24,6 +24,18 @@ pub fn holders(state: &State, root: &HostRoot) -> Result<BTreeMap<PciAddress, Ho
     Ok(leases.into_iter().map(holder).collect())
 }
 
+/// Refuses where a guest of this name runs with a device. One without has no lease, and nothing to
+/// be mistaken for.
+///
+/// # Errors
+/// That it runs, or why the state cannot be read.
+pub fn check_name(state: &State, root: &HostRoot, guest: &str) -> Result<(), Failure> {
+    match state.leases(root)?.iter().find(|lease| lease.guest == guest) {
+        Some(lease) => Err(state::leases::runs(lease)),
+        None => Ok(()),
+    }
+}
+
 /// Leases on all devices of one guest. Dropping it gives them back as well, for the ways out that
 /// have an error to report already.
 #[derive(Debug)]

@@ -1,5 +1,7 @@
 //! The guest's process: `assign-vmm`, which inherits its descriptors and dies with us.
 
+#![allow(unsafe_code)]
+
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
@@ -13,7 +15,7 @@ use rustix::io::FdFlags;
 use rustix::process::{PidfdFlags, Resource, Rlimit, Signal};
 use vmm::spec::{GuestEvent, GuestSpec, StopReason};
 
-use super::signals;
+use crate::signals;
 
 /// What may be locked beyond guest memory: device registers mapped into the guest, and queues.
 const LOCKED_SLACK: u64 = 64 << 20;

@@ -10,7 +10,7 @@ use vmm::spec::StopReason;
 
 use super::console::{Console, Typed};
 use super::process::Vmm;
-use super::signals::Signals;
+use crate::signals::Signals;
 
 /// How long the VMM may take to end when it is asked to, before it is killed.
 const GRACE: Duration = Duration::from_secs(2);

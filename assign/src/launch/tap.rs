@@ -3,6 +3,8 @@
 //! The interface lives as long as its descriptor: when the guest's process ends, however it ends,
 //! the kernel removes it (Documentation/networking/tuntap.rst).
 
+#![allow(unsafe_code)]
+
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;

@@ -1,7 +1,8 @@
 //! The steps of one PF.
 //!
 //! The order: the PF's interface up, since VFs do not answer below one that is down, and some
-//! drivers make none. The host's drivers kept off, so that none claims a new VF; off until the VFs
+//! drivers make none; before that, its ears closed to routers, or the host would get addresses and a
+//! default route from a network that only its guests are to be on. The host's drivers kept off, so that none claims a new VF; off until the VFs
 //! are bound, because a module that udev loads late would claim them then. VFs by way of none,
 //! which is the only way the kernel goes. Then the bindings, and after them the addresses, so that
 //! on the way back each VF has its old address again before its old driver looks.
@@ -28,7 +29,7 @@ pub(super) fn steps(
     check_count(pf, facts, count).map_err(|failure| vec![failure])?;
     let by = |feed: &Feed<'_>, change| Step { policy: feed.policy.name.clone(), change };
     let mut steps: Vec<Step> =
-        link_up(snapshot, pf).map(|change| by(first, change)).into_iter().collect();
+        link_up(snapshot, pf).into_iter().map(|change| by(first, change)).collect();
     if facts.present == count {
         steps.extend(adopt(snapshot, pf, facts, feeds, leases)?);
         return Ok(steps);
@@ -101,9 +102,12 @@ fn check_count(pf: &PciFunction, facts: &PfFacts, count: u16) -> Result<(), Fail
         .with_remedy(format!("Set `count` to at most {}.", facts.total)))
 }
 
-fn link_up(snapshot: &HostSnapshot, pf: &PciFunction) -> Option<Change> {
-    let port = snapshot.port_of(pf).filter(|port| !port.up)?;
-    Some(Change::SetLink { pf: pf.address, netdev: port.name.clone(), from: false, to: true })
+fn link_up(snapshot: &HostSnapshot, pf: &PciFunction) -> Vec<Change> {
+    let Some(port) = snapshot.port_of(pf).filter(|port| !port.up) else { return Vec::new() };
+    let (pf, netdev) = (pf.address, port.name.clone());
+    let listens = port.accept_ra.filter(|value| *value != 0);
+    let deaf = listens.map(|from| Change::SetAcceptRa { pf, netdev: netdev.clone(), from, to: 0 });
+    deaf.into_iter().chain([Change::SetLink { pf, netdev, from: false, to: true }]).collect()
 }
 
 /// Steps for VFs that are there already.
@@ -137,7 +141,9 @@ fn adopt(
             ];
             let lease = leases.iter().find(|lease| lease.device == function.address);
             match (lease, steps.iter().flatten().next()) {
-                (Some(lease), Some(change)) => refusals.push(leased(lease, &doing(change))),
+                (Some(lease), Some(change)) => {
+                    refusals.push(leased(lease, &change.action().to_string()))
+                }
                 (None, Some(_)) => refusals.extend(carries(snapshot, function)),
                 _ => {}
             }
@@ -200,12 +206,6 @@ pub fn check_free(
         }
     }
     Ok(())
-}
-
-/// What a step does, without the device it does it to.
-pub fn doing(change: &Change) -> String {
-    let text = change.to_string();
-    text.split_once(": ").map_or(text.clone(), |(_, what)| what.to_owned())
 }
 
 /// The refusal to touch a device that a guest has.

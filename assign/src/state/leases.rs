@@ -1,8 +1,8 @@
 //! Leases: which guest has which device.
 //!
 //! A lease belongs to a process, named by its id and its start time, since ids are used again. When
-//! that process is gone, or the host was booted since, the lease is dead, and the next command
-//! that looks drops it: a killed guest's device is free again without anybody's doing.
+//! that process is gone, or the host was booted since, the lease is dead, counts for nothing, and
+//! goes when the next one is taken: a killed guest's device is free again without anybody's doing.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -95,24 +95,11 @@ impl Lease {
 }
 
 impl State {
-    /// Every lease that is alive. Dead ones are dropped.
+    /// Every lease that is alive. Dead ones stay where they are until the next lease is taken.
     pub fn leases(&self, root: &HostRoot) -> Result<Vec<Lease>, Failure> {
-        let leases: Vec<Lease> = self.all(LEASES)?;
-        let (alive, dead): (Vec<Lease>, Vec<Lease>) =
-            leases.into_iter().partition(|lease| lease.is_alive(root));
-        if !dead.is_empty() {
-            // A user who may only look leaves it to one who may write.
-            let _ = self.change(|state| {
-                for lease in &dead {
-                    let key = lease.device.to_string();
-                    if state.get::<Lease>(LEASES, &key)?.as_ref() == Some(lease) {
-                        state.remove(LEASES, &key)?;
-                    }
-                }
-                Ok(())
-            });
-        }
-        Ok(alive)
+        let mut leases: Vec<Lease> = self.all(LEASES)?;
+        leases.retain(|lease| lease.is_alive(root));
+        Ok(leases)
     }
 
     /// Takes devices for a guest: all of them or none, and for one guest only. Nobody changes the
@@ -120,7 +107,8 @@ impl State {
     ///
     /// # Errors
     /// Refuses ([`OwnReason::Leased`]), naming the guest, while a live lease holds one of the
-    /// devices or its group.
+    /// devices or its group; and ([`OwnReason::GuestRuns`]) while a guest of the same name holds
+    /// any.
     pub fn take_leases(&self, root: &HostRoot, leases: &[Lease]) -> Result<(), Failure> {
         let _host = self.lock_host()?;
         self.change(|state| {
@@ -133,6 +121,11 @@ impl State {
                 }
             }
             for lease in leases {
+                let namesake =
+                    |other: &&Lease| other.guest == lease.guest && other.owner != lease.owner;
+                if let Some(other) = held.iter().find(namesake) {
+                    return Err(runs(other));
+                }
                 if let Some(other) = held.iter().find(|other| lease.conflicts(other)) {
                     return Err(taken(lease, other));
                 }
@@ -185,6 +178,13 @@ impl State {
             }
         })
     }
+}
+
+/// The refusal to start a guest whose name another one has: nobody could tell whose a device is.
+pub fn runs(lease: &Lease) -> Failure {
+    let message = format!("runs already, as process {}", lease.owner.pid);
+    Failure::refused(OwnReason::GuestRuns, &lease.guest, message)
+        .with_remedy("Stop it first, or give this one another `metadata.name`.")
 }
 
 fn taken(lease: &Lease, other: &Lease) -> Failure {

@@ -4,7 +4,7 @@
 //! clean up; the process id in the file is for messages only.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 use super::State;
 use crate::failure::{Failure, OwnReason};
 
+/// The lock file around the database.
+const DATABASE: &str = "state.lock";
 const TRY_AGAIN: Duration = Duration::from_millis(20);
 
 /// Held by whoever changes the host; dropping it lets the next one in.
@@ -31,12 +33,25 @@ impl State {
 
     /// The lock around the database.
     pub(super) fn lock_database(&self) -> Result<File, Failure> {
-        self.lock("state.lock", "using the state")
+        self.lock(DATABASE, "using the state")
+    }
+
+    /// The same for those who only read; `None` where nobody ever wrote.
+    pub(super) fn share_database(&self) -> Result<Option<File>, Failure> {
+        let path = self.directory.join(DATABASE);
+        match File::open(&path) {
+            Ok(mut file) => {
+                self.wait(&mut file, &path, File::try_lock_shared, "using the state")?;
+                Ok(Some(file))
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(self.unusable(&path, &error)),
+        }
     }
 
     fn lock(&self, name: &str, doing: &str) -> Result<File, Failure> {
         let path = self.directory.join(name);
-        let failed = |error: &std::io::Error| self.unusable(&path, error);
+        let failed = |error: &io::Error| self.unusable(&path, error);
         std::fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
@@ -45,27 +60,48 @@ impl State {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
         let mut file = options.open(&path).map_err(|error| failed(&error))?;
-        let end = Instant::now() + self.patience;
-        loop {
-            match file.try_lock() {
-                Ok(()) => break,
-                Err(TryLockError::Error(error)) => return Err(failed(&error)),
-                Err(TryLockError::WouldBlock) if Instant::now() < end => {
-                    std::thread::sleep(TRY_AGAIN);
-                }
-                Err(TryLockError::WouldBlock) => return Err(held(&mut file, self.patience, doing)),
-            }
-        }
-        // Only for messages: a failure to note who we are is no reason to stop.
-        let _ = file.set_len(0).and_then(|()| write!(file, "{}", std::process::id()));
+        self.wait(&mut file, &path, File::try_lock, doing)?;
+        // Only for messages: a failure to note who we are (a full disk) is no reason to stop.
+        file.set_len(0).and_then(|()| write!(file, "{}", std::process::id())).ok();
         Ok(file)
     }
 
+    fn wait(
+        &self,
+        file: &mut File,
+        path: &Path,
+        attempt: fn(&File) -> Result<(), TryLockError>,
+        doing: &str,
+    ) -> Result<(), Failure> {
+        let end = Instant::now() + self.patience;
+        loop {
+            match attempt(file) {
+                Ok(()) => return Ok(()),
+                Err(TryLockError::Error(error)) => return Err(self.unusable(path, &error)),
+                Err(TryLockError::WouldBlock) if Instant::now() < end => {
+                    std::thread::sleep(TRY_AGAIN);
+                }
+                Err(TryLockError::WouldBlock) => return Err(held(file, self.patience, doing)),
+            }
+        }
+    }
+
     /// The state directory or one of its files cannot be used.
-    pub(super) fn unusable(&self, path: &Path, error: &dyn std::fmt::Display) -> Failure {
+    pub(super) fn unusable(&self, path: &Path, error: &io::Error) -> Failure {
+        let remedy = match error.kind() {
+            ErrorKind::PermissionDenied => {
+                "Run assign as root, or choose another directory with \
+                                            --state."
+            }
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "Make room on its filesystem.",
+            ErrorKind::ReadOnlyFilesystem => {
+                "Mount its filesystem writable, or choose another \
+                                              directory with --state."
+            }
+            _ => "Look after that file, or choose another directory with --state.",
+        };
         let message = format!("the state of assign cannot be used: {error}");
-        Failure::failed(OwnReason::State, path.display(), message)
-            .with_remedy("Run assign as root, or choose another directory with --state.")
+        Failure::failed(OwnReason::State, path.display(), message).with_remedy(remedy)
     }
 }
 

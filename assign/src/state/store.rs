@@ -1,16 +1,23 @@
-//! The database: tables of JSON values by text keys.
+//! The database: tables of JSON values by text keys, both as bytes, so that what is damaged is found
+//! here and not within the database.
 
-use std::path::Path;
+use std::io::ErrorKind;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use redb::{Database, ReadableTable, TableDefinition, TableError, WriteTransaction};
+use redb::{
+    Database, Error, ReadOnlyDatabase, ReadableDatabase, ReadableTable, TableDefinition,
+    TableError, WriteTransaction,
+};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::State;
-use crate::failure::Failure;
+use crate::failure::{Failure, OwnReason};
 
 /// A table by its name.
-pub(super) type Table = TableDefinition<'static, &'static str, &'static str>;
+pub(super) type Table = TableDefinition<'static, &'static [u8], &'static [u8]>;
+
+type OpenTable<'a> = redb::Table<'a, &'static [u8], &'static [u8]>;
 
 /// Several reads and writes that happen together or not at all.
 pub struct Transaction<'a> {
@@ -31,40 +38,101 @@ impl State {
         work: impl FnOnce(&Transaction<'_>) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
         let _lock = self.lock_database()?;
-        let path = self.database();
-        let database = Database::create(&path).map_err(|error| self.unusable(&path, &error))?;
-        let transaction = database.begin_write().map_err(|error| self.unusable(&path, &error))?;
-        let changes = Transaction { state: self, transaction };
-        let result = work(&changes)?;
-        changes.transaction.commit().map_err(|error| self.unusable(&path, &error))?;
-        Ok(result)
+        self.guarded(|| {
+            let database = Database::create(self.database()).map_err(|error| self.broken(error))?;
+            let transaction = database.begin_write().map_err(|error| self.broken(error))?;
+            let changes = Transaction { state: self, transaction };
+            let result = work(&changes)?;
+            changes.transaction.commit().map_err(|error| self.broken(error))?;
+            Ok(result)
+        })
     }
 
     /// Every value of a table in the order of its keys; none where nothing was ever remembered,
-    /// or what is remembered is not for this user to see.
+    /// or what is remembered is not for this user to see. Writes nothing, unless a process that was
+    /// killed left the database to be put in order.
     pub(super) fn all<T: DeserializeOwned>(&self, table: Table) -> Result<Vec<T>, Failure> {
         match self.database().try_exists() {
-            Ok(true) => self.change(|transaction| transaction.all(table)),
-            Ok(false) => Ok(Vec::new()),
-            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => Ok(Vec::new()),
-            Err(error) => Err(self.unusable(self.directory(), &error)),
+            Ok(true) => {}
+            Ok(false) => return Ok(Vec::new()),
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => return Ok(Vec::new()),
+            Err(error) => return Err(self.unusable(self.directory(), &error)),
         }
+        let lock = self.share_database()?;
+        let read =
+            self.guarded(|| match ReadOnlyDatabase::open(self.database()).map_err(Error::from) {
+                Ok(database) => self.read(&database, table).map(Some),
+                Err(Error::RepairAborted) => Ok(None),
+                Err(error) => Err(self.broken(error)),
+            })?;
+        match read {
+            Some(values) => Ok(values),
+            None => {
+                drop(lock);
+                self.change(|transaction| transaction.all(table))
+            }
+        }
+    }
+
+    /// The database panics on some damage of its file; here that is an error like any other. Nothing
+    /// of it is used again afterwards.
+    fn guarded<T>(&self, work: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
+        catch_unwind(AssertUnwindSafe(work))
+            .unwrap_or_else(|_| Err(self.damaged(&"its database gave up on it")))
+    }
+
+    fn read<T: DeserializeOwned>(
+        &self,
+        database: &ReadOnlyDatabase,
+        table: Table,
+    ) -> Result<Vec<T>, Failure> {
+        let transaction = database.begin_read().map_err(|error| self.broken(error))?;
+        match transaction.open_table(table) {
+            Ok(table) => self.values(&table),
+            Err(TableError::TableDoesNotExist(_)) => Ok(Vec::new()),
+            Err(error) => Err(self.broken(error)),
+        }
+    }
+
+    fn values<T: DeserializeOwned>(
+        &self,
+        table: &impl ReadableTable<&'static [u8], &'static [u8]>,
+    ) -> Result<Vec<T>, Failure> {
+        let mut values = Vec::new();
+        for entry in table.iter().map_err(|error| self.broken(error))? {
+            let (key, value) = entry.map_err(|error| self.broken(error))?;
+            values.push(self.decode(key.value(), value.value())?);
+        }
+        Ok(values)
+    }
+
+    fn decode<T: DeserializeOwned>(&self, key: &[u8], text: &[u8]) -> Result<T, Failure> {
+        serde_json::from_slice(text).map_err(|error| {
+            let key = String::from_utf8_lossy(key);
+            self.damaged(&format!("its entry {key:?} cannot be understood ({error})"))
+        })
+    }
+
+    /// What the database answered.
+    fn broken(&self, error: impl Into<Error>) -> Failure {
+        match error.into() {
+            Error::Io(error) => self.unusable(&self.database(), &error),
+            error => self.damaged(&error),
+        }
+    }
+
+    fn damaged(&self, cause: &dyn std::fmt::Display) -> Failure {
+        let message = format!("the state of assign is damaged, or of another version: {cause}");
+        Failure::failed(OwnReason::State, self.database().display(), message).with_remedy(
+            "Stop the guests, move the file away, and apply the policies again: what is there \
+             already is taken over.",
+        )
     }
 }
 
 impl Transaction<'_> {
     pub(super) fn all<T: DeserializeOwned>(&self, table: Table) -> Result<Vec<T>, Failure> {
-        let table = match self.transaction.open_table(table) {
-            Ok(table) => table,
-            Err(TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
-            Err(error) => return Err(self.failed(&error)),
-        };
-        let mut values = Vec::new();
-        for entry in table.iter().map_err(|error| self.failed(&error))? {
-            let (key, value) = entry.map_err(|error| self.failed(&error))?;
-            values.push(self.decode(key.value(), value.value())?);
-        }
-        Ok(values)
+        self.state.values(&self.table(table)?)
     }
 
     pub(super) fn get<T: DeserializeOwned>(
@@ -72,9 +140,9 @@ impl Transaction<'_> {
         table: Table,
         key: &str,
     ) -> Result<Option<T>, Failure> {
-        let table = self.transaction.open_table(table).map_err(|error| self.failed(&error))?;
-        let value = table.get(key).map_err(|error| self.failed(&error))?;
-        value.map(|value| self.decode(key, value.value())).transpose()
+        let table = self.table(table)?;
+        let value = table.get(key.as_bytes()).map_err(|error| self.state.broken(error))?;
+        value.map(|value| self.state.decode(key.as_bytes(), value.value())).transpose()
     }
 
     pub(super) fn put<T: Serialize>(
@@ -83,32 +151,22 @@ impl Transaction<'_> {
         key: &str,
         value: &T,
     ) -> Result<(), Failure> {
-        let text = serde_json::to_string(value).map_err(|error| self.failed(&error))?;
-        let mut table = self.transaction.open_table(table).map_err(|error| self.failed(&error))?;
-        table.insert(key, text.as_str()).map_err(|error| self.failed(&error))?;
-        Ok(())
+        let text = serde_json::to_vec(value).map_err(|error| self.state.damaged(&error))?;
+        let inserted = self.table(table)?.insert(key.as_bytes(), text.as_slice()).map(drop);
+        inserted.map_err(|error| self.state.broken(error))
     }
 
     pub(super) fn remove(&self, table: Table, key: &str) -> Result<(), Failure> {
-        let mut table = self.transaction.open_table(table).map_err(|error| self.failed(&error))?;
-        table.remove(key).map_err(|error| self.failed(&error))?;
-        Ok(())
+        let removed = self.table(table)?.remove(key.as_bytes()).map(drop);
+        removed.map_err(|error| self.state.broken(error))
     }
 
     pub(super) fn clear(&self, table: Table) -> Result<(), Failure> {
-        self.transaction.delete_table(table).map_err(|error| self.failed(&error))?;
-        Ok(())
+        self.transaction.delete_table(table).map(drop).map_err(|error| self.state.broken(error))
     }
 
-    fn decode<T: DeserializeOwned>(&self, key: &str, text: &str) -> Result<T, Failure> {
-        serde_json::from_str(text).map_err(|error| {
-            let cause = format!("its entry {key:?} cannot be understood: {error}");
-            self.failed(&cause)
-        })
-    }
-
-    fn failed(&self, error: &dyn std::fmt::Display) -> Failure {
-        let path = self.state.database();
-        self.state.unusable(Path::new(&path), error)
+    /// A table, which is made where it is not there yet.
+    fn table(&self, table: Table) -> Result<OpenTable<'_>, Failure> {
+        self.transaction.open_table(table).map_err(|error| self.state.broken(error))
     }
 }

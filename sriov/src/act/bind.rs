@@ -142,7 +142,7 @@ fn load(root: &HostRoot, address: PciAddress, driver: &str) -> Result<(), Change
 fn take(root: &HostRoot, address: PciAddress, driver: &str) -> Result<(), ChangeError> {
     set_override(root, address, Some(driver))?;
     unbind(root, address)?;
-    attribute::write(&root.pci_drivers_probe(), &address.to_string()).map_err(|error| {
+    attribute::write(root, &root.pci_drivers_probe(), &address.to_string()).map_err(|error| {
         ChangeError::attribute(address, &format!("have it probed for {driver}"), &error)
     })?;
     let found = function(root, address)?.driver;
@@ -150,15 +150,15 @@ fn take(root: &HostRoot, address: PciAddress, driver: &str) -> Result<(), Change
         return Ok(());
     }
     // The probe keeps the cause to itself; binding by name tells it, should it fail again.
-    let cause = match attribute::write(&root.pci_driver(driver).join("bind"), &address.to_string())
-    {
-        Ok(()) if function(root, address)?.driver.as_deref() == Some(driver) => return Ok(()),
-        Ok(()) => match found {
-            Some(other) => format!("{other} took it"),
-            None => "no driver took it".to_owned(),
-        },
-        Err(error) => error.to_string(),
-    };
+    let cause =
+        match attribute::write(root, &root.pci_driver(driver).join("bind"), &address.to_string()) {
+            Ok(()) if function(root, address)?.driver.as_deref() == Some(driver) => return Ok(()),
+            Ok(()) => match found {
+                Some(other) => format!("{other} took it"),
+                None => "no driver took it".to_owned(),
+            },
+            Err(error) => error.to_string(),
+        };
     let message = format!("cannot be bound to {driver}: {cause}");
     Err(ChangeError::new(Reason::DriverRefused, address, message)
         .with_remedy("The kernel's log (dmesg) may say more."))
@@ -167,7 +167,7 @@ fn take(root: &HostRoot, address: PciAddress, driver: &str) -> Result<(), Change
 fn unbind(root: &HostRoot, address: PciAddress) -> Result<(), ChangeError> {
     let Some(driver) = function(root, address)?.driver else { return Ok(()) };
     let path = root.pci_driver(&driver).join("unbind");
-    attribute::write(&path, &address.to_string())
+    attribute::write(root, &path, &address.to_string())
         .map_err(|error| ChangeError::attribute(address, &format!("take it from {driver}"), &error))
 }
 
@@ -179,7 +179,7 @@ fn set_override(
 ) -> Result<(), ChangeError> {
     let path = root.pci_attribute(address, "driver_override");
     let value = format!("{}\n", driver.unwrap_or_default());
-    attribute::write(&path, &value)
+    attribute::write(root, &path, &value)
         .map_err(|error| ChangeError::attribute(address, "set its driver_override", &error))
 }
 

@@ -18,7 +18,7 @@ const CARRIER_APPEARS: Duration = Duration::from_secs(5);
 /// How long a link may take to drop after its NIC was told to reset.
 const RESET_SHOWS: Duration = Duration::from_millis(200);
 
-/// Sets a PF's interface up, and waits a bounded time for its link; or down.
+/// Sets a PF's interface up or down. Its link takes a while to come: see [`await_carrier`].
 pub fn set_up(root: &HostRoot, pf: PciAddress, from: bool, to: bool) -> Result<Done, ChangeError> {
     let port = port(root, pf)?;
     if port.up == to {
@@ -38,10 +38,42 @@ pub fn set_up(root: &HostRoot, pf: PciAddress, from: bool, to: bool) -> Result<D
         let message = format!("could not {tried}: the kernel accepted it and did not do it");
         return Err(ChangeError::new(Reason::NotObserved, pf, message));
     }
-    if to {
-        wait(CARRIER_APPEARS, || has_carrier(root, pf));
-    }
     Ok(Done::Changed)
+}
+
+/// Sets whether a PF's interface takes addresses and routes that routers advertise.
+pub fn set_accept_ra(
+    root: &HostRoot,
+    pf: PciAddress,
+    from: u8,
+    to: u8,
+) -> Result<Done, ChangeError> {
+    let present = || {
+        let port = port(root, pf)?;
+        let value = port.accept_ra.ok_or_else(|| {
+            let message = format!("{} has no IPv6 to set", port.name);
+            ChangeError::new(Reason::NoInterface, pf, message)
+        })?;
+        Ok((port, value))
+    };
+    let (port, before) = present()?;
+    if before == to {
+        return Ok(Done::Already);
+    }
+    if before != from {
+        let accept_ra = |value| format!("accept_ra {value}");
+        return Err(stale(&port.name, &accept_ra(before), &accept_ra(from)));
+    }
+    let tried = format!("set whether {} listens to routers", port.name);
+    attribute::write(root, &root.accept_ra(&port.name), &format!("{to}\n"))
+        .map_err(|error| ChangeError::attribute(pf, &tried, &error))?;
+    match present()? {
+        (_, seen) if seen == to => Ok(Done::Changed),
+        (_, seen) => {
+            let message = format!("could not {tried}: accept_ra is still {seen}");
+            Err(ChangeError::new(Reason::NotObserved, pf, message))
+        }
+    }
 }
 
 fn word(up: bool) -> &'static str {
@@ -74,7 +106,7 @@ pub fn set_vf_mac(root: &HostRoot, vf: VfRef, to: MacAddress) -> Result<Done, Ch
 }
 
 /// Whether the PF has an interface with a link now.
-pub fn has_carrier(root: &HostRoot, pf: PciAddress) -> bool {
+fn has_carrier(root: &HostRoot, pf: PciAddress) -> bool {
     net::port(&mut Reader::new(root), pf).is_some_and(|port| port.carrier == Some(true))
 }
 
@@ -86,10 +118,15 @@ pub fn expects_carrier(root: &HostRoot, pf: PciAddress) -> bool {
     port.up && ever.ok().flatten().is_some_and(|count| count != "0")
 }
 
-/// Waits for a link that is about to be reset to come back; says whether it did.
-pub fn wait_for_carrier(root: &HostRoot, pf: PciAddress) -> bool {
-    wait(RESET_SHOWS, || !has_carrier(root, pf));
+/// Waits a bounded time for the link of a PF; says whether it is there.
+pub fn await_carrier(root: &HostRoot, pf: PciAddress) -> bool {
     wait(CARRIER_APPEARS, || has_carrier(root, pf))
+}
+
+/// The same for a link that is about to be reset: it may not have gone yet.
+pub fn await_carrier_again(root: &HostRoot, pf: PciAddress) -> bool {
+    wait(RESET_SHOWS, || !has_carrier(root, pf));
+    await_carrier(root, pf)
 }
 
 fn port(root: &HostRoot, pf: PciAddress) -> Result<Netdev, ChangeError> {

@@ -37,7 +37,7 @@ pub fn set_autoprobe(
     }
     let path = root.pci_attribute(pf, "sriov_drivers_autoprobe");
     let tried = "set whether the host binds drivers to new VFs";
-    attribute::write(&path, if to { "1\n" } else { "0\n" })
+    attribute::write(root, &path, if to { "1\n" } else { "0\n" })
         .map_err(|error| ChangeError::attribute(pf, tried, &error))?;
     if sriov(&function(root, pf)?)?.autoprobe == to {
         Ok(Done::Changed)
@@ -67,12 +67,13 @@ pub fn set_count(root: &HostRoot, pf: PciAddress, from: u16, to: u16) -> Result<
         check_free(root, pf, &facts)?;
     }
     let path = root.pci_attribute(pf, "sriov_numvfs");
-    attribute::write(&path, &format!("{to}\n")).map_err(|error| explain(pf, &facts, to, &error))?;
+    attribute::write(root, &path, &format!("{to}\n"))
+        .map_err(|error| explain(pf, &facts, to, &error))?;
     observe(root, pf, from, to)?;
     if to > 0 && link::expects_carrier(root, pf) {
         // Enabling VFs resets the PF of some NICs (igb), and VFs do not answer until it is back; a
         // link that does not come is no failure of ours.
-        link::wait_for_carrier(root, pf);
+        link::await_carrier_again(root, pf);
     }
     Ok(Done::Changed)
 }
@@ -179,7 +180,7 @@ fn observe(root: &HostRoot, pf: PciAddress, from: u16, to: u16) -> Result<(), Ch
     let path = root.pci_attribute(pf, "sriov_numvfs");
     let present = sriov(&function(root, pf)?)?.present;
     if present != to {
-        let back = match attribute::write(&path, &format!("{from}\n")) {
+        let back = match attribute::write(root, &path, &format!("{from}\n")) {
             Ok(()) if from == 0 => "they were destroyed again".to_owned(),
             Ok(()) => format!("it was set back to {}", count(from)),
             Err(error) => format!("and setting it back failed: {error}"),

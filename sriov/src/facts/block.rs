@@ -104,13 +104,12 @@ struct Mounts {
 impl Mounts {
     fn read(reader: &mut Reader) -> Mounts {
         let mut mounts = Mounts::default();
-        for file in ["self/mountinfo", "1/mountinfo"] {
-            let path = reader.root.proc(file);
-            // Another user may not look at init's: what is our own was read.
-            let table = crate::attribute::read_table(&path).unwrap_or_default();
-            for line in table.lines() {
-                mounts.add(reader, line);
-            }
+        let own = reader.table(&reader.root.proc("self/mountinfo"));
+        // Another user may not look at init's: what is our own was read.
+        let init = reader.root.proc("1/mountinfo");
+        let init = crate::attribute::read_table(&init).unwrap_or_default();
+        for line in own.lines().chain(init.lines()) {
+            mounts.add(reader, line);
         }
         let swaps = reader.root.proc("swaps");
         for line in reader.table(&swaps).lines().skip(1) {

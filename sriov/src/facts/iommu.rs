@@ -34,9 +34,15 @@ pub enum IommuKind {
 pub struct IommuGroup {
     /// PCI functions, sorted.
     pub members: Vec<PciAddress>,
-    /// Devices of other buses, by the name the kernel gives them.
+    /// Other members by the kernel's name: devices of other buses, and functions that do not say
+    /// what they are.
     pub others: Vec<String>,
+    /// Whether there is an IOMMU behind it.
+    pub isolates: bool,
 }
+
+/// The name of vfio's "no-IOMMU" groups, which isolate nothing (drivers/vfio/group.c).
+const STAND_IN: &str = "vfio-noiommu";
 
 /// The IOMMU facts, with the groups that the functions name.
 pub fn read(reader: &mut Reader, functions: &[PciFunction]) -> Iommu {
@@ -48,37 +54,16 @@ pub fn read(reader: &mut Reader, functions: &[PciFunction]) -> Iommu {
     }
     let directory = reader.root.iommu_groups();
     for (number, group) in &mut groups {
-        let devices = reader.entries(&directory.join(number.to_string()).join("devices"));
-        group.others =
-            devices.into_iter().filter(|name| name.parse::<PciAddress>().is_err()).collect();
+        let directory = directory.join(number.to_string());
+        let read = |name: &String| name.parse().is_ok_and(|member| group.members.contains(&member));
+        let devices = reader.entries(&directory.join("devices"));
+        group.others = devices.into_iter().filter(|name| !read(name)).collect();
+        group.isolates = reader.text(&directory.join("name")).as_deref() != Some(STAND_IN);
     }
     let class = reader.root.iommu_class();
     let in_use = !reader.entries(&class).is_empty();
-    Iommu { present: in_use || isolates(reader, &groups), firmware: firmware(reader), groups }
-}
-
-/// One group, with every member: for a look at one device alone.
-pub fn read_group(reader: &mut Reader, number: u32) -> IommuGroup {
-    let directory = reader.root.iommu_groups().join(number.to_string()).join("devices");
-    let mut group = IommuGroup::default();
-    for name in reader.entries(&directory) {
-        match name.parse() {
-            Ok(address) => group.members.push(address),
-            Err(_) => group.others.push(name),
-        }
-    }
-    group.members.sort();
-    group
-}
-
-/// Whether any group is more than vfio's "no-IOMMU" stand-in, which isolates nothing and is named
-/// so (drivers/vfio/group.c).
-fn isolates(reader: &mut Reader, groups: &BTreeMap<u32, IommuGroup>) -> bool {
-    let directory = reader.root.iommu_groups();
-    groups.keys().any(|number| {
-        let name = reader.text(&directory.join(number.to_string()).join("name"));
-        name.as_deref() != Some("vfio-noiommu")
-    })
+    let present = in_use || groups.values().any(|group| group.isolates);
+    Iommu { present, firmware: firmware(reader), groups }
 }
 
 fn firmware(reader: &Reader) -> Option<IommuKind> {

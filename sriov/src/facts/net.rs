@@ -52,6 +52,9 @@ pub struct Netdev {
     pub routes: bool,
     /// Whether a default route does.
     pub default_route: bool,
+    /// Whether it takes addresses and routes that routers advertise (`accept_ra`: 0 no, 1 unless the
+    /// host forwards, 2 yes); `None` without IPv6.
+    pub accept_ra: Option<u8>,
     /// All its addresses and routes are ones that routers advertised (IPv6): the kernel makes them
     /// by itself whenever the interface is up.
     pub autoconfigured: bool,
@@ -148,6 +151,7 @@ fn read_one(reader: &mut Reader, name: &str) -> Option<Netdev> {
         addresses: Vec::new(),
         routes: false,
         default_route: false,
+        accept_ra: reader.number(&reader.root.accept_ra(name)),
         autoconfigured: false,
     })
 }
