@@ -26,6 +26,7 @@ mod error;
 mod handles;
 mod lease;
 mod process;
+mod reason;
 mod session;
 
 mod spec;

@@ -6,8 +6,9 @@ use std::path::Path;
 
 use policies::Guest;
 
-use super::choose::{NoVf, Unconnected};
+use super::choose::Unconnected;
 use super::handles::NotOpened;
+use super::reason::NoVf;
 use crate::failure::{Failure, OwnReason};
 
 /// A file of the guest's `boot` cannot be used; `what` is the field.

@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 
 use sriov::{HostRoot, PciAddress};
 
-use super::choose::{Connection, Given, Holder};
+use super::choose::{Connection, Given};
+use super::reason::Holder;
 use crate::failure::{Failure, OwnReason, Reason};
 use crate::state::{self, Owner, State};
 
