@@ -128,14 +128,16 @@ done
 case $verb in
 hold)
     say "holding"
-    # The line read from the console is also the clock: at most one second passes in it.
-    while true; do
-        read -r -t 1 line && [ "$line" = stop ] && break
+    # Somebody else listens: a read with a time limit would lose a line that comes as it runs out.
+    while read -r line; do
+        [ "$line" = stop ] && touch /run/stop
+    done </dev/console &
+    until [ -e /run/stop ]; do
         for file in /run/gateway.*; do
             interface=${file##*.}
-            [ -s "$file" ] && ping -c 1 -W 1 -I "$interface" "$(cat "$file")" >/dev/null &
+            [ -s "$file" ] && ping -c 1 -W 1 -I "$interface" "$(cat "$file")" >/dev/null
         done
-        wait
+        sleep 1
     done
     for interface in $interfaces; do
         report "$interface"
