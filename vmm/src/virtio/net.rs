@@ -128,61 +128,39 @@ enum Progress {
     More,
 }
 
+/// What became of a buffer.
+enum Fate {
+    /// The driver gets it back with this many bytes written into it.
+    Used(u32),
+    /// It is offered for the next frame.
+    Kept,
+    /// The same, and there is no frame now.
+    Idle,
+}
+
 /// Moves frames from the TAP into the guest's buffers.
 fn receive(active: &mut Activation, mut tap: &File, frame: &mut [u8]) -> Result<Progress, Broken> {
-    let memory = &active.memory;
-    let queue = &mut active.queues[RECEIVE];
-    let mut moved = 0;
-    let mut progress = Progress::Done;
-    loop {
-        if moved == BATCH {
-            progress = Progress::More;
-            break;
-        }
-        let Some(chain) = next_chain(queue, memory)? else { break };
+    work_off(active, RECEIVE, |memory, chain| {
         let length = match tap.read(frame) {
             Ok(length) if length >= HEADER => length,
-            other => {
-                queue.go_to_previous_position();
-                match other {
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                    _ => break,
-                }
-            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(Fate::Kept),
+            _ => return Ok(Fate::Idle),
         };
         frame[..HEADER].fill(0);
         frame[NUM_BUFFERS] = 1;
-        let head = chain.head_index();
         let mut writer = chain.writer(memory)?;
         if writer.available_bytes() < length {
             // Too small a buffer for this frame: the frame is lost, the buffer is not.
-            queue.go_to_previous_position();
-            moved += 1;
-            continue;
+            return Ok(Fate::Kept);
         }
         writer.write_all(&frame[..length]).map_err(|_| Broken)?;
-        queue.add_used(memory, head, length as u32)?;
-        moved += 1;
-    }
-    if queue.needs_notification(memory)? {
-        active.interrupts[RECEIVE].signal();
-    }
-    Ok(progress)
+        Ok(Fate::Used(length as u32))
+    })
 }
 
 /// Moves frames from the guest's buffers into the TAP.
 fn transmit(active: &mut Activation, mut tap: &File, frame: &mut [u8]) -> Result<Progress, Broken> {
-    let memory = &active.memory;
-    let queue = &mut active.queues[TRANSMIT];
-    let mut moved = 0;
-    let mut progress = Progress::Done;
-    loop {
-        if moved == BATCH {
-            progress = Progress::More;
-            break;
-        }
-        let Some(chain) = next_chain(queue, memory)? else { break };
-        let head = chain.head_index();
+    work_off(active, TRANSMIT, |memory, chain| {
         let mut reader = chain.reader(memory)?;
         let length = reader.available_bytes();
         if (HEADER + 1..=FRAME_MAX).contains(&length) {
@@ -193,11 +171,38 @@ fn transmit(active: &mut Activation, mut tap: &File, frame: &mut [u8]) -> Result
             // A full or downed TAP drops the frame, as a wire would.
             let _ = tap.write(&frame[..length]);
         }
-        queue.add_used(memory, head, 0)?;
-        moved += 1;
+        Ok(Fate::Used(0))
+    })
+}
+
+/// Offers `each` the buffers of queue `index`, up to a batch of them, and tells the driver of those
+/// used.
+fn work_off(
+    active: &mut Activation,
+    index: usize,
+    mut each: impl FnMut(&GuestMemory, Chain<'_>) -> Result<Fate, Broken>,
+) -> Result<Progress, Broken> {
+    let memory = &active.memory;
+    let queue = &mut active.queues[index];
+    let mut progress = Progress::More;
+    for _ in 0..BATCH {
+        let Some(chain) = next_chain(queue, memory)? else {
+            progress = Progress::Done;
+            break;
+        };
+        let head = chain.head_index();
+        match each(memory, chain)? {
+            Fate::Used(length) => queue.add_used(memory, head, length)?,
+            Fate::Kept => queue.go_to_previous_position(),
+            Fate::Idle => {
+                queue.go_to_previous_position();
+                progress = Progress::Done;
+                break;
+            }
+        }
     }
     if queue.needs_notification(memory)? {
-        active.interrupts[TRANSMIT].signal();
+        active.interrupts[index].signal();
     }
     Ok(progress)
 }
