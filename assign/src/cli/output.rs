@@ -66,7 +66,7 @@ pub struct Table {
 /// Room between columns.
 const GAP: u16 = 2;
 /// Least width of a column that is cut short.
-const SHORTEST: usize = 16;
+const SHORTEST: usize = 12;
 
 impl Table {
     /// A table with these headings. Columns in `whole` are never broken over lines.
