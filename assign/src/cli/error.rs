@@ -1,11 +1,11 @@
 //! Failures: one paragraph for people, one object for programs, both on standard error.
 
-use std::io::{self, IsTerminal};
+use std::io;
 
 use anstyle::{AnsiColor, Style};
 use serde::Serialize;
 
-use super::Format;
+use super::{Format, output};
 use crate::failure::Failure;
 
 #[derive(Serialize)]
@@ -34,19 +34,14 @@ fn paragraph(failure: &Failure) {
         return;
     }
     let red = Style::new().bold().fg_color(Some(AnsiColor::Red.into()));
-    let text = wrap(&format!("assign: {failure}"), width());
+    let text = wrap(
+        &format!("assign: {failure}"),
+        output::width(io::stderr()).map_or(usize::MAX, usize::from),
+    );
     match text.strip_prefix("assign:") {
         Some(rest) => anstream::eprintln!("{red}assign:{red:#}{rest}"),
         None => anstream::eprintln!("{text}"),
     }
-}
-
-fn width() -> usize {
-    if !io::stderr().is_terminal() {
-        return usize::MAX;
-    }
-    let size = rustix::termios::tcgetwinsize(io::stderr()).ok();
-    size.map(|size| usize::from(size.ws_col)).filter(|columns| *columns >= 40).unwrap_or(80)
 }
 
 /// Breaks at spaces; a word longer than a line keeps a line of its own.

@@ -4,6 +4,7 @@
 //! `grep` and `awk` see whole rows.
 
 use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
 
 use anstyle::Style;
 use clap::ValueEnum;
@@ -91,7 +92,7 @@ impl Table {
     /// # Errors
     /// Standard output cannot be written.
     pub fn print(&self) -> Result<(), Failure> {
-        let width = width();
+        let width = width(io::stdout());
         let has_any = |at: usize| self.rows.iter().any(|row| row.get(at).is_some_and(|c| c != "-"));
         let shown: Vec<usize> = (0..self.headings.len())
             .filter(|at| width.is_none() || self.rows.is_empty() || has_any(*at))
@@ -173,11 +174,11 @@ fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
-/// Columns of the terminal that standard output is; `None` for a pipe or file.
-fn width() -> Option<u16> {
-    if !io::stdout().is_terminal() {
+/// Columns of the terminal that `stream` is; `None` for a pipe or file.
+pub fn width(stream: impl IsTerminal + AsFd) -> Option<u16> {
+    if !stream.is_terminal() {
         return None;
     }
-    let size = rustix::termios::tcgetwinsize(io::stdout()).ok();
+    let size = rustix::termios::tcgetwinsize(&stream).ok();
     Some(size.map(|size| size.ws_col).filter(|columns| *columns >= 40).unwrap_or(80))
 }

@@ -150,6 +150,17 @@ impl Bars {
         }
     }
 
+    /// Lays the BAR registers over those of the bytes at `offset` (in configuration space) on that
+    /// are theirs.
+    pub fn overlay(&self, offset: usize, data: &mut [u8]) {
+        for (at, byte) in (offset..).zip(data) {
+            if (register::BARS..register::BARS_END).contains(&at) {
+                let value = self.register((at - register::BARS) / 4);
+                *byte = value.to_le_bytes()[at % 4];
+            }
+        }
+    }
+
     /// Takes what the guest wrote to the bytes of the BAR registers from `offset` (in
     /// configuration space) on. Address bits below the size read back as zero, which is how the
     /// guest learns the size.

@@ -215,12 +215,7 @@ impl PciFunction for VirtioFunction {
             state.config.set(self.window + 16, &value);
         }
         state.config.read(offset, data);
-        for (at, byte) in (offset..).zip(data) {
-            if (register::BARS..register::BARS_END).contains(&at) {
-                let value = state.bars.register((at - register::BARS) / 4);
-                *byte = value.to_le_bytes()[at % 4];
-            }
-        }
+        state.bars.overlay(offset, data);
     }
 
     fn write_config(&self, offset: usize, data: &[u8]) {
