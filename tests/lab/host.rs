@@ -3,6 +3,7 @@
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -31,6 +32,8 @@ pub struct Host {
     link: Arc<Link>,
     next_id: AtomicU32,
     boot_time: Duration,
+    /// Dropped after the machine, which may have files open there.
+    _scratch: Scratch,
 }
 
 /// The way to the agent.
@@ -45,9 +48,32 @@ impl Link {
 }
 
 impl Host {
+    /// Boots it. QEMU 10.0 sometimes trips over an assertion of its own while firmware and kernel
+    /// rearrange the memory map under two emulated processors (`iotlb_to_section`); no scenario can
+    /// have caused that before it began, so the host is then booted once more.
     pub(crate) fn start(ready: &Ready, shape: &Shape) -> Result<Self> {
-        let scratch = Scratch::new()?;
-        let initrd = scratch.path().join("initrd.cpio");
+        let mut again = true;
+        loop {
+            let scratch = Scratch::new()?;
+            let (machine, link) = Self::launch(ready, shape, scratch.path())?;
+            let booted = machine.shared.wait(BOOT, |state| state.agent_ready.then_some(()));
+            let Err(why) = booted else {
+                let boot_time = machine.begun().elapsed();
+                let next_id = AtomicU32::new(1);
+                return Ok(Host { machine, link, next_id, boot_time, _scratch: scratch });
+            };
+            let error = machine.error(why, BOOT, "booting the host");
+            if !machine.aborted() || !again {
+                return Err(error);
+            }
+            again = false;
+            eprintln!("lab: QEMU has failed by itself, booting the host once more: {error:#}");
+        }
+    }
+
+    /// Starts QEMU, and listens to the agent that is going to answer.
+    fn launch(ready: &Ready, shape: &Shape, scratch: &Path) -> Result<(Arc<Machine>, Arc<Link>)> {
+        let initrd = scratch.join("initrd.cpio");
         image::write_host(&ready.kit, shape.additions(), &initrd)?;
         let (ours, theirs) = UnixStream::pair().context("cannot make a socket pair")?;
         let mut command = shape.command(ready, &initrd, "lab.agent");
@@ -65,19 +91,7 @@ impl Host {
             let (stream, shared) = (ours.try_clone()?, machine.shared.clone());
             move || listen(stream, &shared)
         });
-        machine
-            .shared
-            .wait(BOOT, |state| state.agent_ready.then_some(()))
-            .map_err(|why| machine.error(why, BOOT, "booting the host"))?;
-        let boot_time = machine.begun().elapsed();
-        // QEMU has read the image, and if this process is killed there is nothing left behind.
-        drop(scratch);
-        Ok(Host {
-            machine,
-            link: Arc::new(Link(Mutex::new(ours))),
-            next_id: AtomicU32::new(1),
-            boot_time,
-        })
+        Ok((machine, Arc::new(Link(Mutex::new(ours)))))
     }
 
     /// How long it took from the start of QEMU until commands could be run.

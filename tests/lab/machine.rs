@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
@@ -33,6 +33,8 @@ pub(crate) struct State {
     pub agent_ready: bool,
     /// Why it runs no longer.
     pub ended: Option<String>,
+    /// It has ended because QEMU found itself in a state it takes for impossible.
+    pub aborted: bool,
     stop: bool,
 }
 
@@ -174,6 +176,12 @@ impl Machine {
         }
     }
 
+    /// Whether QEMU has ended itself by an assertion of its own (SIGABRT). No guest is to be able to
+    /// do that, so it says nothing about what runs in the machine.
+    pub(crate) fn aborted(&self) -> bool {
+        self.shared.lock().aborted
+    }
+
     /// An error about something that did not come, with the end of the console.
     pub(crate) fn error(&self, why: InVain, limit: Duration, what: &str) -> anyhow::Error {
         let why = match why {
@@ -220,8 +228,10 @@ fn keep_alive(child: &mut Child, shared: &Arc<Shared>, deadline: Instant, limit:
         child.stdout.take().map(|stream| listen(stream, shared.clone())),
         child.stderr.take().map(|stream| listen(stream, shared.clone())),
     ];
+    let mut aborted = false;
     let reason = loop {
         if let Ok(Some(status)) = child.try_wait() {
+            aborted = status.signal() == Some(Signal::ABORT.as_raw());
             break format!("QEMU has ended ({status})");
         }
         let state = shared.lock();
@@ -246,7 +256,10 @@ fn keep_alive(child: &mut Child, shared: &Arc<Shared>, deadline: Instant, limit:
     for reader in readers.into_iter().flatten() {
         let _ = reader.join();
     }
-    shared.change(|state| state.ended = Some(reason));
+    shared.change(|state| {
+        state.aborted = aborted;
+        state.ended = Some(reason);
+    });
 }
 
 fn listen(mut stream: impl Read + Send + 'static, shared: Arc<Shared>) -> JoinHandle<()> {
@@ -262,4 +275,23 @@ fn listen(mut stream: impl Read + Send + 'static, shared: Arc<Shared>) -> JoinHa
 fn running(state: &State) -> String {
     let jobs = state.jobs.values().filter(|job| job.end.is_none());
     jobs.map(|job| format!("still running: {}\n", job.report())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_assertion_of_qemu_is_told_from_other_ends() {
+        let end_of = |script: &str| {
+            let mut command = Command::new("sh");
+            command.args(["-c", script]);
+            let machine = Machine::start(command, Duration::from_secs(30)).expect("sh starts");
+            machine.wait_for_end(Duration::from_secs(20)).expect("it ends by itself");
+            machine.aborted()
+        };
+        assert!(end_of("kill -ABRT $$"));
+        assert!(!end_of("exit 1"));
+        assert!(!end_of("kill -SEGV $$"));
+    }
 }

@@ -48,12 +48,11 @@ pub fn present() -> Result<Ready> {
     Ok(Ready { qemu, kit })
 }
 
-/// What crates of the workspace may need to be built, besides Rust and a C compiler (without which
-/// the lab itself would not have been built).
-const TO_BUILD: &[&str] = &["libudev-dev", "pkg-config"];
+/// What benchmarks compare `assign` with.
+const COMPARED: &[&str] = &["pciutils"];
 
 fn install_missing(cache: &Cache, apt: &mut Option<Apt>) -> Result<()> {
-    let packages = apt::not_installed(TO_BUILD);
+    let packages = apt::not_installed(COMPARED);
     let qemu = match qemu::find()? {
         Ok(_) => None,
         Err(unusable) => {
@@ -65,9 +64,9 @@ fn install_missing(cache: &Cache, apt: &mut Option<Apt>) -> Result<()> {
         return Ok(());
     }
     if qemu.is_none() && !rustix::process::geteuid().is_root() {
-        // Should they be needed after all, the compiler will say so.
+        // Everything else works without.
         let packages = packages.join(" ");
-        progress::note(format!("not installed, and may be needed: {packages} (apt-get install)"));
+        progress::note(format!("for `cargo lab bench`: apt-get install {packages}"));
         return Ok(());
     }
     apt.insert(Apt::open(cache)?).install(&packages, qemu)

@@ -34,6 +34,7 @@ pub struct Shape {
     shared_group: bool,
     kvm: bool,
     vmlinux: bool,
+    counted: bool,
     limit: Duration,
     additions: Tree,
 }
@@ -48,6 +49,7 @@ impl Host {
             shared_group: false,
             kvm: true,
             vmlinux: false,
+            counted: false,
             limit: Duration::from_secs(300),
             additions: Tree::default(),
         }
@@ -92,6 +94,14 @@ impl Shape {
     /// Adds /boot/vmlinux, the ELF image of the kernel, which a guest can boot by PVH.
     pub fn vmlinux(mut self) -> Self {
         self.vmlinux = true;
+        self
+    }
+
+    /// Lets the host's clock count instructions, a nanosecond each, and skip what time it would be
+    /// idle: what `/proc/uptime` measures then is repeatable to about 1 %, whatever else this machine
+    /// does. The host has one CPU, and its network's answers take no time.
+    pub fn counted(mut self) -> Self {
+        self.counted = true;
         self
     }
 
@@ -147,7 +157,8 @@ impl Shape {
 
     /// QEMU with everything but a console and the agent's port.
     pub(crate) fn command(&self, ready: &Ready, initrd: &Path, option: &str) -> Command {
-        let mut command = base(ready, "q35,kernel-irqchip=split", MEMORY);
+        let processor = if self.counted { COUNTED } else { PARALLEL };
+        let mut command = base(ready, "q35,kernel-irqchip=split", processor, MEMORY);
         let mut cmdline = format!("{CMDLINE} intel_iommu=on iommu=pt {option}");
         if !self.kvm {
             cmdline.push_str(" lab.kvm=no");
@@ -221,10 +232,27 @@ fn root_port(number: u8, place: u8) -> String {
     format!("pcie-root-port,id=port{number},chassis={0},slot={0},addr={place:#x}", number + 1)
 }
 
+/// Two processors, emulated side by side.
+const PARALLEL: &[&str] = &["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2"];
+
+/// One processor with a clock of instructions. `shift=1` would leave some guests spinning for ever.
+/// String instructions without "fast" variants, so that clearing memory costs about as much, beside
+/// other work, as on hardware: else each byte would count as an instruction.
+const COUNTED: &[&str] = &[
+    "-accel",
+    "tcg,thread=single",
+    "-icount",
+    "shift=0,sleep=off",
+    "-cpu",
+    "max,erms=off,fsrm=off",
+    "-smp",
+    "1",
+];
+
 /// QEMU with what every machine of the lab has.
-pub(crate) fn base(ready: &Ready, machine: &str, memory: &str) -> Command {
+pub(crate) fn base(ready: &Ready, machine: &str, processor: &[&str], memory: &str) -> Command {
     let mut command = Command::new(&ready.qemu);
-    command.args(["-machine", machine, "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2"]);
+    command.args(["-machine", machine]).args(processor);
     command.args(["-m", memory, "-no-user-config", "-nodefaults", "-display", "none"]);
     // A machine that reboots has ended: nothing in the lab wants a second boot unseen.
     command.arg("-no-reboot");

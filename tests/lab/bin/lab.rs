@@ -1,6 +1,6 @@
 //! `cargo lab`: the emulated host from the command line.
 
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
@@ -29,6 +29,11 @@ enum Verb {
         #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(0..=8))]
         igb: u8,
     },
+    /// Measure: our own time in making VFs, listings beside lspci (the release programs are built)
+    Bench {
+        /// The benchmark: a file of tests/benches [default: all]
+        name: Option<String>,
+    },
     /// Run all tests, those in emulated hosts too
     Test {
         /// Passed on to cargo nextest, for example the name of a test
@@ -42,6 +47,7 @@ fn main() -> ExitCode {
         Verb::Demo => demo().map(|()| ExitCode::SUCCESS),
         Verb::Setup => setup().map(|()| ExitCode::SUCCESS),
         Verb::Shell { no_iommu, igb } => shell(no_iommu, igb).map(|()| ExitCode::SUCCESS),
+        Verb::Bench { name } => bench(name.as_deref()),
         Verb::Test { arguments } => test(&arguments),
     };
     done.unwrap_or_else(|error| {
@@ -69,13 +75,24 @@ fn shell(no_iommu: bool, igb: u8) -> Result<()> {
     shape.igb(igb).bridge().vmlinux().shell(&ready, scratch.path())
 }
 
+fn bench(name: Option<&str>) -> Result<ExitCode> {
+    setup::ready()?;
+    let mut cargo = binaries::cargo();
+    cargo.args(["bench", "--package", "lab", "--bench", name.unwrap_or("*")]);
+    exit_code(&mut cargo)
+}
+
 fn test(arguments: &[String]) -> Result<ExitCode> {
     setup::ready()?;
     image::build_programs()?;
     let mut nextest = setup::nextest()?;
     nextest.args(["run", "--workspace", "--run-ignored", "all"]).args(arguments);
     nextest.current_dir(binaries::workspace()).env(binaries::BUILT, "1");
-    let status = nextest.status().context("cannot run cargo nextest")?;
+    exit_code(&mut nextest)
+}
+
+fn exit_code(command: &mut Command) -> Result<ExitCode> {
+    let status = command.status().context("cannot run cargo")?;
     let code = status.code().and_then(|code| u8::try_from(code).ok());
     Ok(code.map_or(ExitCode::FAILURE, ExitCode::from))
 }
