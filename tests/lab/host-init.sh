@@ -26,6 +26,7 @@ modprobe -a $modules &
 modprobe -a igb igbvf
 option lab.bridge && modprobe virtio_net
 option lab.shared && modprobe e1000e
+option lab.nvme && modprobe -a nvme crc32c_generic ext4
 wait
 
 # The host's own way out. The ports that are to be given away stay down: bringing one up when its

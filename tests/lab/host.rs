@@ -12,7 +12,6 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use crate::binaries::BUILT;
-use crate::image;
 use crate::job::{Job, JobState, Output};
 use crate::machine::{Machine, Shared, keep};
 use crate::scratch::Scratch;
@@ -73,10 +72,8 @@ impl Host {
 
     /// Starts QEMU, and listens to the agent that is going to answer.
     fn launch(ready: &Ready, shape: &Shape, scratch: &Path) -> Result<(Arc<Machine>, Arc<Link>)> {
-        let initrd = scratch.join("initrd.cpio");
-        image::write_host(&ready.kit, shape.additions(), &initrd)?;
         let (ours, theirs) = UnixStream::pair().context("cannot make a socket pair")?;
-        let mut command = shape.command(ready, &initrd, "lab.agent");
+        let mut command = shape.command(ready, scratch, "lab.agent")?;
         command.args(Shape::agent_port(theirs.as_raw_fd()));
         let theirs = OwnedFd::from(theirs);
         // SAFETY: the closure runs between fork and exec and makes system calls only. It owns the

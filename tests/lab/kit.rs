@@ -23,6 +23,8 @@ pub const HOST_MODULES: &[&str] = &[
     "igb",
     "igbvf",
     "nvme",
+    "ext4",
+    "crc32c_generic",
     "tun",
     "vhost_net",
     "bridge",
@@ -39,6 +41,7 @@ pub const HOST_MODULES: &[&str] = &[
 /// The modules of a guest.
 pub const GUEST_MODULES: &[&str] = &[
     "igbvf",
+    "nvme",
     "virtio_pci",
     "virtio_net",
     "virtio_console",
@@ -84,16 +87,15 @@ impl Kit {
                 .with_context(|| format!("cannot remove the damaged {}", damaged.display()))?;
         }
         let folder = cache.folder(&name, |folder| make(folder, &files))?;
-        write_whole(&cache.path("current-kit"), name.as_bytes())?;
+        write_whole(&cache.path(&current()), name.as_bytes())?;
         Ok(Kit { folder })
     }
 
     /// The kit in the cache, if it is there and is what this version of the lab makes.
     pub fn cached(cache: &Cache) -> Option<Self> {
-        let name = fs::read_to_string(cache.path("current-kit")).ok()?;
+        let name = fs::read_to_string(cache.path(&current())).ok()?;
         let folder = cache.path(&name);
-        let ours = name.ends_with(&format!("-{:016x}", fingerprint()));
-        (ours && is_whole(&folder)).then_some(Kit { folder })
+        is_whole(&folder).then_some(Kit { folder })
     }
 
     /// The kernel as the distribution ships it.
@@ -155,6 +157,12 @@ fn is_whole(folder: &Path) -> bool {
 
 fn read(path: &Path) -> Result<String> {
     fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// The file that names the kit to use: one for each content, so that checkouts of this repository
+/// that want different modules do not take the cache from each other.
+fn current() -> String {
+    format!("current-kit-{:016x}", fingerprint())
 }
 
 /// Changes with whatever decides a kit's content but the packages (FNV-1a, 64 bits).

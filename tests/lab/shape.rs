@@ -2,8 +2,9 @@
 //!
 //! Devices have fixed places, so that a scenario can name them: the `igb` ports are 0000:01:00.0,
 //! 0000:02:00.0, … (their functions 0000:01:10.0, .2, … and so on), a shared group lies on the bus
-//! after them, and what the lab itself needs is on bus 0.
+//! after them, an NVMe drive on the one after that, and what the lab itself needs is on bus 0.
 
+use std::fs::File;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -26,10 +27,14 @@ const MEMORY: &str = "2700M";
 pub(crate) const CMDLINE: &str = "console=ttyS0 quiet panic=-1 mitigations=off nokaslr \
      no_timer_check cryptomgr.notests initcall_blacklist=crypto_kdf108_init,jent_mod_init";
 
+/// Bytes of each disk of an NVMe drive; they take room only where something is written.
+const NVME_DISK: u64 = 32 << 20;
+
 /// The shape of a host that is yet to be booted.
 pub struct Shape {
     iommu: bool,
     igb: u8,
+    nvme: bool,
     bridge: bool,
     shared_group: bool,
     kvm: bool,
@@ -45,6 +50,7 @@ impl Host {
         Shape {
             iommu: true,
             igb: 0,
+            nvme: false,
             bridge: false,
             shared_group: false,
             kvm: true,
@@ -68,6 +74,19 @@ impl Shape {
     pub fn igb(mut self, count: u8) -> Self {
         assert!(count <= 8, "a host has at most 8 igb ports");
         self.igb = count;
+        self
+    }
+
+    /// Gives the host an NVMe drive with 32 virtual functions, on the bus after all igb ports and the
+    /// shared group: 0000:01:00.0 where there is neither, its functions 0000:01:00.1 to 0000:01:04.0.
+    ///
+    /// It has two empty disks of 32 MiB: /dev/nvme0n1, which every function reaches, and
+    /// /dev/nvme0n2, which is the physical function's alone. `mke2fs` and `mount -t ext4` make them
+    /// carry a file system. Its controller is /dev/nvme0. Of what functions share it
+    /// has 76 queues (up to 8 of 72 for each virtual function) and 45 interrupts (up to 4 of 40), all
+    /// of them the physical function's own at first.
+    pub fn nvme(mut self) -> Self {
+        self.nvme = true;
         self
     }
 
@@ -129,9 +148,7 @@ impl Shape {
     /// Boots the host with a shell on this terminal and returns when the host is powered off.
     pub fn shell(mut self, ready: &Ready, scratch: &Path) -> Result<()> {
         self.add_vmlinux(&ready.kit)?;
-        let initrd = scratch.join("initrd.cpio");
-        image::write_host(&ready.kit, &self.additions, &initrd)?;
-        let mut command = self.command(ready, &initrd, "lab.shell");
+        let mut command = self.command(ready, scratch, "lab.shell")?;
         command.args(["-serial", "mon:stdio"]);
         let status = command.status().context("cannot run QEMU")?;
         ensure!(status.success(), "QEMU has ended ({status}); what it said is above");
@@ -150,13 +167,12 @@ impl Shape {
         self.limit
     }
 
-    /// The files this host has beyond those of every host.
-    pub(crate) fn additions(&self) -> &Tree {
-        &self.additions
-    }
-
-    /// QEMU with everything but a console and the agent's port.
-    pub(crate) fn command(&self, ready: &Ready, initrd: &Path, option: &str) -> Command {
+    /// QEMU with everything but a console and the agent's port. What it starts from and its disks
+    /// are made in the folder `scratch`.
+    pub(crate) fn command(&self, ready: &Ready, scratch: &Path, option: &str) -> Result<Command> {
+        let initrd = scratch.join("initrd.cpio");
+        image::write_host(&ready.kit, &self.additions, &initrd)?;
+        self.make_disks(scratch)?;
         let processor = if self.counted { COUNTED } else { PARALLEL };
         let mut command = base(ready, "q35,kernel-irqchip=split", processor, MEMORY);
         let mut cmdline = format!("{CMDLINE} intel_iommu=on iommu=pt {option}");
@@ -169,17 +185,30 @@ impl Shape {
         if self.shared_group {
             cmdline.push_str(" lab.shared");
         }
+        if self.nvme {
+            cmdline.push_str(" lab.nvme");
+        }
         // The ELF image, by PVH: decompressing it is a second of an emulated processor's time.
         command.arg("-kernel").arg(ready.kit.vmlinux()).arg("-initrd").arg(initrd);
         command.args(["-append", &cmdline]);
-        for device in self.devices() {
+        for device in self.devices(scratch) {
             command.args(device);
         }
-        command
+        Ok(command)
+    }
+
+    /// Makes the files that the host's disks are, in the folder of the host.
+    fn make_disks(&self, scratch: &Path) -> Result<()> {
+        for disk in [1, 2].into_iter().filter(|_| self.nvme) {
+            let path = scratch.join(nvme_disk(disk));
+            let made = File::create(&path).and_then(|file| file.set_len(NVME_DISK));
+            made.with_context(|| format!("cannot make {}", path.display()))?;
+        }
+        Ok(())
     }
 
     /// The devices, each as an option and its value.
-    fn devices(&self) -> Vec<[String; 2]> {
+    fn devices(&self, scratch: &Path) -> Vec<[String; 2]> {
         let mut devices = Vec::new();
         let mut add = |option: &str, value: String| devices.push([option.to_owned(), value]);
         if self.iommu {
@@ -201,12 +230,36 @@ impl Shape {
                 add("-device", format!("e1000e,{place},mac={mac},romfile="));
             }
         }
+        if self.nvme {
+            self.add_nvme(&mut add, scratch);
+        }
         if self.bridge {
             add("-netdev", network("uplink", 3));
             let place = "addr=0x18,netdev=uplink,mac=52:54:00:00:03:00,romfile=";
             add("-device", format!("virtio-net-pci,{place}"));
         }
         devices
+    }
+
+    /// A drive with Virtualization Enhancements: what its virtual functions get, the physical one
+    /// has to give up first.
+    fn add_nvme(&self, add: &mut impl FnMut(&str, String), scratch: &Path) {
+        let port = self.igb + u8::from(self.shared_group);
+        add("-device", root_port(port, 0x11));
+        add("-device", "nvme-subsys,id=drive,nqn=lab".into());
+        let shares = "sriov_max_vfs=32,sriov_vq_flexible=72,sriov_max_vq_per_vf=8,\
+                      sriov_vi_flexible=40,sriov_max_vi_per_vf=4,max_ioqpairs=76,msix_qsize=45";
+        add(
+            "-device",
+            format!("nvme,id=nvme,bus=port{port},subsys=drive,serial=lab-nvme,{shares}"),
+        );
+        for (disk, shared) in [(1, "on"), (2, "off")] {
+            let file = scratch.join(nvme_disk(disk));
+            let file = file.display();
+            add("-drive", format!("file={file},if=none,id=disk{disk},format=raw"));
+            let place = format!("bus=nvme,nsid={disk},shared={shared}");
+            add("-device", format!("nvme-ns,drive=disk{disk},{place}"));
+        }
     }
 
     /// The arguments that give the host a port to its agent, whose other end is descriptor `fd`.
@@ -226,6 +279,10 @@ impl Shape {
 /// too, some seconds later, and a scenario would find a default route that it did not see before.
 fn network(id: &str, third: u8) -> String {
     format!("user,id={id},net=10.0.{third}.0/24,ipv6=off")
+}
+
+fn nvme_disk(number: u8) -> String {
+    format!("nvme{number}.img")
 }
 
 fn root_port(number: u8, place: u8) -> String {

@@ -7,5 +7,6 @@ mod documents;
 mod fallback;
 mod leases;
 mod machine;
+mod nvme;
 mod policy;
 mod virtual_functions;
