@@ -151,23 +151,13 @@ mod tests {
 
     fn function() -> PciFunction {
         PciFunction {
-            address: "0000:01:00.0".parse().expect("a valid address"),
             vendor: 0x8086,
             device: 0x10c9,
-            subsystem_vendor: 0,
-            subsystem_device: 0,
             class: 0x02_0000,
-            revision: 1,
             driver: Some("igb".to_owned()),
-            driver_override: None,
             iommu_group: Some(9),
-            numa_node: None,
-            parent: None,
             netdevs: vec!["eth0".to_owned()],
-            sriov: None,
-            vf_of: None,
-            reset_methods: Vec::new(),
-            boot_vga: false,
+            ..PciFunction::new("0000:01:00.0".parse().expect("a valid address"))
         }
     }
 

@@ -31,4 +31,4 @@ pub use facts::pci::{PciFunction, PfFacts};
 pub use failure::{ChangeError, Class, Reason};
 pub use mac::MacAddress;
 pub use root::HostRoot;
-pub use snapshot::HostSnapshot;
+pub use snapshot::{HostSnapshot, Scope};

@@ -10,6 +10,10 @@ use std::path::{Path, PathBuf};
 use crate::address::PciAddress;
 use crate::root::HostRoot;
 
+mod config;
+
+pub use config::Config;
+
 /// A tree below a directory that the test owns.
 #[derive(Debug)]
 pub struct Tree {
@@ -35,6 +39,10 @@ pub struct Function {
     pub netdev: Option<&'static str>,
     /// Most VFs, and VFs now.
     pub vfs: Option<(u16, u16)>,
+    /// Its configuration space, which its VFs do not have.
+    pub config: Option<Vec<u8>>,
+    /// Other attributes, by name, which its VFs do not have.
+    pub attributes: Vec<(&'static str, String)>,
 }
 
 impl Function {
@@ -49,6 +57,8 @@ impl Function {
             group: None,
             netdev: None,
             vfs: None,
+            config: None,
+            attributes: Vec::new(),
         }
     }
 
@@ -78,6 +88,44 @@ impl Function {
     pub fn netdev(mut self, name: &'static str) -> Function {
         self.netdev = Some(name);
         self
+    }
+
+    /// With this configuration space.
+    #[must_use]
+    pub fn config(mut self, config: Config) -> Function {
+        self.config = Some(config.bytes());
+        self
+    }
+
+    /// With this attribute; its newline is added.
+    #[must_use]
+    pub fn attribute(mut self, name: &'static str, text: &str) -> Function {
+        self.attributes.push((name, format!("{text}\n")));
+        self
+    }
+
+    /// With a link that runs as fast as it can, such as `8.0 GT/s PCIe` on 4 lanes.
+    #[must_use]
+    pub fn link(self, speed: &str, lanes: u8) -> Function {
+        let lanes = lanes.to_string();
+        self.attribute("current_link_speed", speed)
+            .attribute("max_link_speed", speed)
+            .attribute("current_link_width", &lanes)
+            .attribute("max_link_width", &lanes)
+    }
+
+    /// With these BARs: first address, size, and flags as in include/linux/ioport.h (0x40200 is
+    /// memory of 32 bits, 0x14220c prefetchable memory of 64).
+    #[must_use]
+    pub fn bars(self, bars: &[(u64, u64, u64)]) -> Function {
+        let mut lines: Vec<String> = bars
+            .iter()
+            .map(|(start, size, flags)| {
+                format!("{start:#018x} {:#018x} {flags:#018x}", start + size - 1)
+            })
+            .collect();
+        lines.resize(lines.len().max(13), format!("{0:#018x} {0:#018x} {0:#018x}", 0));
+        self.attribute("resource", &lines.join("\n"))
     }
 
     /// With SR-IOV: at most `total` VFs, `present` of them there now.
@@ -136,9 +184,14 @@ impl Tree {
 
     /// Writes a file, with the directories above it.
     pub fn file(&self, path: &str, text: &str) {
+        self.bytes(path, text.as_bytes());
+    }
+
+    /// Writes a file that is no text.
+    pub fn bytes(&self, path: &str, bytes: &[u8]) {
         let path = self.directory.join(path);
         fs::create_dir_all(path.parent().expect("a path below the tree")).expect("directories");
-        fs::write(path, text).expect("a file of the tree");
+        fs::write(path, bytes).expect("a file of the tree");
     }
 
     /// Removes a file.
@@ -196,6 +249,8 @@ impl Tree {
                 group: function.group.map(|_| u32::from(16 + index)),
                 netdev: None,
                 vfs: None,
+                config: None,
+                attributes: Vec::new(),
                 ..function.clone()
             };
             self.lay_out(vf, &facts);
@@ -217,6 +272,12 @@ impl Tree {
         self.file(&at("class"), &format!("{:#08x}\n", function.class));
         self.file(&at("driver_override"), "(null)\n");
         self.file(&at("numa_node"), "-1\n");
+        for (name, text) in &function.attributes {
+            self.file(&at(name), text);
+        }
+        if let Some(config) = &function.config {
+            self.bytes(&at("config"), config);
+        }
         if let Some(driver) = function.driver {
             self.driver(driver);
             self.link(&at("driver"), &format!("../../bus/pci/drivers/{driver}"));
@@ -231,6 +292,15 @@ impl Tree {
             self.netdev(name, 2, &net);
         }
         self.link(&format!("sys/bus/pci/devices/{address}"), &format!("../../../{place}"));
+    }
+
+    /// What the kernel says of a group: its default domain, and lines of reserved addresses such
+    /// as `0x00000000fee00000 0x00000000feefffff msi`.
+    pub fn group(&self, number: u32, kind: &str, reserved: &[&str]) {
+        let directory = format!("sys/kernel/iommu_groups/{number}");
+        self.file(&format!("{directory}/type"), &format!("{kind}\n"));
+        let lines: String = reserved.iter().map(|line| format!("{line}\n")).collect();
+        self.file(&format!("{directory}/reserved_regions"), &lines);
     }
 
     /// An interface at a place below `sys`, down and without addresses.

@@ -16,6 +16,18 @@ use crate::root::HostRoot;
 /// Version of the serialized form; it grows when a field changes its meaning.
 pub const SCHEMA: u32 = 1;
 
+/// How much of a host is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Scope {
+    /// What a list of devices shows.
+    Listing,
+    /// What a decision needs. Of configuration spaces those of bridges, for the access controls on
+    /// the way to a device; other devices are not asked, since that would wake those that sleep.
+    Planning,
+    /// Everything, with every function's capabilities: sleeping functions wake up for a moment.
+    Whole,
+}
+
 /// A host at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostSnapshot {
@@ -36,12 +48,18 @@ pub struct HostSnapshot {
 }
 
 impl HostSnapshot {
-    /// Reads a host in one pass. What is odd is in `problems`; nothing stops the pass.
+    /// Reads what a decision needs, in one pass. What is odd is in `problems`; nothing stops the
+    /// pass.
     pub fn read(root: &HostRoot) -> HostSnapshot {
+        HostSnapshot::read_within(root, Scope::Planning)
+    }
+
+    /// The same, as far as `scope` says.
+    pub fn read_within(root: &HostRoot, scope: Scope) -> HostSnapshot {
         let mut reader = Reader::new(root);
         let mut netlink = open_netlink(&mut reader);
         let netdevs = net::read(&mut reader, netlink.as_mut());
-        let mut functions = pci::read_all(&mut reader);
+        let mut functions = pci::read_all(&mut reader, scope);
         iov::relate(&mut functions);
         attach_netdevs(&mut functions, &netdevs);
         if let Some(netlink) = &mut netlink {
@@ -49,7 +67,7 @@ impl HostSnapshot {
                 add_settings(&mut reader, netlink, &netdevs, function);
             }
         }
-        let iommu = iommu::read(&mut reader, &functions);
+        let iommu = iommu::read(&mut reader, &functions, scope);
         let blocks = block::read(&mut reader);
         let platform = platform::read(&mut reader);
         let problems = reader.problems;

@@ -1,10 +1,13 @@
 //! Reading hosts: what is there, what is odd, and what must not be taken.
 
+use sriov::facts::bars::BarKind;
+use sriov::facts::capabilities::PortKind;
+use sriov::facts::iommu::{Region, RegionKind};
 use sriov::facts::names;
 use sriov::isolation::{self, NotViable};
-use sriov::recorded::{Function, Tree};
+use sriov::recorded::{Config, Function, Tree};
 use sriov::usage::{self, UseKind};
-use sriov::{HostSnapshot, PciAddress, PciFunction, VfRef, vfio};
+use sriov::{HostSnapshot, PciAddress, PciFunction, Scope, VfRef, vfio};
 
 fn directory() -> tempfile::TempDir {
     tempfile::tempdir().expect("a temporary directory")
@@ -43,6 +46,79 @@ fn a_pf_with_seven_vfs() {
     let text = serde_json::to_string(&snapshot).expect("serialized");
     let back: HostSnapshot = serde_json::from_str(&text).expect("read back");
     assert_eq!(back, snapshot);
+}
+
+/// A root port with access control, and below it a NIC that says all it can.
+fn detailed(directory: &std::path::Path) -> Tree {
+    let tree = Tree::new(directory);
+    tree.add(Function::new("0000:00:01.0", (0x8086, 0x1901), 0x06_0400).group(1).config(
+        Config::new((0x8086, 0x1901), 0x06_0400).pcie(PortKind::RootPort, false, 3, 16).isolating(),
+    ));
+    tree.add(
+        Function::new("0000:01:00.0", (0x8086, 0x10c9), 0x02_0000)
+            .below("0000:00:01.0")
+            .group(2)
+            .link("5.0 GT/s PCIe", 4)
+            .bars(&[(0xfe00_0000, 0x2_0000, 0x40200), (0x40_0000_0000, 0x4000, 0x14_220c)])
+            .attribute("power_state", "D0")
+            .config(Config::new((0x8086, 0x10c9), 0x02_0000).msix(10, 1)),
+    );
+    tree.group(2, "DMA-FQ", &["0x00000000fee00000 0x00000000feefffff msi"]);
+    tree
+}
+
+#[test]
+fn a_whole_snapshot_has_links_bars_regions_and_capabilities() {
+    let directory = directory();
+    let snapshot = HostSnapshot::read_within(&detailed(directory.path()).root(), Scope::Whole);
+    assert_eq!(snapshot.problems, []);
+    let nic = function(&snapshot, "0000:01:00.0");
+    let link = nic.link.as_ref().expect("a link");
+    assert_eq!((link.speed, link.width, link.is_reduced()), (Some(5000), Some(4), false));
+    let bars: Vec<(u8, u64, BarKind)> =
+        nic.bars.iter().map(|bar| (bar.index, bar.size, bar.kind)).collect();
+    assert_eq!(bars, [(0, 0x2_0000, BarKind::Memory32), (1, 0x4000, BarKind::Memory64)]);
+    assert_eq!(nic.power_state.as_deref(), Some("D0"));
+    let msix = nic.capabilities.as_ref().and_then(|found| found.msix.as_ref());
+    assert_eq!(msix.map(|msix| msix.vectors), Some(10));
+    let names = nic.names.as_ref().expect("names");
+    assert_eq!(names.device.as_deref(), Some("82576 Gigabit Network Connection"));
+    let group = snapshot.iommu.groups.get(&2).expect("the group");
+    assert_eq!(group.kind.as_deref(), Some("DMA-FQ"));
+    let msi = Region { start: 0xfee0_0000, end: 0xfeef_ffff, kind: RegionKind::Msi };
+    assert_eq!(group.reserved, [msi]);
+}
+
+#[test]
+fn a_plan_asks_bridges_only_and_a_list_nobody() {
+    let directory = directory();
+    let root = detailed(directory.path()).root();
+    let asked = |scope| {
+        let functions = HostSnapshot::read_within(&root, scope).functions;
+        functions.iter().map(|function| function.capabilities.is_some()).collect::<Vec<bool>>()
+    };
+    assert_eq!(asked(Scope::Listing), [false, false]);
+    assert_eq!(asked(Scope::Planning), [true, false]);
+    assert_eq!(asked(Scope::Whole), [true, true]);
+    let snapshot = HostSnapshot::read(&root);
+    let port = function(&snapshot, "0000:00:01.0").capabilities.as_ref().expect("capabilities");
+    assert!(port.acs.as_ref().is_some_and(|acs| acs.isolates()));
+}
+
+#[test]
+fn odd_configuration_spaces_name_their_device() {
+    let directory = directory();
+    let tree = detailed(directory.path());
+    tree.bytes("sys/bus/pci/devices/0000:01:00.0/config", &[1, 2, 3]);
+    tree.attribute("0000:01:00.0", "resource", "0x1 0x0 0x200\n");
+    tree.group(2, "DMA", &["nonsense"]);
+    let snapshot = HostSnapshot::read_within(&tree.root(), Scope::Whole);
+    let paths: Vec<String> =
+        snapshot.problems.iter().map(|problem| problem.path.display().to_string()).collect();
+    assert_eq!(paths.len(), 3, "{:#?}", snapshot.problems);
+    assert!(paths.iter().any(|path| path.ends_with("0000:01:00.0/config")), "{paths:?}");
+    assert!(paths.iter().any(|path| path.ends_with("0000:01:00.0/resource")), "{paths:?}");
+    assert_eq!(snapshot.functions.len(), 2);
 }
 
 #[test]

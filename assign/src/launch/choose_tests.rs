@@ -13,23 +13,12 @@ fn at(text: &str) -> PciAddress {
 
 fn function(address: &str, driver: &str, group: u32) -> PciFunction {
     PciFunction {
-        address: at(address),
         vendor: 0x8086,
         device: 0x10c9,
-        subsystem_vendor: 0,
-        subsystem_device: 0,
         class: 0x02_0000,
-        revision: 1,
         driver: Some(driver.to_owned()),
-        driver_override: None,
         iommu_group: Some(group),
-        numa_node: None,
-        parent: None,
-        netdevs: Vec::new(),
-        sriov: None,
-        vf_of: None,
-        reset_methods: Vec::new(),
-        boot_vga: false,
+        ..PciFunction::new(at(address))
     }
 }
 
@@ -57,7 +46,7 @@ fn host() -> HostSnapshot {
         let members = vec![function.address];
         (
             function.iommu_group.unwrap_or_default(),
-            IommuGroup { members, others: Vec::new(), isolates: true },
+            IommuGroup { members, isolates: true, ..IommuGroup::default() },
         )
     };
     let groups = functions.iter().map(group).collect();
@@ -158,7 +147,7 @@ fn a_group_is_not_divided() {
     let mut host = host();
     function_of(&mut host, "0000:01:10.2").iommu_group = Some(9);
     let members = vec![at("0000:01:10.0"), at("0000:01:10.2")];
-    host.iommu.groups.insert(9, IommuGroup { members, others: Vec::new(), isolates: true });
+    host.iommu.groups.insert(9, IommuGroup { members, isolates: true, ..IommuGroup::default() });
     let first = ("0000:01:10.0", "web-1", 123);
     let said = said(&host, CLAIM, &[first]).remove(0);
     let reason = "0000:01:10.2 shares IOMMU group 9 with 0000:01:10.0, which is leased to web-1";
@@ -172,8 +161,9 @@ fn a_group_with_a_device_of_the_host_is_refused() {
         function_of(&mut host, vf).iommu_group = Some(8);
     }
     let members = host.functions.iter().map(|function| function.address).collect();
-    host.iommu.groups =
-        [(8, IommuGroup { members, others: Vec::new(), isolates: true })].into_iter().collect();
+    host.iommu.groups = [(8, IommuGroup { members, isolates: true, ..IommuGroup::default() })]
+        .into_iter()
+        .collect();
     let (pools, guest) = documents("{name: net0, claim: {pool: lan}}");
     let (holders, failed) = (BTreeMap::new(), BTreeMap::new());
     let world = World { host: &host, pools: &pools, holders: &holders, failed: &failed };

@@ -1,12 +1,14 @@
 //! The IOMMU and its groups: what can only be given away together.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use super::pci::PciFunction;
-use super::reader::Reader;
+use super::reader::{Reader, hexadecimal};
 use crate::address::PciAddress;
+use crate::snapshot::Scope;
 
 /// The host's I/O virtualization.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,13 +41,46 @@ pub struct IommuGroup {
     pub others: Vec<String>,
     /// Whether there is an IOMMU behind it.
     pub isolates: bool,
+    /// What its default domain is, such as `DMA`, `DMA-FQ` or `identity`; only in a snapshot that
+    /// was read whole, and where the kernel tells (from 5.11 on).
+    pub kind: Option<String>,
+    /// Addresses that the IOMMU does not translate freely, sorted; only in a snapshot that was read
+    /// whole.
+    pub reserved: Vec<Region>,
+}
+
+/// A range of I/O addresses that a group's devices cannot use as others.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Region {
+    /// Its first address.
+    pub start: u64,
+    /// Its last address.
+    pub end: u64,
+    /// Why.
+    pub kind: RegionKind,
+}
+
+/// Kinds of reserved regions (drivers/iommu/iommu.c, `iommu_group_resv_type_string`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RegionKind {
+    /// Firmware wants it mapped one to one: a device with one cannot be given away.
+    Direct,
+    /// The same, but only until a driver takes the device.
+    DirectRelaxable,
+    /// Nothing may be mapped there.
+    Reserved,
+    /// Interrupts are written there.
+    Msi,
+    /// A kind of a newer kernel.
+    Unknown,
 }
 
 /// The name of vfio's "no-IOMMU" groups, which isolate nothing (drivers/vfio/group.c).
 const STAND_IN: &str = "vfio-noiommu";
 
 /// The IOMMU facts, with the groups that the functions name.
-pub fn read(reader: &mut Reader, functions: &[PciFunction]) -> Iommu {
+pub fn read(reader: &mut Reader, functions: &[PciFunction], scope: Scope) -> Iommu {
     let mut groups: BTreeMap<u32, IommuGroup> = BTreeMap::new();
     for function in functions {
         if let Some(number) = function.iommu_group {
@@ -59,11 +94,42 @@ pub fn read(reader: &mut Reader, functions: &[PciFunction]) -> Iommu {
         let devices = reader.entries(&directory.join("devices"));
         group.others = devices.into_iter().filter(|name| !read(name)).collect();
         group.isolates = reader.text(&directory.join("name")).as_deref() != Some(STAND_IN);
+        if scope >= Scope::Whole {
+            group.kind = reader.text(&directory.join("type"));
+            group.reserved = reserved(reader, &directory.join("reserved_regions"));
+        }
     }
     let class = reader.root.iommu_class();
     let in_use = !reader.entries(&class).is_empty();
     let present = in_use || groups.values().any(|group| group.isolates);
     Iommu { present, firmware: firmware(reader), groups }
+}
+
+/// Lines of first address, last address, kind.
+fn reserved(reader: &mut Reader, path: &Path) -> Vec<Region> {
+    let Some(text) = reader.text(path) else { return Vec::new() };
+    let mut regions = Vec::new();
+    for line in text.lines() {
+        match region(line) {
+            Some(region) => regions.push(region),
+            None => reader.note(path, format!("{line:?} is not a reserved region")),
+        }
+    }
+    regions.sort();
+    regions
+}
+
+fn region(line: &str) -> Option<Region> {
+    let mut words = line.split_whitespace();
+    let (start, end) = (hexadecimal(words.next()?)?, hexadecimal(words.next()?)?);
+    let kind = match words.next()? {
+        "direct" => RegionKind::Direct,
+        "direct-relaxable" => RegionKind::DirectRelaxable,
+        "reserved" => RegionKind::Reserved,
+        "msi" => RegionKind::Msi,
+        _ => RegionKind::Unknown,
+    };
+    (start <= end).then_some(Region { start, end, kind })
 }
 
 fn firmware(reader: &Reader) -> Option<IommuKind> {

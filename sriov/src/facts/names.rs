@@ -3,7 +3,33 @@
 
 use pci_ids::{Device, FromId, SubSystem, Subclass, Vendor};
 
+use serde::{Deserialize, Serialize};
+
 use super::pci::PciFunction;
+
+/// What people call a function, in the database's words.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Names {
+    /// The vendor; `None` where the database does not know it.
+    pub vendor: Option<String>,
+    /// The device; `None` where the database does not know it.
+    pub device: Option<String>,
+    /// The board; `None` where the database does not know it.
+    pub subsystem: Option<String>,
+    /// What kind of device it is.
+    pub class: String,
+}
+
+/// All names of a function.
+pub fn of(function: &PciFunction) -> Names {
+    let device = Device::from_vid_pid(function.vendor, function.device);
+    Names {
+        vendor: vendor(function.vendor).map(str::to_owned),
+        device: device.map(|device| device.name().to_owned()),
+        subsystem: subsystem(function).map(str::to_owned),
+        class: class(function.class_code()),
+    }
+}
 
 /// `Vendor Device`, or the numbers where the database does not know it.
 pub fn device(function: &PciFunction) -> String {

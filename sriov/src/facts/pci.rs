@@ -5,11 +5,17 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::bars::{self, Bar};
+use super::capabilities::Capabilities;
+use super::config_space::ConfigFile;
 use super::iov;
+use super::link::{self, Link};
+use super::names::{self, Names};
 use super::reader::Reader;
 use crate::address::{PciAddress, VfRef};
 use crate::attribute;
 use crate::mac::MacAddress;
+use crate::snapshot::Scope;
 
 /// One PCI function and its relations, by the names and numbers of this boot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,9 +54,48 @@ pub struct PciFunction {
     pub reset_methods: Vec<String>,
     /// It is the display that firmware booted on (`boot_vga`).
     pub boot_vga: bool,
+    /// What people call it; only in a snapshot that was read whole.
+    pub names: Option<Names>,
+    /// Its link, where it is on PCI Express; only in a snapshot that was read whole.
+    pub link: Option<Link>,
+    /// Its memory and I/O ranges; only in a snapshot that was read whole.
+    pub bars: Vec<Bar>,
+    /// Its power state as the kernel knows it, such as `D0` or `D3cold`; only in a snapshot that
+    /// was read whole.
+    pub power_state: Option<String>,
+    /// What it says of itself; `None` where it was not asked, see [`Scope`](crate::Scope).
+    pub capabilities: Option<Capabilities>,
 }
 
 impl PciFunction {
+    /// A function of which nothing is known but where it sits.
+    pub fn new(address: PciAddress) -> PciFunction {
+        PciFunction {
+            address,
+            vendor: 0,
+            device: 0,
+            subsystem_vendor: 0,
+            subsystem_device: 0,
+            class: 0,
+            revision: 0,
+            driver: None,
+            driver_override: None,
+            iommu_group: None,
+            numa_node: None,
+            parent: None,
+            netdevs: Vec::new(),
+            sriov: None,
+            vf_of: None,
+            reset_methods: Vec::new(),
+            boot_vga: false,
+            names: None,
+            link: None,
+            bars: Vec::new(),
+            power_state: None,
+            capabilities: None,
+        }
+    }
+
     /// Base class and subclass, the four digits people write (0x0200).
     pub fn class_code(&self) -> u16 {
         // 24 bits less 8 fit in 16.
@@ -93,20 +138,26 @@ pub struct VfSettings {
 }
 
 /// Every function, sorted by address; network interfaces and `vf_of` still to be filled in.
-pub fn read_all(reader: &mut Reader) -> Vec<PciFunction> {
+pub fn read_all(reader: &mut Reader, scope: Scope) -> Vec<PciFunction> {
     let devices = reader.root.pci_devices();
     let addresses = reader.entries(&devices);
     let mut functions: Vec<PciFunction> = addresses
         .iter()
         .filter_map(|name| name.parse().ok())
-        .filter_map(|address| read(reader, address))
+        .filter_map(|address| read_within(reader, address, scope))
         .collect();
     functions.sort_by_key(|function| function.address);
     functions
 }
 
-/// One function; `None` where it is not there, or does not say what it is (noted).
+/// One function, as far as a plan needs it; `None` where it is not there, or does not say what it
+/// is (noted).
 pub fn read(reader: &mut Reader, address: PciAddress) -> Option<PciFunction> {
+    read_within(reader, address, Scope::Planning)
+}
+
+/// The same, as far as `scope` says.
+pub fn read_within(reader: &mut Reader, address: PciAddress, scope: Scope) -> Option<PciFunction> {
     let device = reader.root.pci_device(address);
     let at = |attribute: &str| device.join(attribute);
     let (vendor, device_id, class) = (
@@ -114,8 +165,7 @@ pub fn read(reader: &mut Reader, address: PciAddress) -> Option<PciFunction> {
         reader.number(&at("device"))?,
         reader.number::<u32>(&at("class"))?,
     );
-    Some(PciFunction {
-        address,
+    let mut function = PciFunction {
         vendor,
         device: device_id,
         subsystem_vendor: reader.number(&at("subsystem_vendor")).unwrap_or(0),
@@ -128,15 +178,46 @@ pub fn read(reader: &mut Reader, address: PciAddress) -> Option<PciFunction> {
         // -1 stands for "none".
         numa_node: reader.number::<i64>(&at("numa_node")).and_then(|node| node.try_into().ok()),
         parent: parent(reader, &device),
-        netdevs: Vec::new(),
         sriov: iov::read(reader, address),
-        vf_of: None,
         reset_methods: reader
             .text(&at("reset_method"))
             .map(|text| text.split_whitespace().map(str::to_owned).collect())
             .unwrap_or_default(),
         boot_vga: reader.flag(&at("boot_vga")).unwrap_or(false),
-    })
+        ..PciFunction::new(address)
+    };
+    if scope >= Scope::Whole {
+        function.names = Some(names::of(&function));
+        // Before anything wakes it.
+        function.power_state = reader.text(&at("power_state"));
+        function.link = link::read(reader, &device);
+        function.bars = bars::read(reader, &at("resource"));
+    }
+    if scope >= Scope::Whole || (scope >= Scope::Planning && function.is_bridge()) {
+        function.capabilities = capabilities(reader, &at("config"));
+    }
+    Some(function)
+}
+
+/// What the function says of itself; `None` where its configuration space is not shown, or cannot
+/// be read (noted).
+pub fn capabilities(reader: &mut Reader, config: &Path) -> Option<Capabilities> {
+    let mut space = match ConfigFile::open(config) {
+        Ok(space) => space,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return None,
+        Err(error) => {
+            reader.note(config, format!("its configuration space cannot be opened: {error}"));
+            return None;
+        }
+    };
+    let (capabilities, odd) = Capabilities::read(&mut space);
+    match space.into_failure() {
+        Some(error) => {
+            reader.note(config, format!("its configuration space cannot be read: {error}"))
+        }
+        None => odd.into_iter().for_each(|text| reader.note(config, text)),
+    }
+    Some(capabilities)
 }
 
 /// The kernel shows an unset override as `(null)`.

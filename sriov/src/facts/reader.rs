@@ -90,3 +90,10 @@ fn parse_number(text: &str) -> Option<i64> {
         None => text.parse().ok(),
     }
 }
+
+/// A number in hexadecimal after `0x`, as the kernel writes addresses: digits only.
+pub(crate) fn hexadecimal(text: &str) -> Option<u64> {
+    let digits = text.strip_prefix("0x")?;
+    let all_digits = digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+    all_digits.then(|| u64::from_str_radix(digits, 16).ok()).flatten()
+}

@@ -1,0 +1,91 @@
+//! The link of a PCI Express function: how fast it is, and how fast it could be.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::reader::Reader;
+
+/// A link. A function within the root complex, and a virtual function, have none of their own.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Link {
+    /// Transfers per second and lane now, in MT/s (2500 is 2.5 GT/s); `None` where it is down or
+    /// not known.
+    pub speed: Option<u32>,
+    /// Lanes now; `None` where it is down or not known.
+    pub width: Option<u8>,
+    /// Most transfers per second and lane, in MT/s.
+    pub max_speed: Option<u32>,
+    /// Most lanes.
+    pub max_width: Option<u8>,
+}
+
+impl Link {
+    /// Whether it is slower or narrower than the function could have it.
+    pub fn is_reduced(&self) -> bool {
+        let less = |now, most| matches!((now, most), (Some(now), Some(most)) if now < most);
+        less(self.speed, self.max_speed)
+            || less(self.width.map(u32::from), self.max_width.map(u32::from))
+    }
+}
+
+/// The link as the kernel shows it; `None` where it shows none.
+pub fn read(reader: &mut Reader, device: &Path) -> Option<Link> {
+    let mut speed = |name| reader.text(&device.join(name)).as_deref().and_then(megatransfers);
+    let (now, most) = (speed("current_link_speed"), speed("max_link_speed"));
+    let mut width = |name| {
+        let lanes = reader.number::<u8>(&device.join(name));
+        // 255 is the kernel's word for "not known" (PCIE_LNK_WIDTH_UNKNOWN).
+        lanes.filter(|lanes| (1..=32).contains(lanes))
+    };
+    let link = Link {
+        speed: now,
+        max_speed: most,
+        width: width("current_link_width"),
+        max_width: width("max_link_width"),
+    };
+    (link != Link::default()).then_some(link)
+}
+
+/// `2.5 GT/s PCIe`, and `8 GT/s` before Linux 5.7; anything else is the kernel's "Unknown".
+fn megatransfers(text: &str) -> Option<u32> {
+    let (number, unit) = text.split_once(' ')?;
+    if !unit.starts_with("GT/s") {
+        return None;
+    }
+    let (whole, tenths) = number.split_once('.').unwrap_or((number, "0"));
+    let (whole, tenths) = (whole.parse::<u32>().ok()?, tenths.parse::<u32>().ok()?);
+    (whole < 1000 && tenths < 10).then(|| whole * 1000 + tenths * 100)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn speeds_of_all_kernels_and_nothing_else() {
+        for (text, speed) in [
+            ("2.5 GT/s PCIe", Some(2500)),
+            ("8.0 GT/s PCIe", Some(8000)),
+            ("8 GT/s", Some(8000)),
+            ("64.0 GT/s PCIe", Some(64_000)),
+            ("Unknown speed", None),
+            ("Unknown", None),
+            ("", None),
+            ("4294967295 GT/s", None),
+            ("2.55 GT/s", None),
+            ("66 MHz PCI", None),
+        ] {
+            assert_eq!(megatransfers(text), speed, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn narrower_or_slower_than_possible_is_reduced() {
+        let full =
+            Link { speed: Some(8000), width: Some(8), max_speed: Some(8000), max_width: Some(8) };
+        assert!(!full.is_reduced() && !Link::default().is_reduced());
+        assert!(Link { width: Some(4), ..full.clone() }.is_reduced());
+        assert!(Link { speed: Some(2500), ..full }.is_reduced());
+    }
+}
