@@ -78,6 +78,27 @@ pub fn read_table(path: &Path) -> Result<String, AttributeError> {
     }
 }
 
+/// The first bytes of a table whose beginning is enough, cut after its last whole line: the kernel
+/// makes such a table as it is read, so that the rest costs nothing. Empty where there is none.
+pub fn read_head(path: &Path, bytes: u64) -> Result<String, AttributeError> {
+    let read = || -> io::Result<Vec<u8>> {
+        let mut head = Vec::new();
+        File::open(path)?.take(bytes).read_to_end(&mut head)?;
+        Ok(head)
+    };
+    match read() {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(String::new()),
+        Err(source) => Err(AttributeError { path: path.into(), access: Access::Read, source }),
+        Ok(mut head) => {
+            if head.len() as u64 == bytes {
+                let whole = head.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+                head.truncate(whole);
+            }
+            Ok(String::from_utf8_lossy(&head).into_owned())
+        }
+    }
+}
+
 /// Longer than `limit` is an error rather than a cut-off value; what is not UTF-8 is replaced.
 fn read_bounded(path: &Path, limit: u64) -> io::Result<String> {
     let mut bytes = Vec::new();

@@ -142,6 +142,27 @@ impl HostRoot {
         self.directory.join("sys/fs/btrfs")
     }
 
+    /// A file of `/sys` that has no name of its own here, such as `kernel/mm/ksm/run`.
+    pub fn sys(&self, file: &str) -> PathBuf {
+        self.directory.join("sys").join(file)
+    }
+
+    /// A file of `/run`, such as `systemd/container`.
+    pub fn run(&self, file: &str) -> PathBuf {
+        self.directory.join("run").join(file)
+    }
+
+    /// A file right below the root, such as `.dockerenv`.
+    pub fn top(&self, file: &str) -> PathBuf {
+        self.directory.join(file)
+    }
+
+    /// Where the modules of a kernel release and their indexes are; the release must be one
+    /// component of a path.
+    pub fn kernel_modules(&self, release: &str) -> PathBuf {
+        self.directory.join("lib/modules").join(release)
+    }
+
     /// A file of `/proc`, such as `self/mountinfo`.
     pub fn proc(&self, file: &str) -> PathBuf {
         self.directory.join("proc").join(file)

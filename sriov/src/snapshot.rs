@@ -69,7 +69,7 @@ impl HostSnapshot {
         }
         let iommu = iommu::read(&mut reader, &functions, scope);
         let blocks = block::read(&mut reader);
-        let platform = platform::read(&mut reader);
+        let platform = platform::read_whole(&mut reader);
         let problems = reader.problems;
         HostSnapshot { schema: SCHEMA, platform, iommu, functions, netdevs, blocks, problems }
     }
