@@ -1,11 +1,52 @@
 //! What people call a device: names from the PCI ID database that is built in, so that a listing
 //! needs no network and no file of the host.
 
-use pci_ids::{Device, FromId, SubSystem, Subclass, Vendor};
+use std::cmp::Ordering;
 
 use serde::{Deserialize, Serialize};
 
 use super::pci::PciFunction;
+
+/// Tables of sorted records, as `build.rs` lays them out.
+const VENDORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/vendors.table"));
+const DEVICES: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/devices.table"));
+const SUBSYSTEMS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/subsystems.table"));
+const CLASSES: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/classes.table"));
+const NAMES: &str = include_str!(concat!(env!("OUT_DIR"), "/names.text"));
+
+/// Bytes after the key in a record: offset and length of the name.
+const PLACE: usize = 5;
+
+/// The name at a key, whose length must be the table's.
+fn find(table: &'static [u8], key: &[u8]) -> Option<&'static str> {
+    let size = key.len() + PLACE;
+    let (mut low, mut high) = (0, table.len() / size);
+    while low < high {
+        let middle = low + (high - low) / 2;
+        let (found, place) = table.get(middle * size..(middle + 1) * size)?.split_at(key.len());
+        match found.cmp(key) {
+            Ordering::Less => low = middle + 1,
+            Ordering::Greater => high = middle,
+            Ordering::Equal => {
+                let [a, b, c, d, length] = *place else { return None };
+                let start = u32::from_be_bytes([a, b, c, d]) as usize;
+                return NAMES.get(start..start + usize::from(length));
+            }
+        }
+    }
+    None
+}
+
+fn device_key(vendor: u16, device: u16) -> [u8; 4] {
+    let ([a, b], [c, d]) = (vendor.to_be_bytes(), device.to_be_bytes());
+    [a, b, c, d]
+}
+
+fn board_key(function: [u16; 2], board: [u16; 2]) -> [u8; 8] {
+    let [a, b, c, d] = device_key(function[0], function[1]);
+    let [e, f, g, h] = device_key(board[0], board[1]);
+    [a, b, c, d, e, f, g, h]
+}
 
 /// What people call a function, in the database's words.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,10 +63,9 @@ pub struct Names {
 
 /// All names of a function.
 pub fn of(function: &PciFunction) -> Names {
-    let device = Device::from_vid_pid(function.vendor, function.device);
     Names {
         vendor: vendor(function.vendor).map(str::to_owned),
-        device: device.map(|device| device.name().to_owned()),
+        device: find(DEVICES, &device_key(function.vendor, function.device)).map(str::to_owned),
         subsystem: subsystem(function).map(str::to_owned),
         class: class(function.class_code()),
     }
@@ -34,8 +74,9 @@ pub fn of(function: &PciFunction) -> Names {
 /// `Vendor Device`, or the numbers where the database does not know it.
 pub fn device(function: &PciFunction) -> String {
     // sysfs shows a VF with its PF's device ID replaced by the VF's own: it is looked up as is.
-    match (Device::from_vid_pid(function.vendor, function.device), vendor(function.vendor)) {
-        (Some(device), Some(vendor)) => format!("{} {}", short(vendor), device.name()),
+    let key = device_key(function.vendor, function.device);
+    match (find(DEVICES, &key), vendor(function.vendor)) {
+        (Some(device), Some(vendor)) => format!("{} {device}", short(vendor)),
         (None, Some(vendor)) => format!("{} device {:04x}", short(vendor), function.device),
         _ => format!("{:04x}:{:04x}", function.vendor, function.device),
     }
@@ -43,14 +84,13 @@ pub fn device(function: &PciFunction) -> String {
 
 /// The vendor's name.
 pub fn vendor(id: u16) -> Option<&'static str> {
-    Vendor::from_id(id).map(|vendor| vendor.name())
+    find(VENDORS, &id.to_be_bytes())
 }
 
 /// What kind of device it is, in the database's words: "Ethernet controller".
 pub fn class(code: u16) -> String {
-    let [base, sub] = code.to_be_bytes();
-    match Subclass::from_cid_sid(base, sub) {
-        Some(class) => class.name().to_owned(),
+    match find(CLASSES, &code.to_be_bytes()) {
+        Some(class) => class.to_owned(),
         None => format!("class {code:04x}"),
     }
 }
@@ -62,7 +102,6 @@ pub fn short_class(code: u16) -> &'static str {
         0x0108 => "nvme",
         0x0200 => "ethernet",
         0x0207 => "infiniband",
-
         0x0201..=0x0206 | 0x0208..=0x02ff => "network",
         0x0300..=0x03ff => "display",
         0x0401..=0x0403 => "audio",
@@ -80,12 +119,8 @@ pub fn short_class(code: u16) -> &'static str {
 
 /// The board's name, where the database has it.
 pub fn subsystem(function: &PciFunction) -> Option<&'static str> {
-    let device = Device::from_vid_pid(function.vendor, function.device)?;
-    let is_ours = |subsystem: &&SubSystem| {
-        subsystem.subvendor() == function.subsystem_vendor
-            && subsystem.subdevice() == function.subsystem_device
-    };
-    device.subsystems().find(is_ours).map(SubSystem::name)
+    let PciFunction { vendor, device, subsystem_vendor, subsystem_device, .. } = *function;
+    find(SUBSYSTEMS, &board_key([vendor, device], [subsystem_vendor, subsystem_device]))
 }
 
 /// A vendor's name without its legal form.
@@ -96,4 +131,42 @@ fn short(vendor: &str) -> &str {
             .filter_map(|form| vendor.find(form))
             .min();
     vendor.get(..cut.unwrap_or(vendor.len())).unwrap_or(vendor)
+}
+
+#[cfg(test)]
+mod tests {
+    use pci_ids::FromId;
+
+    use super::*;
+
+    /// The tables hold what the database does, from the first entry to the last.
+    #[test]
+    fn every_name_of_the_database_is_found() {
+        let mut devices = 0;
+        for known in pci_ids::Vendors::iter() {
+            assert_eq!(vendor(known.id()), Some(known.name()));
+            for device in known.devices() {
+                devices += 1;
+                let found = find(DEVICES, &device_key(known.id(), device.id()));
+                assert_eq!(found, Some(device.name()), "{:04x}:{:04x}", known.id(), device.id());
+                for board in device.subsystems() {
+                    let of = [board.subvendor(), board.subdevice()];
+                    let found = find(SUBSYSTEMS, &board_key([known.id(), device.id()], of));
+                    assert!(found.is_some_and(|found| board.name().starts_with(found)));
+                }
+            }
+        }
+        assert!(devices > 10_000, "{devices}");
+        assert_eq!(class(0x0200), "Ethernet controller");
+        assert_eq!(class(0xfefe), "class fefe");
+        let mut free = (0..=u16::MAX).filter(|id| pci_ids::Vendor::from_id(*id).is_none());
+        assert!(free.all(|id| vendor(id).is_none()));
+    }
+
+    #[test]
+    fn damaged_tables_yield_no_name() {
+        assert_eq!(find(&[], &[1, 2]), None);
+        assert_eq!(find(&[0x12, 0x34, 0xff, 0xff, 0xff, 0xff, 9], &[0x12, 0x34]), None);
+        assert_eq!(find(&[0x12, 0x34, 0xff], &[0x12, 0x34]), None);
+    }
 }
