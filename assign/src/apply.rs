@@ -1,27 +1,50 @@
 //! Making changes so that they end as planned or undone, also when the process is killed half way.
 //!
 //! ```text
-//!            ┌──────────── each step ────────────┐
-//!  recover ─►│ journal it ─► perform ─► observed │─► remember all, empty the journal (one
-//!            └─────────────────┬─────────────────┘    transaction)
-//!                              └─ failed: undo what was done, last first
+//! recover ─► journal the steps ─► perform them ─► observed ─► remember all, empty the journal (one
+//!                                      │                      transaction)
+//!                                      └─ failed: undo what was done, last first
 //! ```
 //!
-//! A step is written down before it is made. So whatever the journal holds at the start of a
-//! command was left by one that was killed, and is undone first; the reverse of a step that was
-//! never made changes nothing.
+//! Steps are written down before any of them is made, all in one transaction. So whatever the journal
+//! holds at the start of a command was left by one that was killed, and is undone first, the last one
+//! first; the reverse of a step that was never made changes nothing, or what the reverse of an earlier
+//! one puts right. That holds for steps on VFs only where no other VFs were in their places before:
+//! what follows the destruction of VFs is written down after they are gone.
+//!
+//! Steps that take devices from their drivers are made together: see [`together`].
 
 use std::io::{IsTerminal, Write};
 
 use sriov::facts::platform;
 use sriov::{Change, HostRoot, Reason as HostReason, Undo, act};
 
-use crate::failure::{Failure, OwnReason, Reason};
+use crate::failure::{Failure, OwnReason};
 use crate::signals::Signals;
 use crate::state::{Entry, HostLock, State, Transaction};
 
 pub mod policies;
+mod recover;
 pub mod settle;
+mod together;
+
+use recover::{left_as_it_is, take_back_all};
+
+/// A step by its place in the journal.
+type Numbered = (u32, Change);
+
+/// How one step went.
+enum Outcome {
+    Made,
+    /// It was as wanted already.
+    Nothing,
+    /// It was not made, and that is all right, for this reason.
+    Left(String),
+    /// It was not begun.
+    Refused(Failure),
+    /// It may have come half way.
+    Failed(Failure),
+}
 
 /// A command that changes the host. Dropping it without [`Operation::commit`] or
 /// [`Operation::roll_back`] leaves its steps in the journal, for the next command to undo.
@@ -32,8 +55,11 @@ pub struct Operation<'a> {
     name: String,
     boot_id: String,
     next: u32,
-    done: Vec<(u32, Change)>,
-    failed: Option<(u32, Change)>,
+    done: Vec<Numbered>,
+    /// These may have come half way.
+    failed: Vec<Numbered>,
+    /// In the journal, and not made.
+    unmade: Vec<u32>,
     signals: Option<Signals>,
     _lock: HostLock,
 }
@@ -56,7 +82,7 @@ impl<'a> Operation<'a> {
             return Err(failure.with_remedy("Run assign on that host, without --root."));
         }
         let lock = state.lock_host()?;
-        recover(root, state)?;
+        recover::recover(root, state)?;
         Ok(Operation {
             root,
             state,
@@ -64,7 +90,8 @@ impl<'a> Operation<'a> {
             boot_id: platform::boot_id(root),
             next: 0,
             done: Vec::new(),
-            failed: None,
+            failed: Vec::new(),
+            unmade: Vec::new(),
             signals: None,
             _lock: lock,
         })
@@ -85,37 +112,25 @@ impl<'a> Operation<'a> {
     /// # Errors
     /// The step's, or somebody asked the command to end; call [`Operation::roll_back`] with it.
     pub fn perform(&mut self, change: &Change) -> Result<bool, Failure> {
-        self.heed_signals()?;
-        let number = self.next;
-        self.next += 1;
-        self.state.journal_step(&Entry {
-            number,
-            operation: self.name.clone(),
-            boot_id: self.boot_id.clone(),
-            change: change.clone(),
-        })?;
-        let progress = Progress::of(change);
-        let result = change.perform(self.root);
-        progress.end(result.is_ok());
-        match result {
-            Ok(Undo::Nothing) => {
-                self.state.strike_step(number)?;
-                Ok(false)
-            }
-            Ok(_) => {
-                self.done.push((number, change.clone()));
-                Ok(true)
-            }
-            Err(error) if error.reason.is_before_acting() => {
-                self.state.strike_step(number)?;
-                Err(error.into())
-            }
-            Err(error) => {
-                // It may have come half way.
-                self.failed = Some((number, change.clone()));
-                Err(error.into())
-            }
-        }
+        Ok(self.perform_each(std::slice::from_ref(change))?.contains(&true))
+    }
+
+    /// Makes steps; says of each whether there was anything to change.
+    ///
+    /// # Errors
+    /// The first that failed, or somebody asked the command to end; call [`Operation::roll_back`]
+    /// with it.
+    pub fn perform_each(&mut self, changes: &[Change]) -> Result<Vec<bool>, Failure> {
+        Ok(self.carry_out(changes, |_, _| None)?.0)
+    }
+
+    /// Makes steps, but those that need not be made any more (VFs that are gone, settings that
+    /// somebody else changed since); returns what a person should know of these.
+    ///
+    /// # Errors
+    /// As [`Operation::perform_each`].
+    pub fn perform_what_is_left(&mut self, changes: &[Change]) -> Result<Vec<String>, Failure> {
+        Ok(self.carry_out(changes, left_as_it_is)?.1)
     }
 
     /// Makes all steps, or none.
@@ -123,12 +138,119 @@ impl<'a> Operation<'a> {
     /// # Errors
     /// The first that failed, with those before it taken back.
     pub fn perform_all(mut self, changes: &[Change]) -> Result<Operation<'a>, Failure> {
-        for change in changes {
-            if let Err(error) = self.perform(change) {
-                return Err(self.roll_back(error));
+        match self.perform_each(changes) {
+            Ok(_) => Ok(self),
+            Err(error) => Err(self.roll_back(error)),
+        }
+    }
+
+    fn carry_out(
+        &mut self,
+        changes: &[Change],
+        excuse: impl Fn(&Change, &Failure) -> Option<String> + Sync,
+    ) -> Result<(Vec<bool>, Vec<String>), Failure> {
+        let (mut made, mut notes) = (Vec::new(), Vec::new());
+        let destroys = |change: &Change| matches!(change.plain(), Change::SetVfCount { to: 0, .. });
+        for part in changes.split_inclusive(destroys) {
+            self.heed_signals()?;
+            let steps = self.write_down(part)?;
+            let mut left = steps.as_slice();
+            for run in together::runs(&steps, |(_, change)| change) {
+                left = left.get(run.len()..).unwrap_or_default();
+                let result = self.heed_signals().and_then(|()| self.make(run, &excuse));
+                match result {
+                    Ok(outcomes) => {
+                        for outcome in outcomes {
+                            made.push(matches!(outcome, Outcome::Made));
+                            if let Outcome::Left(note) = outcome {
+                                notes.push(note);
+                            }
+                        }
+                    }
+                    Err(error) => {
+                        self.unmade.extend(left.iter().map(|(number, _)| *number));
+                        return Err(error);
+                    }
+                }
             }
         }
-        Ok(self)
+        Ok((made, notes))
+    }
+
+    fn write_down(&mut self, changes: &[Change]) -> Result<Vec<Numbered>, Failure> {
+        let entries: Vec<Entry> = (self.next..)
+            .zip(changes)
+            .map(|(number, change)| Entry {
+                number,
+                operation: self.name.clone(),
+                boot_id: self.boot_id.clone(),
+                change: change.clone(),
+            })
+            .collect();
+        self.next = entries.last().map_or(self.next, |last| last.number + 1);
+        self.state.journal_steps(&entries)?;
+        Ok(entries.into_iter().map(|entry| (entry.number, entry.change)).collect())
+    }
+
+    /// Makes one run of steps, and takes note of how each went.
+    fn make(
+        &mut self,
+        run: &[Numbered],
+        excuse: impl Fn(&Change, &Failure) -> Option<String> + Sync,
+    ) -> Result<Vec<Outcome>, Failure> {
+        let root = self.root;
+        let work = |(_, change): &Numbered| match change.perform(root) {
+            Ok(Undo::Nothing) => Outcome::Nothing,
+            Ok(_) => Outcome::Made,
+            Err(error) => {
+                let begun = !error.reason.is_before_acting();
+                let failure = Failure::from(error);
+                match excuse(change, &failure) {
+                    Some(note) => Outcome::Left(note),
+                    None if begun => Outcome::Failed(failure),
+                    None => Outcome::Refused(failure),
+                }
+            }
+        };
+        let fails = |outcome: &Outcome| matches!(outcome, Outcome::Failed(_) | Outcome::Refused(_));
+        let mut progress = None;
+        let outcomes = together::each(run, work, fails, |(_, change), outcome| match outcome {
+            None => progress = Some(Progress::of(change)),
+            Some(outcome) => {
+                if let Some(progress) = progress.take() {
+                    progress.end(!fails(outcome));
+                }
+            }
+        });
+        let (mut went, mut unmade, mut first) = (Vec::new(), Vec::new(), None);
+        for (step, outcome) in run.iter().zip(outcomes) {
+            match outcome {
+                Some(Outcome::Made) => self.done.push(step.clone()),
+                Some(Outcome::Failed(failure)) => {
+                    self.failed.push(step.clone());
+                    first.get_or_insert(failure);
+                    continue;
+                }
+                Some(Outcome::Refused(failure)) => {
+                    unmade.push(step.0);
+                    first.get_or_insert(failure);
+                    continue;
+                }
+                Some(Outcome::Nothing | Outcome::Left(_)) => unmade.push(step.0),
+                None => {
+                    unmade.push(step.0);
+                    continue;
+                }
+            }
+            went.extend(outcome);
+        }
+        if let Some(failure) = first {
+            self.unmade.append(&mut unmade);
+            return Err(failure);
+        }
+        // What was as wanted is not ours to take back.
+        self.state.strike_steps(&unmade)?;
+        Ok(went)
     }
 
     /// From the first step on, Ctrl-C and its like end the command between two steps, in order.
@@ -172,6 +294,15 @@ impl<'a> Operation<'a> {
         remember: impl FnOnce(&Transaction<'_>) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
         let remembered = self.state.change(|state| {
+            for (_, change) in &self.done {
+                if let Change::SetVfCount { pf, to: 0, .. } = change.plain() {
+                    // What is known of VFs goes with them: others may come in their places.
+                    state.forget_originals_below(*pf)?;
+                }
+                if let Change::Forced { .. } = change {
+                    state.remember_forced(&self.boot_id, &self.name, change)?;
+                }
+            }
             remember(state)?;
             state.close_journal()
         });
@@ -181,15 +312,17 @@ impl<'a> Operation<'a> {
     /// Takes back what was done, last first, and returns the cause with how that went. A step that
     /// cannot be taken back keeps none of the others from it.
     pub fn roll_back(self, mut cause: Failure) -> Failure {
+        let steps: Vec<Numbered> =
+            self.failed.iter().chain(self.done.iter().rev()).cloned().collect();
+        let mut struck = self.unmade;
         let mut all_back = true;
-        for (number, change) in self.failed.iter().chain(self.done.iter().rev()) {
-            match take_back(self.root, change) {
+        for ((number, change), result) in take_back_all(self.root, &steps) {
+            match result {
                 Ok(left) => {
+                    struck.push(number);
                     if let Some(left) = left {
                         cause.message = format!("{}; {left}", cause.message);
                     }
-                    // Should that fail, the next command finds the step taken back already.
-                    self.state.strike_step(*number).ok();
                 }
                 Err(error) => {
                     all_back = false;
@@ -200,6 +333,8 @@ impl<'a> Operation<'a> {
                 }
             }
         }
+        // Should that fail, the next command finds the steps taken back already.
+        self.state.strike_steps(&struck).ok();
         if !all_back {
             let again = "The next command that changes this host tries again.";
             let first = cause.remedy.map(|first| format!("{first} "));
@@ -216,70 +351,6 @@ impl<'a> Operation<'a> {
         }
         cause
     }
-}
-
-/// Takes one step back; says so where there is nothing to take back any more.
-fn take_back(root: &HostRoot, change: &Change) -> Result<Option<String>, Failure> {
-    match change.undo() {
-        Undo::Nothing => Ok(None),
-        Undo::Change(back) => {
-            let progress = Progress::of(&back);
-            let result = back.perform(root).map_err(Failure::from);
-            let left = result.as_ref().err().and_then(|failure| left_as_it_is(&back, failure));
-            progress.end(result.is_ok() || left.is_some());
-            if left.is_some() { Ok(left) } else { result.map(|_| None) }
-        }
-        Undo::Impossible(why) => {
-            Err(Failure::failed(OwnReason::NotAsPlanned, change.device(), why))
-        }
-    }
-}
-
-/// Why a step back that failed is none to insist on: what is gone needs nothing, what somebody else
-/// changed since is theirs, and an interface that the host has begun to use stays up.
-fn left_as_it_is(back: &Change, failure: &Failure) -> Option<String> {
-    let stays = match failure.reason {
-        Reason::Host(HostReason::NoSuchDevice | HostReason::NoInterface | HostReason::Stale) => {
-            true
-        }
-        Reason::Host(HostReason::HostUsesDevice) => {
-            matches!(back, Change::SetLink { to: false, .. })
-        }
-        _ => false,
-    };
-    stays.then(|| format!("{}: {}; left as it is", failure.thing, failure.message))
-}
-
-/// Undoes what a killed command left. The caller holds the lock on changing the host.
-fn recover(root: &HostRoot, state: &State) -> Result<(), Failure> {
-    let entries = state.journal()?;
-    let Some(first) = entries.first() else { return Ok(()) };
-    if first.boot_id != platform::boot_id(root) {
-        // The host was booted since: there is nothing left of it.
-        return state.change(|state| state.close_journal());
-    }
-    let operation = first.operation.clone();
-    for entry in entries.iter().rev() {
-        let left = take_back(root, &entry.change).map_err(|mut failure| {
-            failure.message = format!(
-                "an interrupted `assign {operation}` cannot be taken back: {}",
-                failure.message
-            );
-            failure
-        })?;
-        if let Some(left) = left {
-            anstream::eprintln!("assign: {left}");
-        }
-        state.strike_step(entry.number)?;
-    }
-    let steps = match entries.len() {
-        1 => "its one step was".to_owned(),
-        count => format!("its {count} steps were"),
-    };
-    anstream::eprintln!(
-        "assign: an earlier `assign {operation}` was interrupted; {steps} taken back"
-    );
-    Ok(())
 }
 
 /// One line per step on a terminal, none elsewhere.

@@ -21,6 +21,7 @@ mod devices;
 mod diff;
 mod error;
 mod files;
+mod force;
 pub mod output;
 mod plan;
 mod release;
@@ -81,7 +82,7 @@ enum Verb {
     /// Create, list and destroy virtual functions (VFs).
     #[command(subcommand)]
     Vf(vf::Vf),
-    /// Bind devices to a driver, vfio-pci unless told otherwise.
+    /// Bind devices to a driver: vfio-pci, or a variant of it, unless told otherwise.
     #[command(
         after_help = "Example: assign bind 01:10.0 01:10.2; `assign release` gives them back."
     )]

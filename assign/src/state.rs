@@ -10,6 +10,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub mod forced;
 pub mod journal;
 pub mod leases;
 mod lock;
@@ -18,6 +19,7 @@ pub mod policies;
 mod store;
 
 pub use self::policies::{Applied, Step};
+pub use forced::Forced;
 pub use journal::Entry;
 pub use leases::{Lease, Owner};
 pub use lock::HostLock;

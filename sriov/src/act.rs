@@ -15,6 +15,7 @@ use crate::root::HostRoot;
 use crate::usage::{self, Use};
 
 pub mod bind;
+pub mod driver;
 pub mod link;
 pub mod vfs;
 

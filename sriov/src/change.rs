@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::act;
 use crate::address::{PciAddress, VfRef};
-use crate::failure::ChangeError;
+use crate::failure::{ChangeError, Reason};
+use crate::isolation::is_vfio_driver;
 use crate::mac::MacAddress;
 use crate::root::HostRoot;
 
@@ -41,12 +42,22 @@ pub struct Binding {
     pub driver: Option<String>,
     /// Its `driver_override`.
     pub driver_override: Option<String>,
+    /// For a VF of a network card: the address that its PF gives it before the driver looks, so that
+    /// the host finds the same card again. `None` where it is left alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<MacAddress>,
 }
 
 impl Binding {
     /// Bound to `driver` by an override, as assign binds.
     pub fn forced(driver: &str) -> Binding {
-        Binding { driver: Some(driver.to_owned()), driver_override: Some(driver.to_owned()) }
+        let driver = Some(driver.to_owned());
+        Binding { driver_override: driver.clone(), driver, mac: None }
+    }
+
+    /// Whether the same driver has it, under the same override.
+    pub fn same_hands(&self, other: &Binding) -> bool {
+        (&self.driver, &self.driver_override) == (&other.driver, &other.driver_override)
     }
 }
 
@@ -132,6 +143,16 @@ pub enum Change {
         /// As it is to be.
         to: Binding,
     },
+    /// A step that takes devices from the host although it uses them, because a person said so for
+    /// each of them.
+    Forced {
+        /// The step.
+        step: Box<Change>,
+        /// The devices that were named.
+        devices: Vec<PciAddress>,
+        /// What the host loses, as chains: "0000:01:00.0 → eth0 → default route".
+        lost: Vec<String>,
+    },
 }
 
 /// How to take a step back.
@@ -156,6 +177,16 @@ impl Change {
             | Change::SetLink { pf, .. } => Target::Function(*pf),
             Change::SetVfMac { vf, .. } => Target::Vf(*vf),
             Change::Bind { device, .. } | Change::Restore { device, .. } => *device,
+            Change::Forced { step, .. } => step.device(),
+        }
+    }
+
+    /// The step itself, whether or not it is forced.
+    pub fn plain(&self) -> &Change {
+        match self {
+            // A forced step is not forced again; what a file says of it is no loop either.
+            Change::Forced { step, .. } => step,
+            step => step,
         }
     }
 
@@ -184,6 +215,8 @@ impl Change {
                 Change::Restore { device, from: Binding::forced(&driver), to: from }
             }
             Change::Restore { device, from, to } => Change::Restore { device, from: to, to: from },
+            // The way back takes nothing from the host.
+            Change::Forced { step, .. } => return step.undo(),
         })
     }
 
@@ -192,6 +225,7 @@ impl Change {
         match self {
             Change::SetVfCount { from, .. } => *from > 0,
             Change::SetLink { to, .. } => !to,
+            Change::Forced { .. } => true,
             _ => false,
         }
     }
@@ -202,16 +236,30 @@ impl Change {
     /// # Errors
     /// Says what was in the way; the device is then as before, or the message says how it is.
     pub fn perform(&self, root: &HostRoot) -> Result<Undo, ChangeError> {
-        let done = match self {
+        let (step, forced): (&Change, &[PciAddress]) = match self {
+            Change::Forced { step, devices, .. } => (step, devices),
+            step => (step, &[]),
+        };
+        let done = match step {
             Change::SetAutoprobe { pf, from, to } => act::vfs::set_autoprobe(root, *pf, *from, *to),
-            Change::SetVfCount { pf, from, to } => act::vfs::set_count(root, *pf, *from, *to),
+            Change::SetVfCount { pf, from, to } => {
+                act::vfs::set_count(root, *pf, *from, *to, forced)
+            }
             Change::SetLink { pf, from, to, .. } => act::link::set_up(root, *pf, *from, *to),
             Change::SetAcceptRa { pf, from, to, .. } => {
                 act::link::set_accept_ra(root, *pf, *from, *to)
             }
             Change::SetVfMac { vf, to, .. } => act::link::set_vf_mac(root, *vf, *to),
-            Change::Bind { device, from, driver } => act::bind::bind(root, *device, from, driver),
-            Change::Restore { device, from, to } => act::bind::restore(root, *device, from, to),
+            Change::Bind { device, from, driver } => {
+                act::bind::bind(root, *device, from, driver, !forced.is_empty())
+            }
+            Change::Restore { device, from, to } => {
+                act::bind::restore(root, *device, from, to, !forced.is_empty())
+            }
+            Change::Forced { step, .. } => {
+                let message = "this step is forced twice, which no command does";
+                Err(ChangeError::new(Reason::Stale, step.device(), message))
+            }
         }?;
         Ok(match done {
             act::Done::Already => Undo::Nothing,
@@ -251,14 +299,23 @@ impl fmt::Display for Action<'_> {
             }
             Change::SetVfMac { to, .. } if to.is_zero() => f.write_str("clear its address"),
             Change::SetVfMac { to, .. } => write!(f, "set its address to {to}"),
-            Change::Bind { from, driver, .. } => match &from.driver {
-                Some(old) => write!(f, "bind to {driver} instead of {old}"),
-                None => write!(f, "bind to {driver}"),
+            Change::Bind { from, driver, .. } => {
+                write!(f, "bind to {driver}")?;
+                if driver != "vfio-pci" && is_vfio_driver(driver) {
+                    f.write_str(" (the variant of vfio-pci for this device)")?;
+                }
+                from.driver.as_ref().map_or(Ok(()), |old| write!(f, " instead of {old}"))
+            }
+            Change::Restore { to, .. } => match (&to.driver, to.mac) {
+                (Some(driver), Some(mac)) if !is_vfio_driver(driver) => {
+                    write!(f, "give back to {driver} as {mac}")
+                }
+                (Some(driver), _) => write!(f, "give back to {driver}"),
+                (None, _) => f.write_str("give back without a driver"),
             },
-            Change::Restore { to, .. } => match &to.driver {
-                Some(driver) => write!(f, "give back to {driver}"),
-                None => f.write_str("give back without a driver"),
-            },
+            Change::Forced { step, lost, .. } => {
+                write!(f, "{}, by force: the host loses {}", step.action(), lost.join(", "))
+            }
         }
     }
 }

@@ -18,3 +18,4 @@ pub mod net;
 pub mod pci;
 pub mod platform;
 pub mod reader;
+pub mod variant;

@@ -45,7 +45,9 @@ pub enum Reason {
     OutOfVectors,
     /// The kernel enabled another number of VFs than asked.
     OtherVfCount,
-    /// The driver is not there, or did not take the device.
+    /// The driver is not there and could not be loaded.
+    NoSuchDriver,
+    /// The driver did not take the device.
     DriverRefused,
     /// The PF has no network interface to set its VFs by.
     NoInterface,
@@ -73,7 +75,9 @@ impl Reason {
 
     /// Whether a step that failed for this reason was not begun, so that nothing is to be undone.
     pub fn is_before_acting(self) -> bool {
-        self.class() != Class::Failed || matches!(self, Reason::Stale | Reason::NoInterface)
+        self.class() != Class::Failed || {
+            matches!(self, Reason::Stale | Reason::NoInterface | Reason::NoSuchDriver)
+        }
     }
 }
 

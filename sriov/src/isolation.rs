@@ -109,6 +109,17 @@ fn stands_in_the_way(member: &PciFunction) -> bool {
     }
 }
 
+/// Why groups may be larger than this host says: a kernel that was patched, and told to take ports
+/// for isolating that say nothing of the kind (`pcie_acs_override`).
+pub fn pretended(snapshot: &HostSnapshot) -> Option<&'static str> {
+    let told = snapshot.platform.command_line.split_whitespace();
+    let mut told = told.filter(|word| word.starts_with("pcie_acs_override="));
+    told.next().map(|_| {
+        "pcie_acs_override is on the kernel's command line: devices in different IOMMU groups may \
+         still reach each other's memory"
+    })
+}
+
 /// vfio-pci itself, or one of its variant drivers: all of them carry the word in their name.
 pub fn is_vfio_driver(driver: &str) -> bool {
     driver.contains("vfio")

@@ -101,6 +101,16 @@ impl HostRoot {
         self.directory.join("sys/bus/pci/drivers_probe")
     }
 
+    /// A loaded kernel module's directory.
+    pub fn module(&self, module: &str) -> PathBuf {
+        self.directory.join("sys/module").join(module)
+    }
+
+    /// A file that `depmod` or the kernel's build leaves beside the modules of a kernel's release.
+    pub fn kernel_module_file(&self, release: &str, file: &str) -> PathBuf {
+        self.directory.join("lib/modules").join(release).join(file)
+    }
+
     /// `/sys/kernel/iommu_groups`: one directory per group.
     pub fn iommu_groups(&self) -> PathBuf {
         self.directory.join("sys/kernel/iommu_groups")

@@ -54,6 +54,13 @@ pub fn users(root: &HostRoot, device: PciAddress) -> Vec<User> {
     users
 }
 
+/// Whether vfio gives devices away without an IOMMU when asked to (`enable_unsafe_noiommu_mode`,
+/// drivers/vfio/vfio_main.c). Such a device reaches all of the host's memory.
+pub fn no_iommu_mode(root: &HostRoot) -> bool {
+    let parameter = root.module("vfio").join("parameters/enable_unsafe_noiommu_mode");
+    attribute::read(&parameter).ok().flatten().as_deref() == Some("Y")
+}
+
 /// The files below `/dev` by which the device can be opened: its group, and its cdev where there
 /// is one.
 fn files(root: &HostRoot, device: PciAddress) -> Vec<String> {

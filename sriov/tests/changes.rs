@@ -19,7 +19,7 @@ fn set_count(from: u16, to: u16) -> Change {
 fn bind(device: &str, from: Option<&str>) -> Change {
     Change::Bind {
         device: Target::Function(address(device)),
-        from: Binding { driver: from.map(str::to_owned), driver_override: None },
+        from: Binding { driver: from.map(str::to_owned), ..Binding::default() },
         driver: "vfio-pci".to_owned(),
     }
 }
@@ -213,4 +213,119 @@ fn no_write_follows_a_link_out_of_a_recorded_tree() {
     assert!(error.message.contains("leads out of the recorded tree"), "{error}");
     assert_eq!(std::fs::read_to_string(&outside).expect("the file"), "0\n");
     std::fs::remove_file(outside).expect("the file");
+}
+
+fn forced(step: Change, device: &str) -> Change {
+    let lost = vec![format!("{device} → sda → /")];
+    Change::Forced { step: Box::new(step), devices: vec![address(device)], lost }
+}
+
+#[test]
+fn binding_goes_by_the_override_and_never_by_new_id() {
+    let directory = directory();
+    let tree = Tree::lab(directory.path(), 1);
+    let new_id = "sys/bus/pci/drivers/vfio-pci/new_id";
+    tree.file(new_id, "untouched");
+    // The tree's kernel answers nothing, as one whose driver does not want the device.
+    let error = refused(&tree, &bind("0000:01:10.0", None));
+    assert!(error.message.contains("no driver took it"), "{error}");
+    let probed = |file: &str| std::fs::read_to_string(directory.path().join(file)).expect("a file");
+    assert_eq!(probed("sys/bus/pci/drivers_probe"), "0000:01:10.0");
+    assert_eq!(probed("sys/bus/pci/drivers/vfio-pci/bind"), "0000:01:10.0");
+    assert_eq!(probed(new_id), "untouched");
+    assert_eq!(attribute(&tree, "0000:01:10.0", "driver_override"), "\n", "cleared by a newline");
+}
+
+#[test]
+fn what_was_bound_beforehand_is_left_alone() {
+    let directory = directory();
+    let tree = Tree::lab(directory.path(), 1);
+    let vf = "0000:01:10.0";
+    tree.link(&format!("sys/bus/pci/devices/{vf}/driver"), "../../bus/pci/drivers/vfio-pci");
+    // By vfio-pci.ids, so without an override; whatever the plan thought before.
+    for from in [None, Some("igbvf")] {
+        assert_eq!(bind(vf, from).perform(&tree.root()).expect("nothing to do"), Undo::Nothing);
+    }
+    assert_eq!(attribute(&tree, vf, "driver_override"), "(null)\n");
+}
+
+#[test]
+fn force_takes_what_the_host_uses_and_neither_bridges_nor_open_devices() {
+    let directory = directory();
+    let tree = Tree::lab(directory.path(), 1);
+    let disk = "0000:00:1f.2";
+    // As far as a tree without a kernel goes: it came to the driver.
+    let error = refused(&tree, &forced(bind(disk, Some("ahci")), disk));
+    assert_eq!(error.reason, Reason::DriverRefused, "{error}");
+    let bridge = "0000:00:01.0";
+    let error = refused(&tree, &forced(bind(bridge, Some("pcieport")), bridge));
+    assert_eq!(error.reason, Reason::HostUsesDevice, "{error}");
+    tree.link("sys/bus/pci/devices/0000:01:10.0/driver", "../../bus/pci/drivers/vfio-pci");
+    tree.file("dev/vfio/16", "");
+    tree.link("proc/4711/fd/7", "/dev/vfio/16");
+    let to_host = Change::Bind {
+        device: Target::Function(address("0000:01:10.0")),
+        from: Binding { driver: Some("vfio-pci".to_owned()), ..Binding::default() },
+        driver: "igb".to_owned(),
+    };
+    let error = refused(&tree, &forced(to_host, "0000:01:10.0"));
+    assert_eq!(error.reason, Reason::DeviceOpen, "{error}");
+}
+
+#[test]
+fn a_forced_step_says_so_and_what_is_lost() {
+    let disk = "0000:00:1f.2";
+    let step = forced(bind(disk, Some("ahci")), disk);
+    assert_eq!(
+        step.to_string(),
+        "0000:00:1f.2: bind to vfio-pci instead of ahci, by force: the host loses 0000:00:1f.2 → \
+         sda → /"
+    );
+    assert!(step.is_disruptive());
+    let Undo::Change(back) = step.undo() else { panic!("it can be undone") };
+    assert_eq!(back.to_string(), "0000:00:1f.2: give back to ahci", "the way back needs no force");
+    let text = serde_json::to_string(&step).expect("serialized");
+    assert_eq!(serde_json::from_str::<Change>(&text).expect("read back"), step);
+    // What no command makes, but a damaged file may have.
+    let directory = directory();
+    let tree = Tree::lab(directory.path(), 0);
+    assert_eq!(refused(&tree, &forced(step, disk)).reason, Reason::Stale);
+}
+
+#[test]
+fn a_variant_driver_is_told_as_one_and_an_address_that_is_given_back_too() {
+    let bind = |driver: &str| Change::Bind {
+        device: Target::Function(address("0000:01:10.0")),
+        from: Binding { driver: Some("mlx5_core".to_owned()), ..Binding::default() },
+        driver: driver.to_owned(),
+    };
+    assert_eq!(
+        bind("mlx5_vfio_pci").action().to_string(),
+        "bind to mlx5_vfio_pci (the variant of vfio-pci for this device) instead of mlx5_core"
+    );
+    assert_eq!(bind("igb").action().to_string(), "bind to igb instead of mlx5_core");
+    let mac = "02:00:00:00:00:07".parse().ok();
+    let to = Binding { driver: Some("igbvf".to_owned()), driver_override: None, mac };
+    let device = Target::Function(address("0000:01:10.0"));
+    let back = Change::Restore { device, from: Binding::forced("vfio-pci"), to };
+    assert_eq!(back.action().to_string(), "give back to igbvf as 02:00:00:00:00:07");
+}
+
+#[test]
+fn an_address_is_given_back_before_the_driver_or_nothing_is() {
+    let directory = directory();
+    let tree = Tree::lab(directory.path(), 1);
+    let vf = "0000:01:10.0";
+    tree.link(&format!("sys/bus/pci/devices/{vf}/driver"), "../../bus/pci/drivers/vfio-pci");
+    tree.driver("igbvf");
+    let to = Binding {
+        driver: Some("igbvf".to_owned()),
+        driver_override: None,
+        mac: "02:00:00:00:00:07".parse().ok(),
+    };
+    let device = Target::Function(address(vf));
+    let back = Change::Restore { device, from: Binding::forced("vfio-pci"), to };
+    // A tree has no kernel to set the address by.
+    assert_eq!(refused(&tree, &back).reason, Reason::NotThisHost);
+    assert_eq!(attribute(&tree, vf, "driver_override"), "(null)\n", "nothing was begun");
 }

@@ -47,14 +47,13 @@ pub fn apply(
     if plan.is_disruptive() {
         confirm(&plan)?;
     }
-    let mut made: Vec<Step> = Vec::new();
-    for step in &plan.steps {
-        match operation.perform(&step.change) {
-            Ok(true) => made.push(step.clone()),
-            Ok(false) => {}
-            Err(error) => return Err(operation.roll_back(error)),
-        }
-    }
+    let changes: Vec<Change> = plan.steps.iter().map(|step| step.change.clone()).collect();
+    let made = match operation.perform_each(&changes) {
+        Ok(made) => made,
+        Err(error) => return Err(operation.roll_back(error)),
+    };
+    let made: Vec<&Step> =
+        plan.steps.iter().zip(made).filter_map(|(step, made)| made.then_some(step)).collect();
     let mut notes = plan.notes;
     if !plan.steps.is_empty() {
         notes.extend(operation.await_links());
@@ -130,14 +129,9 @@ pub fn remove(root: &HostRoot, state: &State, names: &[String]) -> Result<Report
     for change in &changes {
         check_removal(&snapshot, change, &leases, &kept)?;
     }
-    for change in &changes {
-        match operation.perform(change) {
-            Ok(_) => {}
-            Err(error) => match super::left_as_it_is(change, &error) {
-                Some(left) => report.notes.push(left),
-                None => return Err(operation.roll_back(error)),
-            },
-        }
+    match operation.perform_what_is_left(&changes) {
+        Ok(left) => report.notes.extend(left),
+        Err(error) => return Err(operation.roll_back(error)),
     }
     report.changes = operation.done();
     operation.commit(|state| names.iter().try_for_each(|name| state.forget_policy(name)))?;
@@ -181,6 +175,7 @@ fn check_removal(
             }
         }
         Change::SetLink { .. } | Change::SetAutoprobe { .. } | Change::SetAcceptRa { .. } => Ok(()),
+        Change::Forced { step, .. } => check_removal(snapshot, step, leases, kept),
     }
 }
 

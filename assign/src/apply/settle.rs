@@ -47,13 +47,14 @@ fn about(change: &Change) -> (u8, Target) {
         Change::SetVfMac { .. } => 3,
         Change::Bind { .. } | Change::Restore { .. } => 4,
         Change::SetAcceptRa { .. } => 5,
+        Change::Forced { step, .. } => return about(step),
     };
     (subject, change.device())
 }
 
 /// One change after another about the same thing.
 fn then(first: Change, second: &Change) -> Change {
-    match (first, second.clone()) {
+    match (first.plain().clone(), second.plain().clone()) {
         (Change::SetAutoprobe { pf, from, .. }, Change::SetAutoprobe { to, .. }) => {
             Change::SetAutoprobe { pf, from, to }
         }
@@ -88,7 +89,8 @@ fn is_nothing(change: &Change) -> bool {
         Change::SetAcceptRa { from, to, .. } => from == to,
         Change::SetVfMac { from, to, .. } => from == to,
         Change::Bind { from, driver, .. } => from.driver.as_ref() == Some(driver),
-        Change::Restore { from, to, .. } => from == to,
+        Change::Restore { from, to, .. } => from.same_hands(to),
+        Change::Forced { step, .. } => is_nothing(step),
     }
 }
 
@@ -119,7 +121,7 @@ mod tests {
     fn bind(index: u16, driver: Option<&str>) -> Change {
         Change::Bind {
             device: Target::Vf(VfRef { pf: pf(), index }),
-            from: Binding { driver: driver.map(str::to_owned), driver_override: None },
+            from: Binding { driver: driver.map(str::to_owned), ..Binding::default() },
             driver: "vfio-pci".to_owned(),
         }
     }

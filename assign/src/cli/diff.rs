@@ -80,6 +80,7 @@ fn difference(change: &Change, all: &[&Change]) -> Option<Difference> {
         Change::SetVfMac { from, to, .. } => ("address", address(*from), address(*to)),
         Change::Bind { from, driver, .. } => ("driver", from.to_string(), driver.clone()),
         Change::Restore { from, to, .. } => ("driver", from.to_string(), to.to_string()),
+        Change::Forced { step, .. } => return difference(step, all),
     };
     Some(Difference { device: change.device().to_string(), what, is, should })
 }

@@ -136,7 +136,7 @@ fn adopt(
                 continue;
             }
             let steps = [
-                bind(function, vf, feed.pool.driver.name()),
+                bind(snapshot, function, vf, feed.pool.driver.name()),
                 set_mac(snapshot, pf, facts, feed.pool, vf),
             ];
             let lease = leases.iter().find(|lease| lease.device == function.address);
@@ -157,10 +157,15 @@ fn adopt(
 }
 
 /// One that has the driver already, by whatever way, is left alone.
-fn bind(function: &PciFunction, vf: VfRef, driver: &str) -> Option<Change> {
+fn bind(
+    snapshot: &HostSnapshot,
+    function: &PciFunction,
+    vf: VfRef,
+    driver: &str,
+) -> Option<Change> {
     (function.driver.as_deref() != Some(driver)).then(|| Change::Bind {
         device: Target::Vf(vf),
-        from: sriov::act::bind::binding(function),
+        from: sriov::act::bind::original(snapshot, function),
         driver: driver.to_owned(),
     })
 }

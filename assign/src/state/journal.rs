@@ -39,14 +39,23 @@ impl State {
         self.all(JOURNAL)
     }
 
-    /// Writes a step down; it is on the disk when this returns.
-    pub fn journal_step(&self, entry: &Entry) -> Result<(), Failure> {
-        self.change(|state| state.put(JOURNAL, &Entry::key(entry.number), entry))
+    /// Writes steps down, together; they are on the disk when this returns.
+    pub fn journal_steps(&self, entries: &[Entry]) -> Result<(), Failure> {
+        self.change(|state| {
+            entries
+                .iter()
+                .try_for_each(|entry| state.put(JOURNAL, &Entry::key(entry.number), entry))
+        })
     }
 
-    /// Strikes a step that was undone, or turned out to change nothing.
-    pub fn strike_step(&self, number: u32) -> Result<(), Failure> {
-        self.change(|state| state.remove(JOURNAL, &Entry::key(number)))
+    /// Strikes steps that were undone, were not made, or turned out to change nothing.
+    pub fn strike_steps(&self, numbers: &[u32]) -> Result<(), Failure> {
+        if numbers.is_empty() {
+            return Ok(());
+        }
+        self.change(|state| {
+            numbers.iter().try_for_each(|number| state.remove(JOURNAL, &Entry::key(*number)))
+        })
     }
 }
 

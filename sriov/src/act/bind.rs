@@ -3,25 +3,31 @@
 //! The order: the override first, so that nobody else can take the device in between; then off
 //! its old driver; then a probe, which reports success even when no driver took the device; so at
 //! last the `driver` link is read. `new_id` is never used: it would catch sibling devices.
+//!
+//! Before a VF goes back to a driver of the host, its PF gives it the address it had: a driver that
+//! finds none invents one, and some refuse to work.
 
-use std::process::Command;
-
-use super::{Done, function, locate, refuse_if_used, stale};
-use crate::address::PciAddress;
+use super::{Done, driver, function, link, locate, refuse_if_used, stale};
+use crate::address::{PciAddress, VfRef};
 use crate::attribute;
 use crate::change::{Binding, Target};
-use crate::facts::pci::PciFunction;
+use crate::facts::iov;
+use crate::facts::pci::{self, PciFunction};
+use crate::facts::reader::Reader;
 use crate::failure::{ChangeError, Reason};
 use crate::isolation::is_vfio_driver;
 use crate::root::HostRoot;
+use crate::snapshot::HostSnapshot;
 use crate::vfio;
 
 /// Binds `device` to `driver`. One that has the driver already, by whatever way, is left alone.
+/// `forced` says that it is to be taken also from a host that uses it.
 pub fn bind(
     root: &HostRoot,
     device: Target,
     from: &Binding,
     driver: &str,
+    forced: bool,
 ) -> Result<Done, ChangeError> {
     let address = locate(root, device)?;
     let before = function(root, address)?;
@@ -29,13 +35,13 @@ pub fn bind(
     if present.driver.as_deref() == Some(driver) {
         return Ok(Done::Already);
     }
-    if present != *from {
+    if !present.same_hands(from) {
         return Err(stale(device, &present.to_string(), &from.to_string()));
     }
-    check(root, &before, driver)?;
-    load(root, address, driver)?;
-    if let Err(error) = take(root, address, driver) {
-        return Err(put_back(root, address, &present, error));
+    check(root, &before, driver, forced)?;
+    driver::ensure(root, address, driver)?;
+    if let Err(error) = take(root, address, &present, driver) {
+        return Err(put_back(root, device, address, from, error));
     }
     Ok(Done::Changed)
 }
@@ -47,11 +53,11 @@ pub fn restore(
     device: Target,
     from: &Binding,
     to: &Binding,
+    forced: bool,
 ) -> Result<Done, ChangeError> {
     let address = locate(root, device)?;
-    let before = function(root, address)?;
-    let present = binding(&before);
-    if present == *to {
+    let present = hands(root, address)?;
+    if present.same_hands(to) {
         return Ok(Done::Already);
     }
     let expected = [&from.driver, &to.driver, &None];
@@ -60,18 +66,17 @@ pub fn restore(
     }
     if present.driver != to.driver {
         check_open(root, address)?;
-        if present.driver.as_deref().is_some_and(|driver| !is_vfio_driver(driver)) {
-            refuse_if_used(root, &before, "take it from its driver")?;
+        if !forced && present.driver.as_deref().is_some_and(|driver| !is_vfio_driver(driver)) {
+            refuse_if_used(root, &function(root, address)?, "take it from its driver")?;
         }
-        // With autoprobe off, a VF is probed only under an override (drivers/pci/pci-driver.c).
-        match &to.driver {
-            Some(driver) => take(root, address, driver)?,
-            None => unbind(root, address)?,
+        if let Some(driver) = &to.driver {
+            driver::ensure(root, address, driver)?;
         }
+        give(root, device, address, &present, to)?;
     }
     set_override(root, address, to.driver_override.as_deref())?;
-    let after = binding(&function(root, address)?);
-    if after == *to {
+    let after = hands(root, address)?;
+    if after.same_hands(to) {
         Ok(Done::Changed)
     } else {
         let message = format!("could not be given back: it has {after} now, and not {to}");
@@ -81,18 +86,63 @@ pub fn restore(
 
 /// Who has the function.
 pub fn binding(function: &PciFunction) -> Binding {
-    Binding { driver: function.driver.clone(), driver_override: function.driver_override.clone() }
+    Binding {
+        driver: function.driver.clone(),
+        driver_override: function.driver_override.clone(),
+        mac: None,
+    }
 }
 
-fn check(root: &HostRoot, device: &PciFunction, driver: &str) -> Result<(), ChangeError> {
+/// Who has the function, with what its next driver may not find any more: for a VF of a network card
+/// that the host uses, the address it goes by.
+pub fn original(snapshot: &HostSnapshot, function: &PciFunction) -> Binding {
+    let set = || {
+        let vf = function.vf_of?;
+        let settings = &snapshot.function(vf.pf)?.sriov.as_ref()?.vf_settings;
+        // Where the kernel tells nothing of this VF, it takes no address for it either.
+        let mac = settings.get(&vf.index)?.mac;
+        if !mac.is_zero() {
+            return Some(mac);
+        }
+        let own = function.netdevs.iter().find_map(|name| snapshot.netdev(name)?.mac);
+        own.filter(|mac| !mac.is_zero())
+    };
+    Binding { mac: set(), ..binding(function) }
+}
+
+/// Who has the device at this moment.
+fn hands(root: &HostRoot, address: PciAddress) -> Result<Binding, ChangeError> {
+    let mut reader = Reader::new(root);
+    let at = |attribute| root.pci_attribute(address, attribute);
+    let driver = reader.link_name(&at("driver"));
+    let driver_override = pci::driver_override(&mut reader, &at("driver_override"));
+    match reader.problems.first() {
+        None if driver.is_none() && !root.pci_device(address).is_dir() => {
+            Err(ChangeError::new(Reason::NoSuchDevice, address, "is gone"))
+        }
+        None => Ok(Binding { driver, driver_override, mac: None }),
+        Some(problem) => {
+            let message = format!("does not say which driver has it: {}", problem.cause);
+            Err(ChangeError::new(Reason::KernelRefused, address, message))
+        }
+    }
+}
+
+fn check(
+    root: &HostRoot,
+    device: &PciFunction,
+    driver: &str,
+    forced: bool,
+) -> Result<(), ChangeError> {
     let address = device.address;
     if let Some(pf) = device.sriov.as_ref().filter(|pf| pf.present > 0) {
         let message = format!("will not bind it to {driver}: it has {} VFs", pf.present);
         return Err(ChangeError::new(Reason::HasVfs, address, message)
             .with_remedy(format!("Destroy them with `assign vf destroy {address}` first.")));
     }
-    // A device without a driver carries nothing, but a bridge needs none to be one.
-    if device.driver.is_some() || device.is_bridge() {
+    // A device without a driver carries nothing, but a bridge needs none to be one, and is nobody's
+    // to force.
+    if device.is_bridge() || (device.driver.is_some() && !forced) {
         refuse_if_used(root, device, &format!("bind it to {driver}"))?;
     }
     check_open(root, address)
@@ -110,49 +160,26 @@ fn check_open(root: &HostRoot, address: PciAddress) -> Result<(), ChangeError> {
     }
 }
 
-/// Loads the module of a vfio driver that is not there yet: the one program this crate starts.
-fn load(root: &HostRoot, address: PciAddress, driver: &str) -> Result<(), ChangeError> {
-    let missing = |cause: &str, remedy: String| {
-        let message = format!("cannot be bound to {driver}: {cause}");
-        Err(ChangeError::new(Reason::DriverRefused, address, message).with_remedy(remedy))
-    };
-    if !HostRoot::is_component(driver) {
-        return missing("this is not a driver's name", "Name a driver such as vfio-pci.".into());
-    }
-    if root.pci_driver(driver).is_dir() {
-        return Ok(());
-    }
-    if !root.is_live() || !is_vfio_driver(driver) {
-        return missing("no such driver is loaded", format!("Load it with `modprobe {driver}`."));
-    }
-    let cause = match Command::new("modprobe").args(["--", driver]).output() {
-        Ok(_) if root.pci_driver(driver).is_dir() => return Ok(()),
-        Ok(output) => {
-            let said = String::from_utf8_lossy(&output.stderr);
-            let said: String = said.trim().chars().take(300).collect();
-            if said.is_empty() { "modprobe did not load it".to_owned() } else { said }
-        }
-        Err(error) => format!("modprobe cannot be run: {error}"),
-    };
-    let remedy = "Install the kernel's modules; vfio-pci needs CONFIG_VFIO_PCI.";
-    missing(&format!("its module cannot be loaded ({cause})"), remedy.into())
-}
-
 /// Override, unbind, probe, look.
-fn take(root: &HostRoot, address: PciAddress, driver: &str) -> Result<(), ChangeError> {
+fn take(
+    root: &HostRoot,
+    address: PciAddress,
+    present: &Binding,
+    driver: &str,
+) -> Result<(), ChangeError> {
     set_override(root, address, Some(driver))?;
-    unbind(root, address)?;
+    unbind(root, address, present.driver.as_deref())?;
     attribute::write(root, &root.pci_drivers_probe(), &address.to_string()).map_err(|error| {
         ChangeError::attribute(address, &format!("have it probed for {driver}"), &error)
     })?;
-    let found = function(root, address)?.driver;
+    let found = hands(root, address)?.driver;
     if found.as_deref() == Some(driver) {
         return Ok(());
     }
     // The probe keeps the cause to itself; binding by name tells it, should it fail again.
     let cause =
         match attribute::write(root, &root.pci_driver(driver).join("bind"), &address.to_string()) {
-            Ok(()) if function(root, address)?.driver.as_deref() == Some(driver) => return Ok(()),
+            Ok(()) if hands(root, address)?.driver.as_deref() == Some(driver) => return Ok(()),
             Ok(()) => match found {
                 Some(other) => format!("{other} took it"),
                 None => "no driver took it".to_owned(),
@@ -164,10 +191,41 @@ fn take(root: &HostRoot, address: PciAddress, driver: &str) -> Result<(), Change
         .with_remedy("The kernel's log (dmesg) may say more."))
 }
 
-fn unbind(root: &HostRoot, address: PciAddress) -> Result<(), ChangeError> {
-    let Some(driver) = function(root, address)?.driver else { return Ok(()) };
-    let path = root.pci_driver(&driver).join("unbind");
-    attribute::write(root, &path, &address.to_string())
+/// From `present` to the driver in `to`, or to none. With autoprobe off, a VF is probed only under
+/// an override (drivers/pci/pci-driver.c), so its driver is asked for by one, and the override put
+/// right afterwards.
+fn give(
+    root: &HostRoot,
+    device: Target,
+    address: PciAddress,
+    present: &Binding,
+    to: &Binding,
+) -> Result<(), ChangeError> {
+    let Some(driver) = &to.driver else {
+        return unbind(root, address, present.driver.as_deref());
+    };
+    if let Some(mac) = to.mac.filter(|_| !is_vfio_driver(driver)) {
+        link::set_vf_mac(root, vf_ref(root, device, address)?, mac)?;
+    }
+    take(root, address, present, driver)
+}
+
+fn vf_ref(root: &HostRoot, device: Target, address: PciAddress) -> Result<VfRef, ChangeError> {
+    let found = match device {
+        Target::Vf(vf) => Some(vf),
+        Target::Function(_) => iov::vf_of(&mut Reader::new(root), address),
+    };
+    found.ok_or_else(|| {
+        let message = "has an address to be given back, and is no VF of a PF any more";
+        ChangeError::new(Reason::NoSuchDevice, address, message)
+    })
+}
+
+fn unbind(root: &HostRoot, address: PciAddress, driver: Option<&str>) -> Result<(), ChangeError> {
+    let Some(driver) = driver else { return Ok(()) };
+    let path = root.pci_driver(driver).join("unbind");
+    let written = attribute::write(root, &path, &address.to_string());
+    written
         .map_err(|error| ChangeError::attribute(address, &format!("take it from {driver}"), &error))
 }
 
@@ -187,15 +245,17 @@ fn set_override(
 /// instead of it.
 fn put_back(
     root: &HostRoot,
+    device: Target,
     address: PciAddress,
     to: &Binding,
     mut cause: ChangeError,
 ) -> ChangeError {
-    let back = match &to.driver {
-        Some(driver) => take(root, address, driver),
-        None => unbind(root, address),
-    }
-    .and_then(|()| set_override(root, address, to.driver_override.as_deref()));
+    let back = hands(root, address).and_then(|present| {
+        if present.driver != to.driver {
+            give(root, device, address, &present, to)?;
+        }
+        set_override(root, address, to.driver_override.as_deref())
+    });
     let told = match back {
         Ok(()) => format!("it has {to} again"),
         Err(error) => format!("and giving it back to {to} failed as well: {}", error.message),

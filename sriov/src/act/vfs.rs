@@ -51,8 +51,15 @@ fn flag(value: bool) -> &'static str {
     if value { "sriov_drivers_autoprobe 1" } else { "sriov_drivers_autoprobe 0" }
 }
 
-/// Sets `sriov_numvfs` from 0 to a number, or from a number to 0.
-pub fn set_count(root: &HostRoot, pf: PciAddress, from: u16, to: u16) -> Result<Done, ChangeError> {
+/// Sets `sriov_numvfs` from 0 to a number, or from a number to 0. VFs in `forced` may go although the
+/// host uses them.
+pub fn set_count(
+    root: &HostRoot,
+    pf: PciAddress,
+    from: u16,
+    to: u16,
+    forced: &[PciAddress],
+) -> Result<Done, ChangeError> {
     let before = function(root, pf)?;
     let facts = sriov(&before)?;
     check_range(pf, &facts, to)?;
@@ -64,7 +71,7 @@ pub fn set_count(root: &HostRoot, pf: PciAddress, from: u16, to: u16) -> Result<
     }
     check_driver(&before)?;
     if to == 0 {
-        check_free(root, pf, &facts)?;
+        check_free(root, pf, &facts, forced)?;
     }
     let path = root.pci_attribute(pf, "sriov_numvfs");
     attribute::write(root, &path, &format!("{to}\n"))
@@ -122,7 +129,12 @@ fn check_driver(pf: &PciFunction) -> Result<(), ChangeError> {
 }
 
 /// No VF may be in use when all of them go.
-fn check_free(root: &HostRoot, pf: PciAddress, facts: &PfFacts) -> Result<(), ChangeError> {
+fn check_free(
+    root: &HostRoot,
+    pf: PciAddress,
+    facts: &PfFacts,
+    forced: &[PciAddress],
+) -> Result<(), ChangeError> {
     for vf in facts.vfs.values() {
         let vf = function(root, *vf)?;
         match vf.driver.as_deref() {
@@ -135,6 +147,7 @@ fn check_free(root: &HostRoot, pf: PciAddress, facts: &PfFacts) -> Result<(), Ch
                         .with_remedy("Stop the guest that has it first."));
                 }
             }
+            Some(_) if forced.contains(&vf.address) => {}
             Some(_) => refuse_if_used(root, &vf, "destroy it")?,
         }
     }

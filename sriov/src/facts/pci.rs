@@ -221,7 +221,7 @@ pub fn capabilities(reader: &mut Reader, config: &Path) -> Option<Capabilities> 
 }
 
 /// The kernel shows an unset override as `(null)`.
-fn driver_override(reader: &mut Reader, path: &Path) -> Option<String> {
+pub(crate) fn driver_override(reader: &mut Reader, path: &Path) -> Option<String> {
     reader.text(path).filter(|text| !text.is_empty() && text != "(null)")
 }
 
