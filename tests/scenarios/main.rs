@@ -2,6 +2,7 @@
 //! there. `cargo lab test` runs them.
 
 mod bad_input;
+mod binding;
 mod boot;
 mod documents;
 mod fallback;

@@ -205,7 +205,7 @@ fn give(
         return unbind(root, address, present.driver.as_deref());
     };
     if let Some(mac) = to.mac.filter(|_| !is_vfio_driver(driver)) {
-        link::set_vf_mac(root, vf_ref(root, device, address)?, mac)?;
+        link::fix_vf_mac(root, vf_ref(root, device, address)?, mac)?;
     }
     take(root, address, present, driver)
 }

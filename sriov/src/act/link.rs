@@ -83,6 +83,21 @@ fn word(up: bool) -> &'static str {
 /// Sets a VF's administrative address and reads it back. It holds from the VF's next reset on,
 /// so it is set before the guest starts.
 pub fn set_vf_mac(root: &HostRoot, vf: VfRef, to: MacAddress) -> Result<Done, ChangeError> {
+    write_vf_mac(root, vf, to, false)
+}
+
+/// The same also where the PF reports that very address already: some report what the VF's driver
+/// chose for itself, and forget it when the VF is reset (igb, `igb_vf_reset_event`).
+pub fn fix_vf_mac(root: &HostRoot, vf: VfRef, to: MacAddress) -> Result<(), ChangeError> {
+    write_vf_mac(root, vf, to, true).map(drop)
+}
+
+fn write_vf_mac(
+    root: &HostRoot,
+    vf: VfRef,
+    to: MacAddress,
+    always: bool,
+) -> Result<Done, ChangeError> {
     let port = port(root, vf.pf)?;
     let tried = format!("set its address to {to}");
     let mut netlink = rtnetlink(root, vf, &tried)?;
@@ -93,7 +108,7 @@ pub fn set_vf_mac(root: &HostRoot, vf: VfRef, to: MacAddress) -> Result<Done, Ch
             ChangeError::new(Reason::NoSuchDevice, vf, message)
         })
     };
-    if present(&mut netlink)? == to {
+    if present(&mut netlink)? == to && !always {
         return Ok(Done::Already);
     }
     netlink.set_vf_mac(port.index, vf.index, to).map_err(|error| refused(vf, &tried, &error))?;
