@@ -20,6 +20,7 @@ mod device;
 mod devices;
 mod diff;
 mod error;
+mod events;
 mod files;
 mod force;
 pub mod output;
@@ -89,6 +90,11 @@ enum Verb {
     Bind(bind::Bind),
     /// Give devices back to the drivers they had before `bind`.
     Release(release::Release),
+    /// Follow devices as they come, go and change drivers, one line each.
+    #[command(
+        after_help = "Examples: assign events eth0; assign events --count 1 --for 10 01:10.0"
+    )]
+    Events(events::Events),
     /// Check policies and guests without looking at this host.
     Validate(validate::Validate),
     /// Show what applying policies would change; changes nothing.
@@ -146,6 +152,7 @@ impl Verb {
             Verb::Vf(verb) => verb.run(context),
             Verb::Bind(verb) => verb.run(context),
             Verb::Release(verb) => verb.run(context),
+            Verb::Events(verb) => verb.run(context),
             Verb::Validate(verb) => verb.run(context),
             Verb::Plan(verb) => verb.run(context),
             Verb::Apply(verb) => verb.run(context),

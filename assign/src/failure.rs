@@ -67,6 +67,8 @@ pub enum OwnReason {
     NotConfirmed,
     /// Somebody asked the command to end before it was done.
     Interrupted,
+    /// What was waited for did not come in time.
+    TimedOut,
     /// A guest of this name runs already.
     GuestRuns,
     /// Another command is changing the host.

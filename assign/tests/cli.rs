@@ -255,3 +255,28 @@ fn a_vf_of_a_policy_is_not_released() {
     );
     assert_eq!(kept.expect("the override"), "vfio-pci\n");
 }
+
+#[test]
+fn events_need_the_running_kernel_and_wrong_arguments_are_told() {
+    let directory = directory();
+    Tree::lab(directory.path(), 0);
+    let (code, error) = failed(directory.path(), &["events"]);
+    assert_eq!(code, Some(2), "{error}");
+    assert!(error.contains("the running kernel sends them") && error.contains("--root"), "{error}");
+    for wrong in [["events", "--for", "-1"], ["events", "--count", "0"]] {
+        assert_eq!(failed(directory.path(), &wrong).0, Some(2));
+    }
+    let live = |arguments: &[&str]| assign(Path::new("/"), arguments);
+    let output = live(&["events", "no/device"]);
+    assert_eq!(output.status.code(), Some(2));
+    let output = live(&["events", "--initial", "--for", "0", "-o", "json"]);
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    let events: Vec<serde_json::Value> = stdout(&output)
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("each line is an object"))
+        .collect();
+    assert!(
+        events.iter().any(|event| event["kind"] == "interface-added" && event["interface"] == "lo")
+    );
+    assert_eq!(events.last().map(|event| event["kind"] == "following"), Some(true));
+}

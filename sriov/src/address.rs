@@ -47,6 +47,11 @@ impl PciAddress {
     pub fn function(self) -> u8 {
         self.function
     }
+
+    /// Bus, device and function as the 16 bits that requests carry (PCIe section 2.2.6.2).
+    pub fn routing_id(self) -> u32 {
+        u32::from(self.bus) << 8 | u32::from(self.device) << 3 | u32::from(self.function)
+    }
 }
 
 impl fmt::Display for PciAddress {

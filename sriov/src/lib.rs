@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Everything read from sysfs and procfs is taken as hostile: bounded, checked, and never a panic.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod act;
 pub mod address;
@@ -24,6 +24,7 @@ pub mod root;
 pub mod snapshot;
 pub mod usage;
 pub mod vfio;
+pub mod watch;
 
 pub use address::{PciAddress, VfRef};
 pub use change::{Binding, Change, Target, Undo};

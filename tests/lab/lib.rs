@@ -18,6 +18,7 @@
 //! - `shape` turns what the scenario wants into a command line of QEMU; `machine` runs it, watches
 //!   its console and ends it in time.
 //! - `wire` is what we say to the agent in the host, `job` a command that runs there.
+//! - `uevent` sends device events from within a host, as a udevd would.
 //!
 //! On top of it, `demo` shows people what `assign` does.
 
@@ -39,6 +40,7 @@ mod run;
 mod scratch;
 pub mod setup;
 mod shape;
+pub mod uevent;
 pub mod wire;
 
 pub use guest::boot_guest;

@@ -5,6 +5,7 @@ mod bad_input;
 mod binding;
 mod boot;
 mod documents;
+mod events;
 mod fallback;
 mod leases;
 mod machine;

@@ -43,15 +43,25 @@ pub fn value<T: Serialize>(format: Format, value: &T) -> Result<(), Failure> {
 /// # Errors
 /// Standard output cannot be written.
 pub fn text_out(text: &str) -> Result<(), Failure> {
-    match writeln!(anstream::stdout(), "{text}") {
-        Ok(()) => Ok(()),
+    line_out(text).map(drop)
+}
+
+/// Writes lines for somebody who reads them as they come, and says whether anybody still does.
+///
+/// # Errors
+/// Standard output cannot be written.
+pub fn line_out(text: &str) -> Result<bool, Failure> {
+    let mut stdout = anstream::stdout();
+    match writeln!(stdout, "{text}").and_then(|()| stdout.flush()) {
+        Ok(()) => Ok(true),
         // A reader that has seen enough (`| head`) is no failure.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
         Err(error) => Err(unwritable(&error)),
     }
 }
 
-fn unwritable(error: &dyn std::fmt::Display) -> Failure {
+/// That standard output could not be written, and why.
+pub fn unwritable(error: &dyn std::fmt::Display) -> Failure {
     Failure::failed(OwnReason::File, "standard output", format!("cannot be written: {error}"))
 }
 

@@ -67,7 +67,7 @@ fn read_one(reader: &mut Reader, name: &str) -> Option<BlockDevice> {
 
 /// With native NVMe multipath a namespace hangs below a virtual subsystem, which links to its
 /// controllers (drivers/nvme/host/multipath.c); any other disk hangs below its function.
-fn functions_below(
+pub(crate) fn functions_below(
     reader: &mut Reader,
     directory: &Path,
     target: &Path,

@@ -70,6 +70,20 @@ pub fn vf_of(reader: &mut Reader, vf: PciAddress) -> Option<VfRef> {
     Some(VfRef { pf, index })
 }
 
+/// Which VF of `pf` a function of this address would be, from the PF's offset and stride.
+pub fn vf_by_routing_id(reader: &mut Reader, pf: PciAddress, vf: PciAddress) -> Option<VfRef> {
+    let device = reader.root.pci_device(pf);
+    let total: u32 = reader.number(&device.join("sriov_totalvfs"))?;
+    let offset: u32 = reader.number(&device.join("sriov_offset"))?;
+    let stride: u32 = reader.number(&device.join("sriov_stride"))?;
+    let distance = vf.routing_id().checked_sub(pf.routing_id())?.checked_sub(offset)?;
+    // With one VF only, the stride means nothing and may be 0.
+    let index = if distance == 0 { 0 } else { distance.checked_div(stride)? };
+    let is_one = pf.domain() == vf.domain() && index < total && index * stride == distance;
+    let index = u16::try_from(index).ok().filter(|_| is_one)?;
+    Some(VfRef { pf, index })
+}
+
 /// What a PF with this interface has set for its VFs, as the kernel tells over rtnetlink.
 pub fn read_settings(
     reader: &mut Reader,

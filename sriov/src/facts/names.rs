@@ -74,11 +74,16 @@ pub fn of(function: &PciFunction) -> Names {
 /// `Vendor Device`, or the numbers where the database does not know it.
 pub fn device(function: &PciFunction) -> String {
     // sysfs shows a VF with its PF's device ID replaced by the VF's own: it is looked up as is.
-    let key = device_key(function.vendor, function.device);
-    match (find(DEVICES, &key), vendor(function.vendor)) {
+    of_ids(function.vendor, function.device)
+}
+
+/// The same by vendor and device ID.
+pub fn of_ids(vendor_id: u16, device_id: u16) -> String {
+    let key = device_key(vendor_id, device_id);
+    match (find(DEVICES, &key), vendor(vendor_id)) {
         (Some(device), Some(vendor)) => format!("{} {device}", short(vendor)),
-        (None, Some(vendor)) => format!("{} device {:04x}", short(vendor), function.device),
-        _ => format!("{:04x}:{:04x}", function.vendor, function.device),
+        (None, Some(vendor)) => format!("{} device {device_id:04x}", short(vendor)),
+        _ => format!("{vendor_id:04x}:{device_id:04x}"),
     }
 }
 

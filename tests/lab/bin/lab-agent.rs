@@ -8,6 +8,8 @@
 //! A command has pipes or, where the lab asks for it, a terminal: then it finds itself in a session
 //! of its own, and its errors come mixed with its output, as they would on a screen.
 //!
+//! Started with `uevent`, it sends one device event and ends.
+//!
 //! As process 1 it inherits every orphan and has to reap them all. Therefore only the reaper waits
 //! for processes; those that are commands are passed on to the thread that follows them.
 
@@ -49,6 +51,16 @@ struct Agent {
 }
 
 fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.split_first() {
+        Some((verb, rest)) if verb == "uevent" => lab::uevent::send(rest),
+        Some((verb, _)) => anyhow::bail!("there is no verb {verb}"),
+        None => serve(),
+    }
+}
+
+/// What it does as process 1.
+fn serve() -> Result<()> {
     let mut port = find_port()?;
     let agent = Arc::new(Agent { port: Mutex::new(port.try_clone()?), jobs: Mutex::default() });
     thread::spawn({

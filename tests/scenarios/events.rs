@@ -1,0 +1,191 @@
+//! `assign events` against a real kernel, and against messages as udev sends them.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use lab::{Host, Job};
+
+const SOON: Duration = Duration::from_secs(30);
+
+/// Ends a follower as Ctrl-C does, and returns what it has printed: JSON lines, each without the
+/// fields that differ from run to run.
+fn ended(follower: &Job) -> Result<Vec<String>> {
+    follower.signal(2);
+    let output = follower.wait(SOON)?;
+    assert_eq!(output.code, 0, "Ctrl-C is an ordinary end: {}", output.stderr);
+    assert_eq!(output.stderr, "");
+    Ok(output.stdout.lines().map(brief).collect())
+}
+
+fn brief(line: &str) -> String {
+    let (time, rest) = line.split_once(',').unwrap_or_else(|| panic!("no time in {line:?}"));
+    assert!(time.starts_with("{\"time\":\"20") && time.ends_with("Z\""), "{line:?}");
+    rest.replace('"', "").trim_end_matches('}').to_owned()
+}
+
+/// Asserts that these texts occur, in this order.
+#[track_caller]
+fn assert_order(lines: &[String], expected: &[&str]) {
+    let mut rest = lines.iter();
+    for text in expected {
+        let found = rest.any(|line| line.contains(text));
+        assert!(found, "{text:?} does not come, or not here:\n{}", lines.join("\n"));
+    }
+}
+
+#[test]
+#[ignore = "boots an emulated host: cargo lab test"]
+fn events_tell_the_life_of_a_vf_believe_root_only_and_survive_losses() -> Result<()> {
+    let host = Host::intel()
+        .igb(1)
+        .file("root/true", bound_to("from-udev"))
+        .file("root/forged", bound_to("forged"))
+        .file("root/cut", &of_udev("ACTION=bind\0DEVPATH=/devices\0")[..50])
+        .file("root/long", of_udev(&format!("LONG={}\0", "x".repeat(40_000))))
+        .boot()?;
+    without_udevd(&host)?;
+    host.ok("mkdir -p /run/udev && touch /run/udev/control");
+    with_udevd(&host)
+}
+
+/// The kernel's events: VFs made, bound, released and unmade.
+fn without_udevd(host: &Host) -> Result<()> {
+    let all = host.spawn("assign events -o json");
+    let one = host.spawn("assign events 01:10.2 --initial");
+    let by_pf = host.spawn("assign events eth0 --count 1 --for 60");
+    for follower in [&all, &one, &by_pf] {
+        follower.wait_for("following", SOON)?;
+    }
+    host.ok("assign vf create eth0 2");
+    host.ok("assign bind 01:10.2");
+    host.ok("assign release 01:10.2");
+    host.ok("assign vf destroy eth0 --yes");
+
+    all.wait_for("\"from\":2,\"to\":0", SOON)?;
+    let lines = ended(&all)?;
+    assert_eq!(
+        lines.first().map(String::as_str),
+        Some("source:kernel,device:null,vf_of:null,kind:following,udev:false")
+    );
+    let vf =
+        |text: &str| format!("device:0000:01:10.2,vf_of:{{pf:0000:01:00.0,index:1}},kind:{text}");
+    let driver = |kind: &str, from: &str, to: &str| vf(&format!("{kind},from:{from},to:{to}"));
+    let file = "device:0000:01:10.2,vf_of:{pf:0000:01:00.0,index:1},kind:vfio-";
+    assert_order(
+        &lines,
+        &[
+            &vf("device-added,id:8086:10ca,name:Intel 82576 Virtual Function,class:ethernet,"),
+            "device:0000:01:00.0,vf_of:null,kind:vfs-changed,from:0,to:2",
+            &driver("unbound", "igbvf", "null"),
+            &format!("{file}added,file:vfio/"),
+            &driver("bound", "igbvf", "vfio-pci"),
+            &format!("{file}removed,file:vfio/"),
+            &driver("unbound", "vfio-pci", "null"),
+            &driver("bound", "vfio-pci", "igbvf"),
+            &driver("unbound", "igbvf", "null"),
+            &vf("device-removed,id:8086:10ca,"),
+            "device:0000:01:00.0,vf_of:null,kind:vfs-changed,from:2,to:0",
+        ],
+    );
+    // Both VFs got their driver and an interface, and lost them.
+    let count = |text: &str| lines.iter().filter(|line| line.contains(text)).count();
+    assert_eq!((count("kind:device-added"), count("kind:device-removed")), (2, 2));
+    assert_eq!(count("to:igbvf"), 3, "{}", lines.join("\n"));
+    let interfaces = (count("kind:interface-added"), count("kind:interface-removed"));
+    assert_eq!(interfaces, (3, 3), "{}", lines.join("\n"));
+    assert!(!lines.iter().any(|line| line.contains("lost")), "{}", lines.join("\n"));
+
+    // The others got theirs: one VF, and the first thing that happens below a PF.
+    one.signal(15);
+    let output = one.wait(SOON)?;
+    assert_eq!(output.code, 0, "{}", output.stderr);
+    let mut lines = output.stdout.lines();
+    assert!(lines.next().is_some_and(|line| line.contains("following")), "{}", output.stdout);
+    assert!(lines.clone().count() >= 8, "{}", output.stdout);
+    assert!(lines.all(|line| line.contains("0000:01:10.2")), "{}", output.stdout);
+    let output = by_pf.wait(SOON)?;
+    assert_eq!((output.code, output.stdout.lines().count()), (0, 2), "{}", output.stdout);
+    assert!(output.stdout.contains("VF 0 of 0000:01:00.0"), "{}", output.stdout);
+
+    // A script that waits in vain is told; a reader that has seen enough is no failure.
+    let vain = host.run("assign events 01:10.2 --count 2 --for 0.5 -o json")?;
+    assert_eq!(vain.code, 1, "{}", vain.stdout);
+    assert!(
+        vain.stderr.contains("\"timed-out\"") && vain.stderr.contains("0 of 2"),
+        "{}",
+        vain.stderr
+    );
+    let listed = host.ok("assign events --initial | head -n 1; echo end");
+    assert_eq!(listed.lines().count(), 2, "{listed}");
+    let initial = host.ok("assign events --initial --for 0 -o yaml");
+    assert_eq!(initial.matches("kind: following").count(), 1, "{initial}");
+    assert!(
+        initial.starts_with("---\ntime: \"20") && initial.contains("interface: eth0"),
+        "{initial}"
+    );
+    Ok(())
+}
+
+/// A message as udev 257 sends it: a header of 40 bytes, then the properties.
+fn of_udev(properties: &str) -> Vec<u8> {
+    let mut message = b"libudev\0\xfe\xed\xca\xfe".to_vec();
+    for word in [40, 40, properties.len() as u32, 0, 0, 0, 0] {
+        message.extend(word.to_ne_bytes());
+    }
+    message.extend(properties.bytes());
+    message
+}
+
+/// What udev would say of the first VF when a driver took it.
+fn bound_to(driver: &str) -> Vec<u8> {
+    let place = "/devices/pci0000:00/0000:00:02.0/0000:01:10.0";
+    of_udev(&format!(
+        "ACTION=bind\0DEVPATH={place}\0SUBSYSTEM=pci\0DRIVER={driver}\0PCI_CLASS=20000\0\
+         PCI_ID=8086:10CA\0ID_MODEL_FROM_DATABASE=82576 Virtual Function\0"
+    ))
+}
+
+/// Messages like udev's, since no udevd runs in the lab, and such as it never sends.
+fn with_udevd(host: &Host) -> Result<()> {
+    host.ok("assign vf create eth0 1");
+    let follower = host.spawn("exec assign events -o json");
+    follower.wait_for("following", SOON)?;
+    let told = |text: &str| follower.wait_for(text, SOON);
+
+    // Neither somebody else with the right to send, nor the kernel's group, nor our own socket.
+    host.ok("lab-agent uevent 2 1000 1 < forged");
+    host.ok("lab-agent uevent 1 0 1 < forged");
+    host.ok("lab-agent uevent 2 0 1 < true");
+    told("from-udev")?;
+
+    // What cannot be understood may have been important: the host is looked at instead.
+    host.ok("lab-agent uevent 2 0 1 < cut");
+    told("\"to\":\"igbvf\"")?;
+
+    // More than the queue holds, while nobody reads, and a change among it.
+    follower.signal(19);
+    host.ok("lab-agent uevent 2 0 2000 < long");
+    host.ok("assign bind 01:10.0");
+    follower.signal(18);
+    told("\"to\":\"vfio-pci\"")?;
+
+    let lines = ended(&follower)?;
+    assert_order(
+        &lines,
+        &[
+            "source:udev,device:null,vf_of:null,kind:following,udev:true",
+            "source:udev,device:0000:01:10.0,vf_of:{pf:0000:01:00.0,index:0},kind:bound,from:igbvf,to:from-udev",
+            "kind:events-lost,cause:a message was not understood: its properties lie outside of it",
+            "source:comparison,device:0000:01:10.0,vf_of:{pf:0000:01:00.0,index:0},kind:bound,from:from-udev,to:igbvf",
+            "source:comparison,device:null,vf_of:null,kind:events-lost,",
+            "source:comparison,device:0000:01:10.0,vf_of:{pf:0000:01:00.0,index:0},kind:bound,from:igbvf,to:vfio-pci",
+        ],
+    );
+    assert!(!lines.iter().any(|line| line.contains("forged")), "{}", lines.join("\n"));
+    assert!(
+        lines.iter().any(|line| line.contains("faster than they were read")),
+        "{}",
+        lines.join("\n")
+    );
+    Ok(())
+}
