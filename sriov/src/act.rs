@@ -1,16 +1,14 @@
 //! Carrying out single changes, one file per subject. Each reads what it is about to change,
 //! acts, and reads what came of it.
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::address::PciAddress;
 use crate::change::Target;
+use crate::facts::iov;
 use crate::facts::pci::{self, PciFunction};
 use crate::facts::reader::Reader;
-use crate::facts::{block, iov, net};
 use crate::failure::{ChangeError, Reason};
-use crate::netlink::Rtnetlink;
 use crate::root::HostRoot;
 use crate::usage::{self, Use};
 
@@ -97,20 +95,7 @@ fn uses_now(root: &HostRoot, function: &PciFunction, tried: &str) -> Result<Vec<
         ChangeError::new(Reason::UseUnknown, function.address, message)
             .with_remedy("Run assign as root, with /proc and /sys mounted.")
     };
-    let mut reader = Reader::new(root);
-    let mut netlink = match root.is_live() {
-        true => Some(Rtnetlink::open().map_err(|error| unknown(format!("rtnetlink: {error}")))?),
-        false => None,
-    };
-    let netdevs = net::read(&mut reader, netlink.as_mut());
-    let blocks = block::read(&mut reader);
-    // One odd device is noted and hides no other; a whole list that is missing hides all.
-    let lists = [root.net_class(), root.block_class(), root.btrfs()];
-    let is_list = |path: &Path| path.starts_with(root.proc("")) || lists.iter().any(|l| l == path);
-    match reader.problems.iter().find(|problem| is_list(&problem.path)) {
-        Some(problem) => Err(unknown(problem.cause.clone())),
-        None => Ok(usage::uses(function, &netdevs, &blocks)),
-    }
+    usage::now(root, function).map_err(|usage::Unknown(cause)| unknown(cause))
 }
 
 fn refuse(function: &PciFunction, tried: &str, used: Option<&Use>) -> Result<(), ChangeError> {

@@ -21,6 +21,12 @@ use netlink_sys::{Socket, SocketAddr};
 
 use crate::mac::MacAddress;
 
+mod links;
+mod routes;
+
+pub use links::{Link, Over};
+pub use routes::Route;
+
 /// Answers to one request: more than any host has addresses; only a bound against running away.
 const MOST_DATAGRAMS: usize = 100_000;
 
@@ -71,25 +77,6 @@ impl Rtnetlink {
         Ok(macs)
     }
 
-    /// The address each interface was made with, by its number; it does not follow the address a
-    /// bond gives its ports (`IFLA_PERM_ADDRESS`).
-    pub fn permanent_macs(&mut self) -> io::Result<BTreeMap<u32, MacAddress>> {
-        let mut link = link_message(0);
-        link.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
-        let answers = self.request(RouteNetlinkMessage::GetLink(link), NLM_F_DUMP)?;
-        let mut macs = BTreeMap::new();
-        for answer in answers {
-            let RouteNetlinkMessage::NewLink(link) = answer else { continue };
-            for attribute in &link.attributes {
-                let LinkAttribute::PermAddress(bytes) = attribute else { continue };
-                if let Ok(mac) = <[u8; 6]>::try_from(bytes.as_slice()) {
-                    macs.insert(link.header.index, MacAddress(mac));
-                }
-            }
-        }
-        Ok(macs)
-    }
-
     /// Sets the administrative address of a VF (`IFLA_VF_MAC`).
     pub fn set_vf_mac(&mut self, interface: u32, vf: u16, mac: MacAddress) -> io::Result<()> {
         let mut link = link_message(interface);
@@ -126,10 +113,10 @@ impl Rtnetlink {
     pub fn ipv4_addresses(&mut self) -> io::Result<Vec<(u32, Ipv4Addr)>> {
         let mut message = AddressMessage::default();
         message.header.family = AddressFamily::Inet;
-        let answers = self.request(RouteNetlinkMessage::GetAddress(message), NLM_F_DUMP)?;
         let mut addresses = Vec::new();
-        for answer in answers {
-            let RouteNetlinkMessage::NewAddress(message) = answer else { continue };
+        let request = RouteNetlinkMessage::GetAddress(message);
+        self.each(request, NLM_F_DUMP, |answer| {
+            let RouteNetlinkMessage::NewAddress(message) = answer else { return };
             // On a point-to-point link Address is the peer, and Local the host's own.
             let own = |attribute: &AddressAttribute| match attribute {
                 AddressAttribute::Local(address) => Some(*address),
@@ -138,7 +125,7 @@ impl Rtnetlink {
             if let Some(IpAddr::V4(address)) = message.attributes.iter().find_map(own) {
                 addresses.push((message.header.index, address));
             }
-        }
+        })?;
         Ok(addresses)
     }
 
@@ -147,6 +134,18 @@ impl Rtnetlink {
         message: RouteNetlinkMessage,
         flags: u16,
     ) -> io::Result<Vec<RouteNetlinkMessage>> {
+        let mut answers = Vec::new();
+        self.each(message, flags, |answer| answers.push(answer))?;
+        Ok(answers)
+    }
+
+    /// The same without keeping the answers: a full routing table has a million of them.
+    fn each(
+        &mut self,
+        message: RouteNetlinkMessage,
+        flags: u16,
+        answer: impl FnMut(RouteNetlinkMessage),
+    ) -> io::Result<()> {
         self.sequence = self.sequence.wrapping_add(1);
         let mut header = NetlinkHeader::default();
         header.flags = NLM_F_REQUEST | flags;
@@ -156,14 +155,18 @@ impl Rtnetlink {
         let mut bytes = vec![0; packet.buffer_len()];
         packet.serialize(&mut bytes);
         self.socket.send(&bytes, 0)?;
-        self.answers(flags)
+        self.answers(flags, answer)
     }
 
     /// Reads until the answer is complete: a dump ends with "done", a change with an
     /// acknowledgement, a plain question with its one answer.
-    fn answers(&mut self, flags: u16) -> io::Result<Vec<RouteNetlinkMessage>> {
+    fn answers(
+        &mut self,
+        flags: u16,
+        mut answer: impl FnMut(RouteNetlinkMessage),
+    ) -> io::Result<()> {
         let is_dump = flags & NLM_F_DUMP != 0;
-        let mut messages = Vec::new();
+        let mut answered = false;
         for _ in 0..MOST_DATAGRAMS {
             let (datagram, _) = self.socket.recv_from_full()?;
             let mut rest = datagram.as_slice();
@@ -177,17 +180,20 @@ impl Rtnetlink {
                     continue;
                 }
                 match packet.payload {
-                    NetlinkPayload::InnerMessage(message) => messages.push(message),
-                    NetlinkPayload::Done(_) => return Ok(messages),
+                    NetlinkPayload::InnerMessage(message) => {
+                        answered = true;
+                        answer(message);
+                    }
+                    NetlinkPayload::Done(_) => return Ok(()),
                     NetlinkPayload::Error(error) if error.code.is_some() => {
                         return Err(error.to_io());
                     }
-                    NetlinkPayload::Error(_) => return Ok(messages),
+                    NetlinkPayload::Error(_) => return Ok(()),
                     _ => {}
                 }
             }
-            if !is_dump && flags & NLM_F_ACK == 0 && !messages.is_empty() {
-                return Ok(messages);
+            if !is_dump && flags & NLM_F_ACK == 0 && answered {
+                return Ok(());
             }
         }
         Err(io::Error::new(io::ErrorKind::InvalidData, "the kernel's answer has no end"))
@@ -208,7 +214,12 @@ mod tests {
     fn the_kernel_answers_a_dump_and_names_its_error() {
         let mut netlink = Rtnetlink::open().expect("rtnetlink is always there");
         netlink.ipv4_addresses().expect("anybody may list addresses");
-        netlink.permanent_macs().expect("anybody may list interfaces");
+        let links = netlink.links().expect("anybody may list interfaces");
+        assert!(links.iter().any(|link| link.name == "lo"), "{links:?}");
+        netlink.routes().expect("anybody may list routes");
+        let lo = links.iter().find(|link| link.name == "lo").map(|link| link.index);
+        let here = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        assert_eq!(netlink.way_to(here, None).expect("a way to ourselves"), lo);
         let error = netlink.vf_macs(u32::from(u16::MAX)).expect_err("no such interface");
         assert_eq!(error.raw_os_error(), Some(19), "ENODEV: {error}");
     }

@@ -173,6 +173,11 @@ impl HostRoot {
         self.directory.join("lib/modules").join(release)
     }
 
+    /// What udev's rules found out about a block device, by its `major:minor`.
+    pub fn udev_block(&self, number: &str) -> PathBuf {
+        self.directory.join("run/udev/data").join(format!("b{number}"))
+    }
+
     /// A file of `/proc`, such as `self/mountinfo`.
     pub fn proc(&self, file: &str) -> PathBuf {
         self.directory.join("proc").join(file)

@@ -4,12 +4,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::address::{PciAddress, VfRef};
 use crate::facts::block::{self, BlockDevice};
+use crate::facts::console::{self, Console};
+use crate::facts::elsewhere::{self, Elsewhere};
 use crate::facts::iommu::{self, Iommu};
 use crate::facts::iov;
+use crate::facts::namespaces::Namespaces;
 use crate::facts::net::{self, Netdev};
 use crate::facts::pci::{self, PciFunction};
 use crate::facts::platform::{self, Platform};
 use crate::facts::reader::{Problem, Reader};
+use crate::facts::session::{self, Session};
 use crate::netlink::Rtnetlink;
 use crate::root::HostRoot;
 
@@ -43,6 +47,15 @@ pub struct HostSnapshot {
     pub netdevs: Vec<Netdev>,
     /// Block devices, sorted by name.
     pub blocks: Vec<BlockDevice>,
+    /// What other network namespaces have of this host's devices.
+    #[serde(default)]
+    pub elsewhere: Elsewhere,
+    /// Consoles on PCI functions.
+    #[serde(default)]
+    pub consoles: Vec<Console>,
+    /// How whoever took the snapshot was logged in, over the network.
+    #[serde(default)]
+    pub session: Option<Session>,
     /// What could not be read or understood.
     pub problems: Vec<Problem>,
 }
@@ -68,10 +81,28 @@ impl HostSnapshot {
             }
         }
         let iommu = iommu::read(&mut reader, &functions, scope);
-        let blocks = block::read(&mut reader);
+        let namespaces = Namespaces::read(&mut reader);
+        let elsewhere = Elsewhere {
+            namespaces: elsewhere::read(&mut reader, &namespaces.net, &netdevs),
+            hidden: elsewhere::hidden(&reader, &functions),
+        };
+        let blocks = block::read(&mut reader, &namespaces);
+        let consoles = console::read(&mut reader);
+        let session =
+            netlink.as_mut().and_then(|netlink| session::read(&mut reader, netlink, &netdevs));
         let platform = platform::read_whole(&mut reader);
-        let problems = reader.problems;
-        HostSnapshot { schema: SCHEMA, platform, iommu, functions, netdevs, blocks, problems }
+        HostSnapshot {
+            schema: SCHEMA,
+            platform,
+            iommu,
+            functions,
+            netdevs,
+            blocks,
+            elsewhere,
+            consoles,
+            session,
+            problems: reader.problems,
+        }
     }
 
     /// A function by its address.

@@ -45,10 +45,11 @@ impl Devices {
     pub fn run(&self, context: &Context) -> Result<u8, Failure> {
         let snapshot = HostSnapshot::read(&context.root);
         let leases = context.state.leases(&context.root)?;
+        let uses = usage::Index::of(&snapshot);
         let listed: Vec<Listed> = snapshot
             .functions
             .iter()
-            .map(|function| list(&snapshot, function, &leases))
+            .map(|function| list(&uses, function, &leases))
             .filter(|listed| self.filters.iter().all(|filter| fits(listed, filter)))
             .collect();
         output::value(context.format, &listed)?;
@@ -59,10 +60,10 @@ impl Devices {
     }
 }
 
-fn list(snapshot: &HostSnapshot, function: &PciFunction, leases: &[Lease]) -> Listed {
+fn list(uses: &usage::Index<'_>, function: &PciFunction, leases: &[Lease]) -> Listed {
     let class = names::short_class(function.class_code());
     // That bridges are needed goes without saying in a list.
-    let used = usage::of(snapshot, function).into_iter();
+    let used = uses.uses(function).into_iter();
     let used = used.filter(|used| used.kind != usage::UseKind::Bridge);
     Listed {
         address: function.address,

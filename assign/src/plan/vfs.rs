@@ -201,12 +201,13 @@ pub fn check_free(
     facts: &PfFacts,
     leases: &[Lease],
 ) -> Result<(), Failure> {
+    let uses = usage::Index::of(snapshot);
     for address in facts.vfs.values() {
         if let Some(lease) = leases.iter().find(|lease| lease.device == *address) {
             return Err(leased(lease, "destroy it with the other VFs of its PF"));
         }
         let function = snapshot.function(*address);
-        if let Some(failure) = function.and_then(|function| carries(snapshot, function)) {
+        if let Some(failure) = function.and_then(|function| refusal(&uses, function)) {
             return Err(failure);
         }
     }
@@ -223,7 +224,11 @@ pub fn leased(lease: &Lease, tried: &str) -> Failure {
 
 /// The refusal to take a device that the host needs.
 pub fn carries(snapshot: &HostSnapshot, function: &PciFunction) -> Option<Failure> {
-    let used = usage::of(snapshot, function).into_iter().next()?;
+    refusal(&usage::Index::of(snapshot), function)
+}
+
+fn refusal(uses: &usage::Index<'_>, function: &PciFunction) -> Option<Failure> {
+    let used = uses.uses(function).into_iter().next()?;
     let message = format!("will not be taken: the host needs it ({used})");
     let failure = Failure::refused(sriov::Reason::HostUsesDevice, function.address, message);
     Some(failure.with_remedy("Move what it carries elsewhere, or choose another device."))

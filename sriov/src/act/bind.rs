@@ -140,9 +140,9 @@ fn check(
         return Err(ChangeError::new(Reason::HasVfs, address, message)
             .with_remedy(format!("Destroy them with `assign vf destroy {address}` first.")));
     }
-    // A device without a driver carries nothing, but a bridge needs none to be one, and is nobody's
-    // to force.
-    if device.is_bridge() || (device.driver.is_some() && !forced) {
+    // A device without a driver carries nothing, but firmware's picture stays on a display, and a
+    // bridge needs no driver to be one, and is nobody's to force.
+    if device.is_bridge() || ((device.driver.is_some() || device.boot_vga) && !forced) {
         refuse_if_used(root, device, &format!("bind it to {driver}"))?;
     }
     check_open(root, address)

@@ -4,11 +4,13 @@
 //! by its source; what is stacked on a disk (partitions, LVM, MD, encryption) by the kernel's
 //! holder links, followed upward.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::mounts::Mounts;
+use super::namespaces::Namespaces;
 use super::pci;
 use super::reader::Reader;
 use crate::address::PciAddress;
@@ -20,29 +22,39 @@ pub struct BlockDevice {
     pub name: String,
     /// `major:minor`.
     pub number: String,
-    /// The PCI functions below it: several for multipath, none for virtual ones.
+    /// The PCI functions below it: several for multipath, or where one is the host of a PCI domain
+    /// of its own (Intel VMD); none for virtual ones.
     pub pci: Vec<PciAddress>,
     /// The disk it is a partition of.
     pub partition_of: Option<String>,
+    /// The name that people gave it, if it is a device-mapper one: `vg0-root`.
+    #[serde(default)]
+    pub label: Option<String>,
+    /// The ZFS pool it is a member of, which is imported.
+    #[serde(default)]
+    pub pool: Option<String>,
     /// Devices made from it: LVM volumes, MD arrays, dm-crypt, multipath.
     pub holders: Vec<String>,
-    /// Where it is mounted.
+    /// Where it is mounted; in another mount namespace than this process's and init's, with whose.
     pub mounts: Vec<String>,
     /// Whether the host swaps to it.
     pub swap: bool,
 }
 
 /// Every block device, sorted by name.
-pub fn read(reader: &mut Reader) -> Vec<BlockDevice> {
+pub fn read(reader: &mut Reader, namespaces: &Namespaces) -> Vec<BlockDevice> {
     let class = reader.root.block_class();
     let names = reader.entries(&class);
     let mut devices: Vec<BlockDevice> =
         names.iter().filter_map(|name| read_one(reader, name)).collect();
-    let mounts = Mounts::read(reader);
+    let mounts = Mounts::read(reader, namespaces);
     for device in &mut devices {
+        device.pool = mounts.pool(reader, &device.number);
         let by_number = mounts.by_number.get(&device.number);
         let by_name = mounts.by_name.get(&device.name);
-        let places: BTreeSet<&String> = by_number.into_iter().chain(by_name).flatten().collect();
+        let by_pool = device.pool.as_ref().and_then(|pool| mounts.by_pool.get(pool));
+        let places: BTreeSet<&String> =
+            by_number.into_iter().chain(by_name).chain(by_pool).flatten().collect();
         device.mounts = places.into_iter().cloned().collect();
         device.swap = mounts.swaps.contains(&device.name);
     }
@@ -59,6 +71,11 @@ fn read_one(reader: &mut Reader, name: &str) -> Option<BlockDevice> {
         number: reader.text(&directory.join("dev")).unwrap_or_default(),
         pci: functions_below(reader, &directory, &target, is_partition),
         partition_of: above.filter(|_| is_partition).map(|name| name.into_owned()),
+        label: match name.starts_with("dm-") {
+            true => reader.text(&directory.join("dm/name")),
+            false => None,
+        },
+        pool: None,
         holders: reader.entries(&directory.join("holders")),
         mounts: Vec::new(),
         swap: false,
@@ -73,8 +90,9 @@ pub(crate) fn functions_below(
     target: &Path,
     is_partition: bool,
 ) -> Vec<PciAddress> {
-    if let Some(function) = pci::function_in(target) {
-        return vec![function];
+    let functions = pci::functions_in(target);
+    if !functions.is_empty() {
+        return functions;
     }
     if !target.components().any(|part| part.as_os_str() == "nvme-subsystem") {
         return Vec::new();
@@ -91,70 +109,4 @@ pub(crate) fn functions_below(
     functions.sort();
     functions.dedup();
     functions
-}
-
-/// What is mounted and swapped to, in the mount namespaces of this process and of init.
-#[derive(Default)]
-struct Mounts {
-    by_number: BTreeMap<String, Vec<String>>,
-    by_name: BTreeMap<String, Vec<String>>,
-    swaps: BTreeSet<String>,
-}
-
-impl Mounts {
-    fn read(reader: &mut Reader) -> Mounts {
-        let mut mounts = Mounts::default();
-        let own = reader.table(&reader.root.proc("self/mountinfo"));
-        // Another user may not look at init's: what is our own was read.
-        let init = reader.root.proc("1/mountinfo");
-        let init = crate::attribute::read_table(&init).unwrap_or_default();
-        for line in own.lines().chain(init.lines()) {
-            mounts.add(reader, line);
-        }
-        let swaps = reader.root.proc("swaps");
-        for line in reader.table(&swaps).lines().skip(1) {
-            let source = line.split_whitespace().next().unwrap_or_default();
-            mounts.swaps.extend(block_name(reader, &unescape(source)));
-        }
-        mounts.add_btrfs(reader);
-        mounts
-    }
-
-    /// Id, parent, major:minor, root, mount point, options, optional fields, `-`, type, source
-    /// (Documentation/filesystems/proc.rst, 3.5).
-    fn add(&mut self, reader: &Reader, line: &str) -> Option<()> {
-        let mut fields = line.split(' ');
-        let number = fields.nth(2)?;
-        let place = unescape(fields.nth(1)?);
-        let source = fields.skip_while(|field| *field != "-").nth(2);
-        if !number.starts_with("0:") {
-            self.by_number.entry(number.to_owned()).or_default().push(place);
-        } else if let Some(name) = source.and_then(|source| block_name(reader, &unescape(source))) {
-            self.by_name.entry(name).or_default().push(place);
-        }
-        Some(())
-    }
-
-    /// The members of every btrfs that is mounted, wherever.
-    fn add_btrfs(&mut self, reader: &mut Reader) {
-        let directory = reader.root.btrfs();
-        for filesystem in reader.entries(&directory) {
-            for member in reader.entries(&directory.join(&filesystem).join("devices")) {
-                self.by_name.entry(member).or_default().push(format!("btrfs {filesystem}"));
-            }
-        }
-    }
-}
-
-/// The kernel's name of a device node: what is below `/dev` may be a link, as `/dev/mapper` has.
-fn block_name(reader: &Reader, node: &str) -> Option<String> {
-    let below = node.strip_prefix("/dev/")?;
-    let path = reader.root.dev(below);
-    let path = std::fs::canonicalize(&path).unwrap_or(path);
-    path.file_name().map(|name| name.to_string_lossy().into_owned())
-}
-
-/// procfs writes space, tab, newline and backslash as `\ooo`.
-fn unescape(text: &str) -> String {
-    text.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")
 }

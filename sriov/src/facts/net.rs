@@ -1,26 +1,19 @@
 //! Network interfaces, and what of the host's own traffic they carry.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv6Addr};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use super::reader::Reader;
+use super::routes::Routes;
 use crate::address::PciAddress;
 use crate::mac::MacAddress;
-use crate::netlink::Rtnetlink;
+use crate::netlink::{Link, Over, Rtnetlink};
 
 /// The interface is set up (uapi/linux/if.h).
 const IFF_UP: u32 = 1;
-/// The route rejects (uapi/linux/route.h).
-const RTF_REJECT: u32 = 0x200;
-/// The route is to an address of the host itself (uapi/linux/ipv6_route.h).
-const RTF_LOCAL: u32 = 0x8000_0000;
-/// The route comes from a router's advertisement (uapi/linux/ipv6_route.h).
-const RTF_ADDRCONF: u32 = 0x4_0000;
-/// The address was set by hand or a program, not by advertisement (uapi/linux/if_addr.h).
-const IFA_F_PERMANENT: u32 = 0x80;
 
 /// One network interface of this network namespace.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,7 +33,7 @@ pub struct Netdev {
     pub carrier: Option<bool>,
     /// The bridge, bond or team it is a port of.
     pub master: Option<String>,
-    /// Interfaces that live on it, such as VLANs, bonds and bridges, sorted.
+    /// Interfaces that live on it, such as VLANs, bonds, bridges and tunnels bound to it, sorted.
     pub uppers: Vec<String>,
     /// The PCI function below it.
     pub pci: Option<PciAddress>,
@@ -48,10 +41,14 @@ pub struct Netdev {
     pub port_name: Option<String>,
     /// Addresses of the host's own on it, without IPv6 link-local ones.
     pub addresses: Vec<IpAddr>,
-    /// Whether any IPv4 or IPv6 route of the host leaves through it, link-local ones aside.
+    /// Whether any IPv4 or IPv6 route of the host leaves through it, in whichever table, IPv6
+    /// link-local ones aside.
     pub routes: bool,
     /// Whether a default route does.
     pub default_route: bool,
+    /// Whether an XDP program handles its packets, past the host's own stack.
+    #[serde(default)]
+    pub xdp: bool,
     /// Whether it takes addresses and routes that routers advertise (`accept_ra`: 0 no, 1 unless the
     /// host forwards, 2 yes); `None` without IPv6.
     pub accept_ra: Option<u8>,
@@ -77,44 +74,88 @@ pub fn read(reader: &mut Reader, netlink: Option<&mut Rtnetlink>) -> Vec<Netdev>
     let class = reader.root.net_class();
     let names = reader.entries(&class);
     let mut netdevs: Vec<Netdev> = names.iter().filter_map(|name| read_one(reader, name)).collect();
-    let routes = Routes::read(reader);
-    for netdev in &mut netdevs {
-        netdev.routes = routes.any.contains(&netdev.name);
-        netdev.default_route = routes.default.contains(&netdev.name);
-        netdev.addresses = routes.addresses.get(&netdev.name).cloned().unwrap_or_default();
-        netdev.autoconfigured = !routes.configured.contains(&netdev.name)
-            && (netdev.routes || !netdev.addresses.is_empty());
-    }
+    let mut routes = Routes::default();
     if let Some(netlink) = netlink {
-        add_addresses(reader, netlink, &mut netdevs);
-        add_permanent_macs(reader, netlink, &mut netdevs);
+        add_links(reader, netlink, &mut netdevs);
+        routes.ask(reader, netlink, &numbers(&netdevs));
+    } else {
+        routes.read_v4(reader);
+    }
+    routes.read_v6(reader, "net");
+    for netdev in &mut netdevs {
+        netdev.take(&mut routes);
     }
     netdevs
 }
 
-/// IPv4 addresses have no file that names their interface: the kernel is asked.
-fn add_addresses(reader: &mut Reader, netlink: &mut Rtnetlink, netdevs: &mut [Netdev]) {
-    let addresses = netlink.ipv4_addresses().unwrap_or_else(|error| {
-        let class = reader.root.net_class();
-        reader.note(&class, format!("the host's IPv4 addresses cannot be read: {error}"));
-        Vec::new()
-    });
-    for (index, address) in addresses {
-        if let Some(netdev) = netdevs.iter_mut().find(|netdev| netdev.index == index) {
-            netdev.addresses.push(IpAddr::V4(address));
-            netdev.autoconfigured = false;
+impl Netdev {
+    /// An interface of another network namespace, of which netlink tells and no file.
+    pub(super) fn of_link(link: &Link, names: &BTreeMap<u32, String>) -> Netdev {
+        Netdev {
+            name: link.name.clone(),
+            index: link.index,
+            mac: link.mac,
+            permanent_mac: link.permanent_mac,
+            up: link.up,
+            carrier: None,
+            master: link.master.and_then(|index| names.get(&index).cloned()),
+            uppers: Vec::new(),
+            pci: link.pci,
+            port_name: None,
+            addresses: Vec::new(),
+            routes: false,
+            default_route: false,
+            xdp: link.xdp,
+            accept_ra: None,
+            autoconfigured: false,
         }
+    }
+
+    /// Takes what the routes and addresses of the host say of it.
+    pub(super) fn take(&mut self, routes: &mut Routes) {
+        self.routes = routes.any.contains(&self.name);
+        self.default_route = routes.default.contains(&self.name);
+        self.addresses = routes.addresses.remove(&self.name).unwrap_or_default();
+        self.autoconfigured =
+            !routes.configured.contains(&self.name) && (self.routes || !self.addresses.is_empty());
     }
 }
 
-fn add_permanent_macs(reader: &mut Reader, netlink: &mut Rtnetlink, netdevs: &mut [Netdev]) {
-    let macs = netlink.permanent_macs().unwrap_or_else(|error| {
+/// Names by number.
+pub(super) fn numbers(netdevs: &[Netdev]) -> BTreeMap<u32, String> {
+    netdevs.iter().map(|netdev| (netdev.index, netdev.name.clone())).collect()
+}
+
+/// What the kernel says over rtnetlink and in no file.
+fn add_links(reader: &mut Reader, netlink: &mut Rtnetlink, netdevs: &mut [Netdev]) {
+    let links = netlink.links().unwrap_or_else(|error| {
+        // Without it the stack above a device is not known.
         let class = reader.root.net_class();
-        reader.note(&class, format!("permanent addresses cannot be read: {error}"));
-        BTreeMap::new()
+        reader.note(&class, format!("the interfaces cannot be asked for: {error}"));
+        Vec::new()
     });
+    let links: BTreeMap<u32, Link> = links.into_iter().map(|link| (link.index, link)).collect();
+    for netdev in netdevs.iter_mut() {
+        if let Some(link) = links.get(&netdev.index) {
+            netdev.permanent_mac = link.permanent_mac;
+            netdev.xdp = link.xdp;
+        }
+    }
+    stack(netdevs, links.values());
+}
+
+/// Adds what lives on another interface without a link in sysfs, as a tunnel bound to one does.
+pub(super) fn stack<'a>(netdevs: &mut [Netdev], links: impl Iterator<Item = &'a Link>) {
+    let mut above: BTreeMap<u32, Vec<String>> = BTreeMap::new();
+    for link in links {
+        if let Some(Over::Here(below)) = link.over {
+            above.entry(below).or_default().push(link.name.clone());
+        }
+    }
     for netdev in netdevs {
-        netdev.permanent_mac = macs.get(&netdev.index).copied();
+        netdev.uppers.extend(above.remove(&netdev.index).unwrap_or_default());
+        netdev.uppers.sort();
+        netdev.uppers.dedup();
     }
 }
 
@@ -151,6 +192,7 @@ fn read_one(reader: &mut Reader, name: &str) -> Option<Netdev> {
         addresses: Vec::new(),
         routes: false,
         default_route: false,
+        xdp: false,
         accept_ra: reader.number(&reader.root.accept_ra(name)),
         autoconfigured: false,
     })
@@ -159,89 +201,4 @@ fn read_one(reader: &mut Reader, name: &str) -> Option<Netdev> {
 /// Most drivers answer EOPNOTSUPP, which is no problem worth noting.
 fn port_name(path: &Path) -> Option<String> {
     crate::attribute::read(path).ok().flatten().filter(|name| !name.is_empty())
-}
-
-/// Interfaces that the host's own traffic uses, from the tables of procfs.
-#[derive(Default)]
-struct Routes {
-    any: BTreeSet<String>,
-    default: BTreeSet<String>,
-    /// By somebody, not by advertisement.
-    configured: BTreeSet<String>,
-    addresses: BTreeMap<String, Vec<IpAddr>>,
-}
-
-impl Routes {
-    fn read(reader: &mut Reader) -> Routes {
-        let mut routes = Routes::default();
-        let proc = |file| reader.root.proc(file);
-        let (v4, v6) = (proc("net/route"), proc("net/ipv6_route"));
-        let addresses = proc("net/if_inet6");
-        for line in reader.table(&v4).lines().skip(1) {
-            routes.add_v4(line);
-        }
-        for line in reader.table(&v6).lines() {
-            routes.add_v6(line);
-        }
-        for line in reader.table(&addresses).lines() {
-            routes.add_address(line);
-        }
-        routes
-    }
-
-    /// Interface, destination, gateway, flags, ..., mask at 7 (net/ipv4/fib_trie.c).
-    fn add_v4(&mut self, line: &str) -> Option<()> {
-        let fields: Vec<&str> = line.split_whitespace().collect();
-        let name = *fields.first()?;
-        let number = |at: usize| u32::from_str_radix(fields.get(at)?, 16).ok();
-        let (destination, flags, mask) = (number(1)?, number(3)?, number(7)?);
-        if flags & RTF_REJECT != 0 || name == "*" {
-            return None;
-        }
-        self.any.insert(name.to_owned());
-        self.configured.insert(name.to_owned());
-        if destination == 0 && mask == 0 {
-            self.default.insert(name.to_owned());
-        }
-        Some(())
-    }
-
-    /// Destination, its length, ..., flags at 8, interface at 9 (net/ipv6/route.c). The kernel
-    /// gives every interface link-local and multicast routes of its own, which mean nothing.
-    fn add_v6(&mut self, line: &str) -> Option<()> {
-        let fields: Vec<&str> = line.split_whitespace().collect();
-        let (destination, name) = (*fields.first()?, *fields.get(9)?);
-        let length = u8::from_str_radix(fields.get(1)?, 16).ok()?;
-        let flags = u32::from_str_radix(fields.get(8)?, 16).ok()?;
-        if flags & (RTF_REJECT | RTF_LOCAL) != 0
-            || destination.starts_with("fe8")
-            || destination.starts_with("ff")
-            || name == "lo"
-        {
-            return None;
-        }
-        self.any.insert(name.to_owned());
-        if flags & RTF_ADDRCONF == 0 {
-            self.configured.insert(name.to_owned());
-        }
-        if length == 0 {
-            self.default.insert(name.to_owned());
-        }
-        Some(())
-    }
-
-    /// Address, index, length, scope, flags, interface (net/ipv6/addrconf.c).
-    fn add_address(&mut self, line: &str) -> Option<()> {
-        let fields: Vec<&str> = line.split_whitespace().collect();
-        let (digits, name) = (*fields.first()?, *fields.get(5)?);
-        let address = Ipv6Addr::from(u128::from_str_radix(digits, 16).ok()?);
-        if !address.is_unicast_link_local() {
-            let flags = u32::from_str_radix(fields.get(4)?, 16).ok()?;
-            if flags & IFA_F_PERMANENT != 0 {
-                self.configured.insert(name.to_owned());
-            }
-            self.addresses.entry(name.to_owned()).or_default().push(IpAddr::V6(address));
-        }
-        Some(())
-    }
 }

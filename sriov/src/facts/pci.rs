@@ -248,3 +248,12 @@ pub fn function_in(target: &Path) -> Option<PciAddress> {
     let components = target.components().rev();
     components.filter_map(|component| component.as_os_str().to_str()?.parse().ok()).next()
 }
+
+/// The same, with the functions on the way that are hosts of a PCI domain of their own, as Intel VMD
+/// is: `0000:00:0e.0/pci10000:e0/10000:e0:06.0/…`. Whoever takes one takes all that is behind it.
+pub fn functions_in(target: &Path) -> Vec<PciAddress> {
+    let names: Vec<&str> = target.iter().filter_map(|name| name.to_str()).collect();
+    let hosts = names.windows(2).filter(|pair| pair.get(1).is_some_and(|n| n.starts_with("pci")));
+    let hosts = hosts.filter_map(|pair| pair.first()?.parse().ok());
+    function_in(target).into_iter().chain(hosts).collect()
+}
