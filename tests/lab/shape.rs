@@ -35,6 +35,7 @@ pub struct Shape {
     iommu: bool,
     igb: u8,
     nvme: bool,
+    display: bool,
     bridge: bool,
     shared_group: bool,
     kvm: bool,
@@ -51,6 +52,7 @@ impl Host {
             iommu: true,
             igb: 0,
             nvme: false,
+            display: false,
             bridge: false,
             shared_group: false,
             kvm: true,
@@ -101,6 +103,12 @@ impl Shape {
     /// them from reaching each other (a device of several functions without ACS).
     pub fn shared_group(mut self) -> Self {
         self.shared_group = true;
+        self
+    }
+
+    /// Gives the host a display that firmware boots on, 0000:00:17.0, for which it has no driver.
+    pub fn display(mut self) -> Self {
+        self.display = true;
         self
     }
 
@@ -232,6 +240,9 @@ impl Shape {
         }
         if self.nvme {
             self.add_nvme(&mut add, scratch);
+        }
+        if self.display {
+            add("-device", "VGA,addr=0x17".into());
         }
         if self.bridge {
             add("-netdev", network("uplink", 3));

@@ -11,4 +11,5 @@ mod leases;
 mod machine;
 mod nvme;
 mod policy;
+mod protection;
 mod virtual_functions;
