@@ -13,6 +13,7 @@ pub mod claims;
 pub mod config_space;
 pub mod console;
 pub mod elsewhere;
+mod holders;
 pub mod iommu;
 pub mod iov;
 pub mod link;

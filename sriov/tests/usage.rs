@@ -152,6 +152,28 @@ fn multipath_volumes_are_followed_and_named_as_people_name_them() {
     }
 }
 
+/// A loop device on a raw disk (drivers/block/loop.c, `loop/backing_file`), and an NVMe target
+/// (drivers/nvme/target/configfs.c): neither claims the disk nor shows as its holder.
+#[test]
+fn a_loop_device_on_a_disk_and_a_disk_that_is_served_are_uses() {
+    let directory = directory();
+    let tree = idle(&directory);
+    tree.file("dev/sda", "");
+    block(&tree, "devices/virtual/block/loop0", "7:0");
+    tree.file("sys/devices/virtual/block/loop0/loop/backing_file", "/var/lib/image\n");
+    let namespace = "sys/kernel/config/nvmet/subsystems/nqn.lab/namespaces/1";
+    tree.file(&format!("{namespace}/device_path"), "/dev/sda\n");
+    tree.file(&format!("{namespace}/enable"), "0\n");
+    assert_eq!(uses(&tree, AHCI), []);
+    tree.file(&format!("{namespace}/enable"), "1\n");
+    assert_eq!(uses(&tree, AHCI), one(UseKind::Holder, "sda → NVMe target nqn.lab"));
+    tree.file(&format!("{namespace}/enable"), "0\n");
+    tree.file("sys/devices/virtual/block/loop0/loop/backing_file", "/dev/sda\n");
+    assert_eq!(uses(&tree, AHCI), one(UseKind::Holder, "sda → loop0"));
+    tree.file("proc/self/mountinfo", "20 1 7:0 / /iso ro - iso9660 /dev/loop0 ro\n");
+    assert_eq!(uses(&tree, AHCI), one(UseKind::Mount, "sda → loop0 → /iso"));
+}
+
 /// Places in sysfs as drivers/usb/storage, virtio_blk and vmd make them.
 #[test]
 fn a_disk_is_traced_to_its_controller_whatever_lies_between() {

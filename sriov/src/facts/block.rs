@@ -9,6 +9,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::holders;
 use super::mounts::Mounts;
 use super::namespaces::Namespaces;
 use super::pci;
@@ -33,7 +34,8 @@ pub struct BlockDevice {
     /// The ZFS pool it is a member of, which is imported.
     #[serde(default)]
     pub pool: Option<String>,
-    /// Devices made from it: LVM volumes, MD arrays, dm-crypt, multipath.
+    /// What is built on it: LVM volumes, MD arrays, dm-crypt, multipath, loop devices, by name; or
+    /// in words, where it is no block device (`NVMe target …`).
     pub holders: Vec<String>,
     /// Where it is mounted; in another mount namespace than this process's and init's, with whose.
     pub mounts: Vec<String>,
@@ -48,7 +50,9 @@ pub fn read(reader: &mut Reader, namespaces: &Namespaces) -> Vec<BlockDevice> {
     let mut devices: Vec<BlockDevice> =
         names.iter().filter_map(|name| read_one(reader, name)).collect();
     let mounts = Mounts::read(reader, namespaces);
+    let mut holders = holders::read(reader, &names);
     for device in &mut devices {
+        device.holders.extend(holders.remove(&device.name).unwrap_or_default());
         device.pool = mounts.pool(reader, &device.number);
         let by_number = mounts.by_number.get(&device.number);
         let by_name = mounts.by_name.get(&device.name);

@@ -68,20 +68,25 @@ pub fn hidden(reader: &Reader, functions: &[PciFunction]) -> Vec<PciAddress> {
         let at_work = driver.is_some_and(|driver| !is_vfio_driver(driver));
         at_work && function.class >> 16 == 0x02 && function.netdevs.is_empty()
     });
-    let is_hidden = |function: &&PciFunction| is_hidden(reader, function.address);
-    candidates.filter(is_hidden).map(|function| function.address).collect()
+    candidates
+        .filter(|function| is_hidden(reader, function))
+        .map(|function| function.address)
+        .collect()
 }
 
-fn is_hidden(reader: &Reader, function: PciAddress) -> bool {
-    let device = reader.root.pci_device(function);
+fn is_hidden(reader: &Reader, function: &PciFunction) -> bool {
+    let device = reader.root.pci_device(function.address);
     let is_empty = |path: &Path| {
         path.is_dir() && attribute::entries(path).is_ok_and(|entries| entries.is_empty())
     };
+    if is_empty(&device.join("net")) {
+        return true;
+    }
     // A virtio card's interface hangs below its virtio device.
-    let virtio = attribute::entries(&device).unwrap_or_default();
-    let virtio = virtio.iter().filter(|name| name.starts_with("virtio"));
-    is_empty(&device.join("net"))
-        || virtio.map(|name| device.join(name).join("net")).any(|path| is_empty(&path))
+    let is_virtio = function.driver.as_deref() == Some("virtio-pci");
+    let entries = if is_virtio { attribute::entries(&device).unwrap_or_default() } else { vec![] };
+    let virtio = entries.iter().filter(|name| name.starts_with("virtio"));
+    virtio.map(|name| device.join(name).join("net")).any(|path| is_empty(&path))
 }
 
 fn ask(

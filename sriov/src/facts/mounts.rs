@@ -148,7 +148,7 @@ fn parse(reader: &Reader, line: &str) -> Option<(Source, String)> {
 }
 
 /// The kernel's name of a device node: what is below `/dev` may be a link, as `/dev/mapper` has.
-fn block_name(reader: &Reader, node: &str) -> Option<String> {
+pub(super) fn block_name(reader: &Reader, node: &str) -> Option<String> {
     let below = node.strip_prefix("/dev/")?;
     let path = reader.root.dev(below);
     let path = std::fs::canonicalize(&path).unwrap_or(path);
