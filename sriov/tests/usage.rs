@@ -61,7 +61,7 @@ fn hold(tree: &Tree, lower: &str, upper: &str) {
 fn refusal(tree: &Tree, device: &str, driver: &str) -> (Reason, String) {
     let change = Change::Bind {
         device: Target::Function(address(device)),
-        from: Binding { driver: Some(driver.to_owned()), driver_override: None },
+        from: Binding { driver: Some(driver.to_owned()), ..Binding::default() },
         driver: "vfio-pci".to_owned(),
     };
     let error = change.perform(&tree.root()).expect_err("refused");

@@ -76,7 +76,7 @@ impl Bind {
                 from: sriov::act::bind::original(&snapshot, function),
                 driver: driver.to_owned(),
             };
-            changes.push(force::step(&snapshot, bind, &[function.address], &forced));
+            changes.push(force::step(&context.root, &snapshot, bind, &[function.address], &forced));
         }
         let operation = operation.perform_all(&changes)?;
         let report = Report { changes: operation.done(), notes };

@@ -3,7 +3,7 @@
 //! guest has leased, and devices that a process has open.
 
 use clap::Args;
-use sriov::{Change, HostSnapshot, PciAddress, PciFunction, usage};
+use sriov::{Change, HostRoot, HostSnapshot, PciAddress, PciFunction, usage};
 
 use super::device;
 use crate::failure::{Failure, OwnReason};
@@ -71,6 +71,7 @@ pub fn carries(
 /// `step` as it is to be made: by force where it takes one of the `forced` devices and the host uses
 /// that one. Warns about it.
 pub fn step(
+    root: &HostRoot,
     snapshot: &HostSnapshot,
     step: Change,
     takes: &[PciAddress],
@@ -78,7 +79,7 @@ pub fn step(
 ) -> Change {
     let devices: Vec<PciAddress> =
         takes.iter().filter(|device| forced.contains(device)).copied().collect();
-    let lost = lost(snapshot, &devices);
+    let lost = lost(root, snapshot, &devices);
     if lost.is_empty() {
         return step;
     }
@@ -88,11 +89,15 @@ pub fn step(
     Change::Forced { step: Box::new(step), devices, lost }
 }
 
-/// What the host uses the devices for, as chains.
-fn lost(snapshot: &HostSnapshot, devices: &[PciAddress]) -> Vec<String> {
+/// What the host uses the devices for, as chains: looked at as closely as the step itself would, so
+/// that what no snapshot shows (a disk that a process has open) is overridden and recorded too.
+fn lost(root: &HostRoot, snapshot: &HostSnapshot, devices: &[PciAddress]) -> Vec<String> {
     let functions = devices.iter().filter_map(|device| snapshot.function(*device));
-    functions
-        .flat_map(|function| usage::of(snapshot, function))
-        .map(|one| one.to_string())
-        .collect()
+    let lost = |function: &PciFunction| match usage::now(root, function) {
+        Ok(uses) => uses.iter().map(ToString::to_string).collect::<Vec<String>>(),
+        Err(usage::Unknown(cause)) => {
+            vec![format!("{} → what cannot be seen ({cause})", function.address)]
+        }
+    };
+    functions.flat_map(lost).collect()
 }

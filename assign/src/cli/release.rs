@@ -53,7 +53,13 @@ impl Release {
                 return Err(failure);
             }
             device::check_open(context, function, "give it back")?;
-            changes.push(force::step(&snapshot, change, &[function.address], &forced));
+            changes.push(force::step(
+                &context.root,
+                &snapshot,
+                change,
+                &[function.address],
+                &forced,
+            ));
             notes.extend(original.and_then(set_up_again));
         }
         let operation = operation.perform_all(&changes)?;
