@@ -47,13 +47,10 @@ fn wait(limit: Duration, mut seen: impl FnMut() -> bool) -> bool {
 pub fn locate(root: &HostRoot, target: Target) -> Result<PciAddress, ChangeError> {
     match target {
         Target::Function(address) => Ok(address),
-        Target::Vf(vf) => {
-            let vfs = iov::vfs(&mut Reader::new(root), vf.pf);
-            vfs.get(&vf.index).copied().ok_or_else(|| {
-                ChangeError::new(Reason::NoSuchDevice, vf, "there is no such VF now")
-                    .with_remedy("List the VFs with `assign vf list`.")
-            })
-        }
+        Target::Vf(vf) => iov::vf_address(&mut Reader::new(root), vf).ok_or_else(|| {
+            ChangeError::new(Reason::NoSuchDevice, vf, "there is no such VF now")
+                .with_remedy("List the VFs with `assign vf list`.")
+        }),
     }
 }
 

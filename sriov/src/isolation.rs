@@ -6,6 +6,10 @@
 
 use serde::{Deserialize, Serialize};
 
+mod acs;
+
+pub use acs::{AcsControl, AcsGap, AcsLack, acs_path};
+
 use crate::address::PciAddress;
 use crate::facts::pci::PciFunction;
 use crate::snapshot::HostSnapshot;
@@ -21,12 +25,14 @@ pub enum NotViable {
         remedy: String,
     },
     /// Other devices of the group are in the host's hands.
-    #[error("its IOMMU group {group} also holds {}", list(members))]
+    #[error("its IOMMU group {group} also holds {}{}", list(members), because(gaps))]
     Neighbours {
         /// The group's number.
         group: u32,
         /// The members in the way.
         members: Vec<Neighbour>,
+        /// Why the group is so large, as far as it is known: where access control is missing.
+        gaps: Vec<AcsGap>,
     },
 }
 
@@ -63,6 +69,13 @@ impl std::fmt::Display for Neighbour {
     }
 }
 
+/// What was not read explains nothing.
+fn because(gaps: &[AcsGap]) -> String {
+    let known = gaps.iter().filter(|gap| gap.lack != AcsLack::Unread);
+    let list: Vec<String> = known.map(AcsGap::to_string).collect();
+    if list.is_empty() { String::new() } else { format!(", because {}", list.join(" and ")) }
+}
+
 fn list(members: &[Neighbour]) -> String {
     members.iter().map(Neighbour::to_string).collect::<Vec<_>>().join(", ")
 }
@@ -96,7 +109,10 @@ pub fn viability(
         driver: None,
         carries: None,
     }));
-    if members.is_empty() { Ok(()) } else { Err(NotViable::Neighbours { group: number, members }) }
+    if members.is_empty() {
+        return Ok(());
+    }
+    Err(NotViable::Neighbours { group: number, members, gaps: acs_path(snapshot, device) })
 }
 
 /// Bound to a driver that does DMA of its own for the host.

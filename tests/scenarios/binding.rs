@@ -127,6 +127,7 @@ fn groups_are_taken_whole_and_the_hosts_own_only_by_force() -> Result<()> {
     let pair = ["0000:02:00.0", "0000:02:00.1"].map(str::to_owned);
     let text = refused(&host, "assign bind 02:00.0")?;
     assert!(text.contains("0000:02:00.1 (e1000e)") && text.contains("--group"), "{text}");
+    assert!(text.contains("because 0000:02:00.0 has no ACS"), "{text}");
     assert_eq!(drivers(&host, &pair), ["e1000e"; 2]);
     host.ok("assign bind 02:00.0 --group");
     assert_eq!(drivers(&host, &pair), ["vfio-pci"; 2]);
@@ -154,5 +155,17 @@ fn groups_are_taken_whole_and_the_hosts_own_only_by_force() -> Result<()> {
     assert!(told.contains("address 192.0.2.7") && told.contains("set that up again"), "{told}");
     assert_eq!(drivers(&host, &pf), ["igb"]);
     host.ok("test -d /sys/class/net/eth0");
+
+    // A VF that the host uses goes with its PF's others only if it is named itself.
+    host.ok("assign vf create eth0 2");
+    host.ok("ip addr add 192.0.2.8/24 dev $(ls /sys/bus/pci/devices/0000:01:10.2/net)");
+    let text = refused(&host, "assign vf destroy eth0 --yes")?;
+    assert!(text.contains("address 192.0.2.8"), "{text}");
+    let text = refused(&host, "assign vf destroy eth0 --force 01:10.0 --yes")?;
+    assert!(text.contains("address 192.0.2.8"), "{text}");
+    let other = host.run("assign vf destroy eth0 --force eth0 --yes")?;
+    assert_eq!(other.code, 2, "{}", other.stderr);
+    host.ok("assign vf destroy eth0 --force 01:10.2 --yes");
+    assert_eq!(host.ok("cat /sys/class/net/eth0/device/sriov_numvfs"), "0\n");
     Ok(())
 }

@@ -4,6 +4,7 @@ use clap::Args;
 use sriov::facts::reader::Reader;
 use sriov::facts::variant::Variants;
 use sriov::isolation::{self, NotViable};
+use sriov::snapshot::Scope;
 use sriov::{Change, HostSnapshot, PciAddress, PciFunction, Target, vfio};
 
 use super::force::{self, Force};
@@ -156,14 +157,23 @@ impl Wanted<'_> {
         match isolation::viability(self.snapshot, function, self.together) {
             Ok(()) => Ok(()),
             Err(NotViable::NoGroup { .. }) if self.no_iommu => Ok(()),
-            Err(cause) => Err(refusal(context, function, &cause)),
+            Err(cause) => Err(refusal(context, function, self.explained(context, function, cause))),
         }
+    }
+
+    /// The cause again, with the access controls of the devices themselves: for a refusal they are
+    /// worth waking for.
+    fn explained(&self, context: &Context, function: &PciFunction, cause: NotViable) -> NotViable {
+        let whole = HostSnapshot::read_within(&context.root, Scope::Whole);
+        let again = whole.function(function.address);
+        let again = again.map(|device| isolation::viability(&whole, device, self.together));
+        again.and_then(Result::err).unwrap_or(cause)
     }
 }
 
 /// A group that cannot be given away, with what could be done by this command.
-fn refusal(context: &Context, function: &PciFunction, cause: &NotViable) -> Failure {
-    let failure = Failure::not_viable(function.address, cause);
+fn refusal(context: &Context, function: &PciFunction, cause: NotViable) -> Failure {
+    let failure = Failure::not_viable(function.address, &cause);
     let remedy = cause.remedy();
     match cause {
         NotViable::NoGroup { .. } if vfio::no_iommu_mode(&context.root) => {

@@ -2,10 +2,13 @@
 
 use clap::{Args, Subcommand, value_parser};
 use serde::Serialize;
-use sriov::{HostSnapshot, MacAddress, PciAddress, PciFunction, PfFacts, Reason, isolation};
+use sriov::snapshot::Scope;
+use sriov::{
+    Change, HostSnapshot, MacAddress, PciAddress, PciFunction, PfFacts, Reason, isolation,
+};
 
+use super::force::{self, Force};
 use super::{Context, Format, apply, bind, confirm, device, output};
-use crate::apply::Operation;
 use crate::apply::policies::Report;
 use crate::failure::Failure;
 use crate::plan::{candidates, vfs};
@@ -34,6 +37,8 @@ pub struct Create {
     /// Bind all of them to this driver, such as vfio-pci; else the host's drivers take them.
     #[arg(long, value_name = "DRIVER")]
     driver: Option<String>,
+    #[command(flatten)]
+    force: Force,
 }
 
 /// Arguments of `assign vf list`.
@@ -50,6 +55,8 @@ pub struct Destroy {
     /// The PF: a PCI address or an interface name.
     #[arg(value_name = "PF")]
     pf: String,
+    #[command(flatten)]
+    force: Force,
 }
 
 impl Vf {
@@ -64,9 +71,9 @@ impl Vf {
 
 impl Create {
     fn run(&self, context: &Context) -> Result<u8, Failure> {
-        find_pf(&HostSnapshot::read(&context.root), &self.pf)?;
-        let operation = Operation::begin(&context.root, &context.state, "vf create")?;
-        let snapshot = HostSnapshot::read(&context.root);
+        let operation = device::begin(context, "vf create", std::slice::from_ref(&self.pf))?;
+        // No configuration space is asked: VFs are made without.
+        let snapshot = HostSnapshot::read_within(&context.root, Scope::Listing);
         let (pf, facts) = find_pf(&snapshot, &self.pf)?;
         if self.count > facts.total {
             let message = format!("cannot have {} VFs: its maximum is {}", self.count, facts.total);
@@ -87,8 +94,9 @@ impl Create {
         }
         let mut changes = Vec::new();
         if facts.present != self.count {
-            vfs::check_free(&snapshot, facts, &context.state.leases(&context.root)?)?;
+            let forced = going(context, &snapshot, facts, &self.force)?;
             changes = vfs::create(pf, self.count, self.driver.as_deref());
+            by_force(&snapshot, facts, &mut changes, &forced);
         }
         if let Some(change) = changes.iter().find(|change| change.is_disruptive()) {
             confirm::ask(context, &pf.address.to_string(), &change.action().to_string())?;
@@ -116,12 +124,13 @@ fn note_link(snapshot: &HostSnapshot, pf: &PciFunction) -> Vec<String> {
 
 impl Destroy {
     fn run(&self, context: &Context) -> Result<u8, Failure> {
-        find_pf(&HostSnapshot::read(&context.root), &self.pf)?;
-        let operation = Operation::begin(&context.root, &context.state, "vf destroy")?;
-        let snapshot = HostSnapshot::read(&context.root);
+        let operation = device::begin(context, "vf destroy", std::slice::from_ref(&self.pf))?;
+        let snapshot = HostSnapshot::read_within(&context.root, Scope::Listing);
         let (pf, facts) = find_pf(&snapshot, &self.pf)?;
-        vfs::check_free(&snapshot, facts, &context.state.leases(&context.root)?)?;
-        let operation = operation.perform_all(&vfs::resize(pf, facts, 0))?;
+        let forced = going(context, &snapshot, facts, &self.force)?;
+        let mut changes = vfs::resize(pf, facts, 0);
+        by_force(&snapshot, facts, &mut changes, &forced);
+        let operation = operation.perform_all(&changes)?;
         let applied = context.state.applied()?;
         let wanting = applied.iter().find(|applied| {
             let mut pools = applied.policy.pools.iter();
@@ -138,6 +147,42 @@ impl Destroy {
             .commit(|state| facts.vfs.values().try_for_each(|vf| state.forget_original(*vf)))?;
         apply::show(context, &report, "nothing to do: it has no VFs")?;
         Ok(0)
+    }
+}
+
+/// All VFs of a PF are to go: refuses where one is in use that is not to be taken by force; returns
+/// those that are.
+fn going(
+    context: &Context,
+    snapshot: &HostSnapshot,
+    facts: &PfFacts,
+    force: &Force,
+) -> Result<Vec<PciAddress>, Failure> {
+    let vfs: Vec<PciAddress> = facts.vfs.values().copied().collect();
+    let forced = force.find(snapshot, &vfs)?;
+    let leases = context.state.leases(&context.root)?;
+    for function in vfs.iter().filter_map(|vf| snapshot.function(*vf)) {
+        if let Some(lease) = leases.iter().find(|lease| lease.device == function.address) {
+            return Err(vfs::leased(lease, "destroy it with the other VFs of its PF"));
+        }
+        if let Some(failure) = force::carries(snapshot, function, &forced) {
+            return Err(failure);
+        }
+    }
+    Ok(forced)
+}
+
+/// Marks the step that destroys VFs by force as one.
+fn by_force(
+    snapshot: &HostSnapshot,
+    facts: &PfFacts,
+    changes: &mut [Change],
+    forced: &[PciAddress],
+) {
+    let vfs: Vec<PciAddress> = facts.vfs.values().copied().collect();
+    let destroys = |change: &&mut Change| matches!(change, Change::SetVfCount { to: 0, .. });
+    if let Some(change) = changes.iter_mut().find(destroys) {
+        *change = force::step(snapshot, change.clone(), &vfs, forced);
     }
 }
 

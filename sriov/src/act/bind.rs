@@ -30,15 +30,17 @@ pub fn bind(
     forced: bool,
 ) -> Result<Done, ChangeError> {
     let address = locate(root, device)?;
-    let before = function(root, address)?;
-    let present = binding(&before);
+    let present = hands(root, address)?;
     if present.driver.as_deref() == Some(driver) {
         return Ok(Done::Already);
     }
     if !present.same_hands(from) {
         return Err(stale(device, &present.to_string(), &from.to_string()));
     }
-    check(root, &before, driver, forced)?;
+    // A VF that nobody has carries nothing: there is nothing to look for.
+    if present.driver.is_some() || matches!(device, Target::Function(_)) {
+        check(root, &function(root, address)?, driver, forced)?;
+    }
     driver::ensure(root, address, driver)?;
     if let Err(error) = take(root, address, &present, driver) {
         return Err(put_back(root, device, address, from, error));
@@ -65,7 +67,7 @@ pub fn restore(
         return Err(stale(device, &present.to_string(), &from.to_string()));
     }
     if present.driver != to.driver {
-        check_open(root, address)?;
+        check_open(root, address, present.driver.as_deref())?;
         if !forced && present.driver.as_deref().is_some_and(|driver| !is_vfio_driver(driver)) {
             refuse_if_used(root, &function(root, address)?, "take it from its driver")?;
         }
@@ -128,6 +130,12 @@ fn hands(root: &HostRoot, address: PciAddress) -> Result<Binding, ChangeError> {
     }
 }
 
+/// The driver that has the device at this moment.
+fn driver_now(root: &HostRoot, address: PciAddress) -> Result<Option<String>, ChangeError> {
+    attribute::link_name(&root.pci_attribute(address, "driver"))
+        .map_err(|error| ChangeError::attribute(address, "see which driver has it", &error))
+}
+
 fn check(
     root: &HostRoot,
     device: &PciFunction,
@@ -145,11 +153,18 @@ fn check(
     if device.is_bridge() || ((device.driver.is_some() || device.boot_vga) && !forced) {
         refuse_if_used(root, device, &format!("bind it to {driver}"))?;
     }
-    check_open(root, address)
+    check_open(root, address, device.driver.as_deref())
 }
 
-/// Taking a device from vfio-pci while it is open would block until its user lets go.
-fn check_open(root: &HostRoot, address: PciAddress) -> Result<(), ChangeError> {
+/// Taking a device from a vfio driver while it is open would block until its user lets go.
+fn check_open(
+    root: &HostRoot,
+    address: PciAddress,
+    driver: Option<&str>,
+) -> Result<(), ChangeError> {
+    if !driver.is_some_and(is_vfio_driver) {
+        return Ok(());
+    }
     match vfio::users(root, address).first() {
         None => Ok(()),
         Some(user) => {
@@ -172,14 +187,14 @@ fn take(
     attribute::write(root, &root.pci_drivers_probe(), &address.to_string()).map_err(|error| {
         ChangeError::attribute(address, &format!("have it probed for {driver}"), &error)
     })?;
-    let found = hands(root, address)?.driver;
+    let found = driver_now(root, address)?;
     if found.as_deref() == Some(driver) {
         return Ok(());
     }
     // The probe keeps the cause to itself; binding by name tells it, should it fail again.
     let cause =
         match attribute::write(root, &root.pci_driver(driver).join("bind"), &address.to_string()) {
-            Ok(()) if hands(root, address)?.driver.as_deref() == Some(driver) => return Ok(()),
+            Ok(()) if driver_now(root, address)?.as_deref() == Some(driver) => return Ok(()),
             Ok(()) => match found {
                 Some(other) => format!("{other} took it"),
                 None => "no driver took it".to_owned(),

@@ -28,7 +28,7 @@ pub fn set_autoprobe(
     from: bool,
     to: bool,
 ) -> Result<Done, ChangeError> {
-    let facts = sriov(&function(root, pf)?)?;
+    let facts = sriov_now(root, pf)?;
     if facts.autoprobe == to {
         return Ok(Done::Already);
     }
@@ -39,7 +39,7 @@ pub fn set_autoprobe(
     let tried = "set whether the host binds drivers to new VFs";
     attribute::write(root, &path, if to { "1\n" } else { "0\n" })
         .map_err(|error| ChangeError::attribute(pf, tried, &error))?;
-    if sriov(&function(root, pf)?)?.autoprobe == to {
+    if sriov_now(root, pf)?.autoprobe == to {
         Ok(Done::Changed)
     } else {
         let message = "sriov_drivers_autoprobe was written and still has its old value";
@@ -83,6 +83,15 @@ pub fn set_count(
         link::await_carrier_again(root, pf);
     }
     Ok(Done::Changed)
+}
+
+/// The SR-IOV side of a PF as it is now.
+fn sriov_now(root: &HostRoot, pf: PciAddress) -> Result<PfFacts, ChangeError> {
+    match iov::read(&mut Reader::new(root), pf) {
+        Some(facts) => Ok(facts),
+        // What it is instead takes a closer look to say.
+        None => sriov(&function(root, pf)?),
+    }
 }
 
 fn sriov(function: &PciFunction) -> Result<PfFacts, ChangeError> {
@@ -191,7 +200,8 @@ fn explain(pf: PciAddress, facts: &PfFacts, to: u16, error: &AttributeError) -> 
 /// Reads the number back and waits for the links; what came out otherwise is taken back.
 fn observe(root: &HostRoot, pf: PciAddress, from: u16, to: u16) -> Result<(), ChangeError> {
     let path = root.pci_attribute(pf, "sriov_numvfs");
-    let present = sriov(&function(root, pf)?)?.present;
+    let now = sriov_now(root, pf)?;
+    let present = now.present;
     if present != to {
         let back = match attribute::write(root, &path, &format!("{from}\n")) {
             Ok(()) if from == 0 => "they were destroyed again".to_owned(),
@@ -202,7 +212,8 @@ fn observe(root: &HostRoot, pf: PciAddress, from: u16, to: u16) -> Result<(), Ch
         return Err(ChangeError::new(Reason::OtherVfCount, pf, message)
             .with_remedy("The kernel's log (dmesg) says why."));
     }
-    let linked = || iov::vfs(&mut Reader::new(root), pf).len() == usize::from(to);
+    let all = usize::from(to);
+    let linked = || now.vfs.len() == all || iov::vfs(&mut Reader::new(root), pf).len() == all;
     if root.is_live() && !wait(LINKS_APPEAR, linked) {
         let message = format!("{} were made, and sysfs does not show all of them", count(to));
         return Err(ChangeError::new(Reason::NotObserved, pf, message));

@@ -49,6 +49,12 @@ pub fn vfs(reader: &mut Reader, pf: PciAddress) -> BTreeMap<u16, PciAddress> {
     vfs
 }
 
+/// Where one VF is now.
+pub fn vf_address(reader: &mut Reader, vf: VfRef) -> Option<PciAddress> {
+    let link = reader.root.pci_attribute(vf.pf, &format!("virtfn{}", vf.index));
+    reader.link_name(&link)?.parse().ok()
+}
+
 /// Fills in `vf_of` from what the PFs list.
 pub fn relate(functions: &mut [PciFunction]) {
     let mut parents = BTreeMap::new();
