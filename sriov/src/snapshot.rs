@@ -23,6 +23,9 @@ pub const SCHEMA: u32 = 1;
 /// How much of a host is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Scope {
+    /// PCI functions, their interfaces and the IOMMU. Nothing of what the host uses them for, so
+    /// that nothing can be taken from it by such a snapshot.
+    Functions,
     /// What a list of devices shows.
     Listing,
     /// What a decision needs. Of configuration spaces those of bridges, for the access controls on
@@ -81,6 +84,12 @@ impl HostSnapshot {
             }
         }
         let iommu = iommu::read(&mut reader, &functions, scope);
+        if scope == Scope::Functions {
+            let platform = platform::read(&mut reader);
+            let problems = reader.problems;
+            let rest = HostSnapshot { schema: SCHEMA, ..HostSnapshot::default() };
+            return HostSnapshot { platform, iommu, functions, netdevs, problems, ..rest };
+        }
         let namespaces = Namespaces::read(&mut reader);
         let elsewhere = Elsewhere {
             namespaces: elsewhere::read(&mut reader, &namespaces.net, &netdevs),

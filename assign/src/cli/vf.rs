@@ -72,8 +72,12 @@ impl Vf {
 impl Create {
     fn run(&self, context: &Context) -> Result<u8, Failure> {
         let operation = device::begin(context, "vf create", std::slice::from_ref(&self.pf))?;
-        // No configuration space is asked: VFs are made without.
-        let snapshot = HostSnapshot::read_within(&context.root, Scope::Listing);
+        // Where there are no VFs yet, nothing is taken from anybody, and nobody's uses are looked for.
+        let functions = HostSnapshot::read_within(&context.root, Scope::Functions);
+        let snapshot = match find_pf(&functions, &self.pf)?.1.present {
+            0 => functions,
+            _ => HostSnapshot::read(&context.root),
+        };
         let (pf, facts) = find_pf(&snapshot, &self.pf)?;
         if self.count > facts.total {
             let message = format!("cannot have {} VFs: its maximum is {}", self.count, facts.total);
@@ -96,7 +100,7 @@ impl Create {
         if facts.present != self.count {
             let forced = going(context, &snapshot, facts, &self.force)?;
             changes = vfs::create(pf, self.count, self.driver.as_deref());
-            by_force(&snapshot, facts, &mut changes, &forced);
+            by_force(context, &snapshot, facts, &mut changes, &forced);
         }
         if let Some(change) = changes.iter().find(|change| change.is_disruptive()) {
             confirm::ask(context, &pf.address.to_string(), &change.action().to_string())?;
@@ -125,11 +129,11 @@ fn note_link(snapshot: &HostSnapshot, pf: &PciFunction) -> Vec<String> {
 impl Destroy {
     fn run(&self, context: &Context) -> Result<u8, Failure> {
         let operation = device::begin(context, "vf destroy", std::slice::from_ref(&self.pf))?;
-        let snapshot = HostSnapshot::read_within(&context.root, Scope::Listing);
+        let snapshot = HostSnapshot::read(&context.root);
         let (pf, facts) = find_pf(&snapshot, &self.pf)?;
         let forced = going(context, &snapshot, facts, &self.force)?;
         let mut changes = vfs::resize(pf, facts, 0);
-        by_force(&snapshot, facts, &mut changes, &forced);
+        by_force(context, &snapshot, facts, &mut changes, &forced);
         let operation = operation.perform_all(&changes)?;
         let applied = context.state.applied()?;
         let wanting = applied.iter().find(|applied| {
@@ -174,6 +178,7 @@ fn going(
 
 /// Marks the step that destroys VFs by force as one.
 fn by_force(
+    context: &Context,
     snapshot: &HostSnapshot,
     facts: &PfFacts,
     changes: &mut [Change],
@@ -182,7 +187,7 @@ fn by_force(
     let vfs: Vec<PciAddress> = facts.vfs.values().copied().collect();
     let destroys = |change: &&mut Change| matches!(change, Change::SetVfCount { to: 0, .. });
     if let Some(change) = changes.iter_mut().find(destroys) {
-        *change = force::step(snapshot, change.clone(), &vfs, forced);
+        *change = force::step(&context.root, snapshot, change.clone(), &vfs, forced);
     }
 }
 
