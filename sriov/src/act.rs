@@ -84,15 +84,29 @@ fn refuse_if_configured(
     refuse(function, tried, used.iter().find(|used| !used.autoconfigured))
 }
 
+/// Refuses when the host itself uses one of the functions now: one look at the host for all.
+fn refuse_if_any_used(
+    root: &HostRoot,
+    functions: Vec<PciFunction>,
+    tried: &str,
+) -> Result<(), ChangeError> {
+    let Some(first) = functions.first().map(|function| function.address) else { return Ok(()) };
+    let uses =
+        usage::now_each(root, functions.clone()).map_err(|why| unknown(first, tried, why))?;
+    let mut both = functions.iter().zip(&uses);
+    both.try_for_each(|(function, uses)| refuse(function, tried, uses.first()))
+}
+
+fn uses_now(root: &HostRoot, function: &PciFunction, tried: &str) -> Result<Vec<Use>, ChangeError> {
+    usage::now(root, function).map_err(|why| unknown(function.address, tried, why))
+}
+
 /// What cannot be seen counts as a use: without the host's addresses, routes and mounts nobody
 /// knows what a device carries.
-fn uses_now(root: &HostRoot, function: &PciFunction, tried: &str) -> Result<Vec<Use>, ChangeError> {
-    let unknown = |cause: String| {
-        let message = format!("will not {tried}: whether the host needs it is not known ({cause})");
-        ChangeError::new(Reason::UseUnknown, function.address, message)
-            .with_remedy("Run assign as root, with /proc and /sys mounted.")
-    };
-    usage::now(root, function).map_err(|usage::Unknown(cause)| unknown(cause))
+fn unknown(device: PciAddress, tried: &str, usage::Unknown(cause): usage::Unknown) -> ChangeError {
+    let message = format!("will not {tried}: whether the host needs it is not known ({cause})");
+    ChangeError::new(Reason::UseUnknown, device, message)
+        .with_remedy("Run assign as root, with /proc and /sys mounted.")
 }
 
 fn refuse(function: &PciFunction, tried: &str, used: Option<&Use>) -> Result<(), ChangeError> {

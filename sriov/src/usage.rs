@@ -16,7 +16,7 @@ mod now;
 mod walk;
 
 pub use index::{Facts, Index};
-pub use now::{Unknown, now};
+pub use now::{Unknown, now, now_each};
 
 /// One thing that the host would lose.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

@@ -182,6 +182,16 @@ fn a_drive_that_the_host_uses_is_not_taken() -> Result<()> {
     host.ok(bind);
     host.ok("assign release 01:00.0");
     host.ok("for i in $(seq 50); do test -b /dev/nvme0n1 && break; sleep 0.1; done");
-    host.ok("mount -t ext4 /dev/nvme0n1 /mnt && grep more /mnt/file");
+    host.ok("mount -t ext4 /dev/nvme0n1 /mnt && grep more /mnt/file && umount /mnt");
+
+    // By force it is taken from a process too, and what is lost is said, though no list shows it.
+    let inside = start(&host, "sh -c 'exec sleep 1000 < /dev/nvme0n1'");
+    refuses(&format!("nvme0n1 → open in sleep (process {inside})"));
+    let forced = host.run_within("assign bind --force 01:00.0", Duration::from_secs(60))?;
+    assert_eq!(forced.code, 0, "{}", forced.stderr);
+    let lost = format!("{drive} → nvme0n1 → open in sleep (process {inside})");
+    let told = forced.stderr.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(told.contains(&lost), "{told}");
+    assert!(host.ok(&format!("readlink /sys/bus/pci/devices/{drive}/driver")).contains("vfio-pci"));
     Ok(())
 }

@@ -7,7 +7,7 @@
 use std::io::ErrorKind;
 use std::time::Duration;
 
-use super::{Done, function, link, refuse_if_used, stale, wait};
+use super::{Done, function, link, refuse_if_any_used, stale, wait};
 use crate::address::PciAddress;
 use crate::attribute::{self, AttributeError};
 use crate::facts::iov;
@@ -144,6 +144,7 @@ fn check_free(
     facts: &PfFacts,
     forced: &[PciAddress],
 ) -> Result<(), ChangeError> {
+    let mut hosts = Vec::new();
     for vf in facts.vfs.values() {
         let vf = function(root, *vf)?;
         match vf.driver.as_deref() {
@@ -157,10 +158,10 @@ fn check_free(
                 }
             }
             Some(_) if forced.contains(&vf.address) => {}
-            Some(_) => refuse_if_used(root, &vf, "destroy it")?,
+            Some(_) => hosts.push(vf),
         }
     }
-    Ok(())
+    refuse_if_any_used(root, hosts, "destroy it")
 }
 
 /// What each answer of the kernel means here (drivers/pci/iov.c, `sriov_numvfs_store`).

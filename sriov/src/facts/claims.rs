@@ -38,17 +38,26 @@ pub struct Claim {
 /// A device node's number, and whether it is a block device's.
 type Number = (bool, u64);
 
-/// The claims on a function's devices.
-pub fn read(reader: &mut Reader, function: PciAddress, blocks: &[BlockDevice]) -> Vec<Claim> {
-    let own = || blocks.iter().filter(|block| block.pci.contains(&function));
-    let nodes = nodes(reader, function, own());
+/// Device nodes, each with its function and its name.
+type Nodes = BTreeMap<Number, (PciAddress, String)>;
+
+/// The claims on the devices of these functions.
+pub fn read(
+    reader: &mut Reader,
+    functions: &[PciAddress],
+    blocks: &[BlockDevice],
+) -> Vec<(PciAddress, Claim)> {
+    let functions: BTreeSet<PciAddress> = functions.iter().copied().collect();
+    let own = || blocks.iter().filter(|block| owner(&functions, block).is_some());
+    let nodes = nodes(reader, &functions, own());
     let mut claims = if nodes.is_empty() { Vec::new() } else { open(reader, &nodes) };
     if !reader.root.is_live() {
         return claims;
     }
     // What is known to be used needs no second proof, and a whole disk counts as claimed while one
     // of its partitions is: so the partitions come first.
-    let mut explained: BTreeSet<String> = claims.iter().map(|claim| claim.device.clone()).collect();
+    let mut explained: BTreeSet<String> =
+        claims.iter().map(|(_, claim)| claim.device.clone()).collect();
     let (parts, disks): (Vec<&BlockDevice>, Vec<&BlockDevice>) =
         own().partition(|block| block.partition_of.is_some());
     for block in parts.into_iter().chain(disks) {
@@ -60,7 +69,9 @@ pub fn read(reader: &mut Reader, function: PciAddress, blocks: &[BlockDevice]) -
             explained.insert(device.clone());
         } else if !explained.contains(&device) && is_claimed(reader, block) {
             explained.insert(device.clone());
-            claims.push(Claim { device: device.clone(), by: None });
+            let function = owner(&functions, block);
+            let claim = Claim { device: device.clone(), by: None };
+            claims.extend(function.map(|function| (function, claim)));
         }
         if let Some(disk) = block.partition_of.clone().filter(|_| explained.contains(&device)) {
             explained.insert(disk);
@@ -69,30 +80,36 @@ pub fn read(reader: &mut Reader, function: PciAddress, blocks: &[BlockDevice]) -
     claims
 }
 
-/// The device nodes of a function. What vfio and sound servers hold does not count: who has a
+/// The first of the functions that a disk is on: to take one of several ways to it is to take it.
+fn owner(functions: &BTreeSet<PciAddress>, block: &BlockDevice) -> Option<PciAddress> {
+    block.pci.iter().find(|function| functions.contains(function)).copied()
+}
+
+/// The device nodes of the functions. What vfio and sound servers hold does not count: who has a
 /// device through vfio is asked elsewhere, and a sound server keeps the controls of every card open
 /// from the first login on, whether anything plays or not.
 fn nodes<'a>(
     reader: &mut Reader,
-    function: PciAddress,
+    functions: &BTreeSet<PciAddress>,
     blocks: impl Iterator<Item = &'a BlockDevice>,
-) -> BTreeMap<Number, String> {
+) -> Nodes {
     let mut nodes = BTreeMap::new();
     let characters = reader.root.sys("dev/char");
     for number in reader.entries(&characters) {
         let link = reader.accept(attribute::link_target(&characters.join(&number)));
-        let Some(link) = link.filter(|link| pci::function_in(link) == Some(function)) else {
+        let Some(link) = link else { continue };
+        let Some(function) = pci::function_in(&link).filter(|of| functions.contains(of)) else {
             continue;
         };
         let name = link.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let is_vfio = link.iter().any(|part| part == "vfio-dev");
         if let Some(number) = parse_number(&number).filter(|_| !is_vfio && !is_control(&name)) {
-            nodes.insert((false, number), name);
+            nodes.insert((false, number), (function, name));
         }
     }
     for block in blocks {
-        if let Some(number) = parse_number(&block.number) {
-            nodes.insert((true, number), block.name.clone());
+        if let (Some(number), Some(of)) = (parse_number(&block.number), owner(functions, block)) {
+            nodes.insert((true, number), (of, block.name.clone()));
         }
     }
     nodes
@@ -109,7 +126,7 @@ fn parse_number(text: &str) -> Option<u64> {
 }
 
 /// Who of all processes but this one has one of the nodes open.
-fn open(reader: &mut Reader, nodes: &BTreeMap<Number, String>) -> Vec<Claim> {
+fn open(reader: &mut Reader, nodes: &Nodes) -> Vec<(PciAddress, Claim)> {
     let ourselves = std::process::id();
     let processes = reader.entries(&reader.root.proc(""));
     let mut claims = Vec::new();
@@ -127,16 +144,16 @@ fn open(reader: &mut Reader, nodes: &BTreeMap<Number, String>) -> Vec<Claim> {
                 continue;
             }
         };
-        let mut found: Vec<String> = entries
+        let mut found: Vec<(PciAddress, String)> = entries
             .take(MOST_DESCRIPTORS)
             .flatten()
             .filter_map(|entry| node_of(reader, &entry.path(), nodes))
             .collect();
         found.sort();
         found.dedup();
-        for device in found {
+        for (function, device) in found {
             let by = vfio::User { pid, command: vfio::command(reader.root, pid) };
-            claims.push(Claim { device, by: Some(by) });
+            claims.push((function, Claim { device, by: Some(by) }));
         }
     }
     if let Some((path, error)) = unseen {
@@ -147,20 +164,20 @@ fn open(reader: &mut Reader, nodes: &BTreeMap<Number, String>) -> Vec<Claim> {
 
 /// Which of the nodes a descriptor is, by the path it was opened by, without `/dev/`. Only what
 /// was opened below `/dev` is looked at more closely: a file on a network filesystem may not answer.
-fn node_of(reader: &Reader, descriptor: &Path, nodes: &BTreeMap<Number, String>) -> Option<String> {
+fn node_of(reader: &Reader, descriptor: &Path, nodes: &Nodes) -> Option<(PciAddress, String)> {
     let path = descriptor.read_link().ok()?;
     let device = path.strip_prefix("/dev").ok()?.to_str()?.to_owned();
-    let is_one = if reader.root.is_live() {
+    let (function, _) = if reader.root.is_live() {
         let facts = std::fs::metadata(descriptor).ok()?;
         let kind = facts.file_type();
-        (kind.is_block_device() || kind.is_char_device())
-            && nodes.contains_key(&(kind.is_block_device(), facts.rdev()))
+        let is_node = kind.is_block_device() || kind.is_char_device();
+        is_node.then(|| nodes.get(&(kind.is_block_device(), facts.rdev())))??
     } else {
         // A recorded tree has the paths and no numbers.
         let name = path.file_name()?.to_string_lossy();
-        nodes.values().any(|node| *node == name)
+        nodes.values().find(|(_, node)| *node == name)?
     };
-    is_one.then_some(device)
+    Some((*function, device))
 }
 
 /// Whether somebody claimed a disk or partition for themselves alone. It is opened for reading and

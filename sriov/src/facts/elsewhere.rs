@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::Path;
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -95,7 +95,13 @@ fn ask(
     ours: BorrowedFd<'_>,
     names: &BTreeMap<u32, String>,
 ) -> Option<Guests> {
-    let (file, path) = other.files.iter().find_map(|path| Some((File::open(path).ok()?, path)))?;
+    let (file, path) = other.files.iter().find_map(|path| {
+        let file = File::open(path).ok()?;
+        // A process number may be another's by now, and its namespace our own.
+        let opened = reader.root.proc(&format!("self/fd/{}", file.as_raw_fd()));
+        let is_it = std::fs::read_link(opened).is_ok_and(|link| link == other.link);
+        is_it.then_some((file, path))
+    })?;
     let root = reader.root;
     let answer = std::thread::scope(|scope| {
         let inside = scope.spawn(|| {

@@ -33,6 +33,8 @@ pub struct Namespaces {
 pub struct NetNamespace {
     /// What people know it by: `network namespace blue`.
     pub name: String,
+    /// What a link to it says: `net:[4026532177]`.
+    pub link: PathBuf,
     /// Files that stand for it, any of which may have gone meanwhile.
     pub files: Vec<PathBuf>,
 }
@@ -73,12 +75,13 @@ impl Namespaces {
                 }
                 None => format!("the network namespace of {}", process(reader, &pids)),
             };
-            NetNamespace { name, files }
+            NetNamespace { name, link, files }
         });
         let mut net: Vec<NetNamespace> = net.collect();
         kept.remove(&own_net);
-        net.extend(kept.into_values().map(|(name, file)| NetNamespace {
+        net.extend(kept.into_iter().map(|(link, (name, file))| NetNamespace {
             name: format!("network namespace {name}"),
+            link,
             files: vec![file],
         }));
         Namespaces { mount: found.mount.into_values().collect(), net }

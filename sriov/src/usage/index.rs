@@ -1,6 +1,6 @@
 //! Facts by function and by name, so that the uses of many functions are found in one go.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::Use;
 use super::walk::Walk;
@@ -63,6 +63,9 @@ pub struct Index<'a> {
     pub(super) netdevs_of: HashMap<PciAddress, Vec<Place<'a>>>,
     pub(super) blocks_of: HashMap<PciAddress, Vec<&'a BlockDevice>>,
     pub(super) consoles_of: HashMap<PciAddress, Vec<&'a Console>>,
+    pub(super) claims_of: HashMap<PciAddress, Vec<&'a Claim>>,
+    /// Functions whose interface nobody found.
+    pub(super) hidden: HashSet<PciAddress>,
 }
 
 impl<'a> Index<'a> {
@@ -82,6 +85,8 @@ impl<'a> Index<'a> {
             netdevs_of: HashMap::new(),
             blocks_of: HashMap::new(),
             consoles_of: HashMap::new(),
+            claims_of: HashMap::new(),
+            hidden: facts.elsewhere.hidden.iter().copied().collect(),
         };
         index.add_netdevs(None, facts.netdevs);
         for (number, guests) in facts.elsewhere.namespaces.iter().enumerate() {
@@ -102,6 +107,9 @@ impl<'a> Index<'a> {
         }
         for console in facts.consoles {
             index.consoles_of.entry(console.pci).or_default().push(console);
+        }
+        for (function, claim) in facts.claims {
+            index.claims_of.entry(*function).or_default().push(claim);
         }
         index
     }

@@ -1,9 +1,10 @@
-//! The uses of one function as they are now, with what no listing looks at.
+//! The uses of functions as they are now, with what no listing looks at.
 
 use std::path::Path;
 use std::time::Duration;
 
 use super::{Facts, Index, Use};
+use crate::address::PciAddress;
 use crate::facts::claims::{self, Claim};
 use crate::facts::elsewhere::{self, Elsewhere};
 use crate::facts::namespaces::Namespaces;
@@ -27,6 +28,18 @@ pub struct Unknown(pub String);
 /// What cannot be seen counts as a use: without the host's addresses, routes and mounts nobody
 /// knows what a device carries.
 pub fn now(root: &HostRoot, function: &PciFunction) -> Result<Vec<Use>, Unknown> {
+    let uses = now_each(root, vec![function.clone()])?;
+    Ok(uses.into_iter().flatten().collect())
+}
+
+/// The same for several, in their order, by one look at the host.
+///
+/// # Errors
+/// As for one.
+pub fn now_each(
+    root: &HostRoot,
+    mut functions: Vec<PciFunction>,
+) -> Result<Vec<Vec<Use>>, Unknown> {
     let mut reader = Reader::new(root);
     let mut netlink = match root.is_live() {
         true => Some(Rtnetlink::open().map_err(|error| Unknown(format!("rtnetlink: {error}")))?),
@@ -34,18 +47,19 @@ pub fn now(root: &HostRoot, function: &PciFunction) -> Result<Vec<Use>, Unknown>
     };
     let namespaces = Namespaces::read(&mut reader);
     let netdevs = net::read(&mut reader, netlink.as_mut());
-    let mut function = function.clone();
-    let ours = netdevs.iter().filter(|netdev| netdev.pci == Some(function.address));
-    function.netdevs = ours.map(|netdev| netdev.name.clone()).collect();
+    for function in &mut functions {
+        let ours = netdevs.iter().filter(|netdev| netdev.pci == Some(function.address));
+        function.netdevs = ours.map(|netdev| netdev.name.clone()).collect();
+    }
     let elsewhere = Elsewhere {
         namespaces: elsewhere::read(&mut reader, &namespaces.net, &netdevs),
-        hidden: elsewhere::hidden(&reader, std::slice::from_ref(&function)),
+        hidden: elsewhere::hidden(&reader, &functions),
     };
     let session =
         netlink.as_mut().and_then(|netlink| session::read(&mut reader, netlink, &netdevs));
     let blocks = block::read(&mut reader, &namespaces);
     let consoles = console::read(&mut reader);
-    let claims = lasting_claims(&mut reader, &function, &blocks);
+    let claims = lasting_claims(&mut reader, &functions, &blocks);
     // One odd device is noted and hides no other; a whole list that is missing hides all, and so
     // does a disk of this function that does not say whether it is claimed.
     let lists = [root.net_class(), root.block_class(), root.btrfs(), root.sys("dev/char")];
@@ -57,7 +71,6 @@ pub fn now(root: &HostRoot, function: &PciFunction) -> Result<Vec<Use>, Unknown>
     if let Some(problem) = reader.problems.iter().find(|problem| hides(&problem.path)) {
         return Err(Unknown(problem.cause.clone()));
     }
-    let claims: Vec<_> = claims.into_iter().map(|claim| (function.address, claim)).collect();
     let facts = Facts {
         netdevs: &netdevs,
         elsewhere: &elsewhere,
@@ -66,19 +79,21 @@ pub fn now(root: &HostRoot, function: &PciFunction) -> Result<Vec<Use>, Unknown>
         session: session.as_ref(),
         claims: &claims,
     };
-    Ok(Index::new(facts).uses(&function))
+    let index = Index::new(facts);
+    Ok(functions.iter().map(|function| index.uses(function)).collect())
 }
 
 /// What is claimed now, and was a moment ago.
 fn lasting_claims(
     reader: &mut Reader,
-    function: &PciFunction,
+    functions: &[PciFunction],
     blocks: &[block::BlockDevice],
-) -> Vec<Claim> {
-    let mut claims = claims::read(reader, function.address, blocks);
+) -> Vec<(PciAddress, Claim)> {
+    let functions: Vec<PciAddress> = functions.iter().map(|function| function.address).collect();
+    let mut claims = claims::read(reader, &functions, blocks);
     if !claims.is_empty() && reader.root.is_live() {
         std::thread::sleep(A_MOMENT);
-        let still = claims::read(reader, function.address, blocks);
+        let still = claims::read(reader, &functions, blocks);
         claims.retain(|claim| still.contains(claim));
     }
     claims

@@ -44,7 +44,7 @@ impl<'a> Walk<'a> {
             self.netdevs.clear();
             self.netdev(*place, &own, false);
         }
-        if netdevs.is_empty() && index.facts.elsewhere.hidden.contains(&address) {
+        if netdevs.is_empty() && index.hidden.contains(&address) {
             self.end(UseKind::Namespace, &own, "an interface in another network namespace");
         }
         for block in index.blocks_of.get(&address).into_iter().flatten() {
@@ -66,10 +66,7 @@ impl<'a> Walk<'a> {
     }
 
     fn claims(&mut self, function: PciAddress, own: &[String]) {
-        for (of, claim) in self.index.facts.claims {
-            if *of != function {
-                continue;
-            }
+        for claim in self.index.claims_of.get(&function).into_iter().flatten() {
             let here = chain(own, &claim.device);
             match &claim.by {
                 Some(user) => self.end(UseKind::Open, &here, &format!("open in {user}")),
