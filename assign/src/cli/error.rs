@@ -2,7 +2,6 @@
 
 use std::io;
 
-use anstyle::{AnsiColor, Style};
 use serde::Serialize;
 
 use super::{Format, output};
@@ -33,44 +32,13 @@ fn paragraph(failure: &Failure) {
         anstream::eprintln!("{failure}");
         return;
     }
-    let red = Style::new().bold().fg_color(Some(AnsiColor::Red.into()));
-    let text = wrap(
+    let red = output::style::BAD;
+    let text = output::text::paragraph(
         &format!("assign: {failure}"),
         output::width(io::stderr()).map_or(usize::MAX, usize::from),
     );
     match text.strip_prefix("assign:") {
         Some(rest) => anstream::eprintln!("{red}assign:{red:#}{rest}"),
         None => anstream::eprintln!("{text}"),
-    }
-}
-
-/// Breaks at spaces; a word longer than a line keeps a line of its own.
-fn wrap(text: &str, width: usize) -> String {
-    let mut wrapped = String::new();
-    let mut column = 0;
-    for word in text.split(' ') {
-        let length = word.chars().count();
-        if column > 0 && column + 1 + length > width {
-            wrapped.push('\n');
-            column = 0;
-        } else if column > 0 {
-            wrapped.push(' ');
-            column += 1;
-        }
-        wrapped.push_str(word);
-        column += length;
-    }
-    wrapped
-}
-
-#[cfg(test)]
-mod tests {
-    use super::wrap;
-
-    #[test]
-    fn wraps_between_words() {
-        assert_eq!(wrap("one two three", 7), "one two\nthree");
-        assert_eq!(wrap("one two three", usize::MAX), "one two three");
-        assert_eq!(wrap("a 0000:01:10.0 b", 5), "a\n0000:01:10.0\nb");
     }
 }

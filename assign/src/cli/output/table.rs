@@ -1,0 +1,246 @@
+//! Tables: a heading and rows, in the width there is.
+//!
+//! Where all of it fits, it is shown whole. Where it does not, the column that may be cut short gives
+//! first, then the others that may be broken over lines, the widest of them first.
+
+use std::io;
+
+use anstyle::Style;
+
+use super::{style, text, text_out, width};
+use crate::failure::Failure;
+
+/// Room between columns.
+const GAP: usize = 2;
+/// Least width of a column that is cut short or broken, unless all of it is shorter.
+const SHORTEST: usize = 12;
+
+/// A text and how it looks on a terminal.
+#[derive(Debug, Clone, Default)]
+pub struct Cell {
+    text: String,
+    style: Style,
+}
+
+impl Cell {
+    /// A text that looks like this on a terminal.
+    pub fn styled(text: impl AsRef<str>, style: Style) -> Cell {
+        Cell { text: text::printable(text.as_ref()), style }
+    }
+}
+
+impl<T: AsRef<str>> From<T> for Cell {
+    fn from(text: T) -> Cell {
+        Cell::styled(text, style::PLAIN)
+    }
+}
+
+/// A table in the making.
+#[derive(Debug)]
+pub struct Table {
+    headings: Vec<&'static str>,
+    whole: Vec<usize>,
+    short: Option<usize>,
+    one_line: bool,
+    rows: Vec<Vec<Cell>>,
+}
+
+impl Table {
+    /// A table with these headings. Columns in `whole` are never cut nor broken over lines.
+    pub fn new(headings: &[&'static str], whole: &[usize]) -> Table {
+        Table {
+            headings: headings.to_vec(),
+            whole: whole.to_vec(),
+            short: None,
+            one_line: false,
+            rows: Vec::new(),
+        }
+    }
+
+    /// On a terminal, cuts this column short where that keeps each row on one line.
+    #[must_use]
+    pub fn shorten(self, column: usize) -> Table {
+        Table { short: Some(column), ..self }
+    }
+
+    /// On a terminal, cuts every column that may be broken instead of breaking it: for rows whose
+    /// place below each other means something.
+    #[must_use]
+    pub fn one_line(self) -> Table {
+        Table { one_line: true, ..self }
+    }
+
+    /// Adds a row; an empty cell is shown as `-`, so that columns stay columns in a pipe.
+    pub fn row<C: Clone + Into<Cell>>(&mut self, cells: &[C]) {
+        let filled = |cell: &C| {
+            let cell: Cell = cell.clone().into();
+            if cell.text.is_empty() { Cell::styled("-", style::FAINT) } else { cell }
+        };
+        self.rows.push(cells.iter().map(filled).collect());
+    }
+
+    /// Writes it, with its headings in bold on a terminal. There, a column with nothing in it is
+    /// left out, for the others to have its room.
+    ///
+    /// # Errors
+    /// Standard output cannot be written.
+    pub fn print(&self) -> Result<(), Failure> {
+        let lines = self.lines(width(io::stdout()).map(usize::from));
+        lines.iter().try_for_each(|line| text_out(line))
+    }
+
+    /// Its lines for a terminal of this width; `None` for a pipe.
+    pub fn lines(&self, width: Option<usize>) -> Vec<String> {
+        let has_any = |at: usize| {
+            self.rows.iter().any(|row| row.get(at).is_some_and(|cell| cell.text != "-"))
+        };
+        let shown: Vec<usize> = (0..self.headings.len())
+            .filter(|at| width.is_none() || self.rows.is_empty() || has_any(*at))
+            .collect();
+        let widths = self.widths(&shown, width);
+        let headings: Vec<Cell> =
+            self.headings.iter().map(|heading| Cell::styled(heading, style::STRONG)).collect();
+        let rows = std::iter::once(&headings).chain(&self.rows);
+        rows.flat_map(|row| self.row_lines(row, &shown, &widths)).collect()
+    }
+
+    /// Columns for each of the columns shown.
+    fn widths(&self, shown: &[usize], width: Option<usize>) -> Vec<usize> {
+        let mut widths: Vec<usize> = shown.iter().map(|at| self.natural(*at)).collect();
+        let Some(limit) = width else { return widths };
+        let gaps = GAP * shown.len().saturating_sub(1);
+        let excess = |widths: &[usize]| (widths.iter().sum::<usize>() + gaps).saturating_sub(limit);
+        if let Some(short) = shown.iter().position(|at| Some(*at) == self.short) {
+            let over = excess(&widths);
+            if let Some(column) = widths.get_mut(short) {
+                *column = column.saturating_sub(over).max(SHORTEST.min(*column));
+            }
+        }
+        while excess(&widths) > 0 {
+            let gives = |(at, columns): &(usize, &mut usize)| {
+                let column = shown.get(*at);
+                **columns > SHORTEST
+                    && column.is_some_and(|column| !self.whole.contains(column))
+                    && column != self.short.as_ref()
+            };
+            let widest = widths.iter_mut().enumerate().filter(gives);
+            match widest.max_by_key(|(_, columns)| **columns) {
+                Some((_, columns)) => *columns -= 1,
+                None => break,
+            }
+        }
+        widths
+    }
+
+    /// Columns that the whole of a column takes.
+    fn natural(&self, at: usize) -> usize {
+        let cells = self.rows.iter().filter_map(|row| row.get(at)).map(|cell| cell.text.as_str());
+        let all = cells.chain(self.headings.get(at).copied());
+        all.map(text::columns).max().unwrap_or(0)
+    }
+
+    fn row_lines(&self, row: &[Cell], shown: &[usize], widths: &[usize]) -> Vec<String> {
+        let nothing = Cell::default();
+        let columns: Vec<(Vec<String>, Style, usize)> = shown
+            .iter()
+            .zip(widths)
+            .map(|(at, width)| {
+                let cell = row.get(*at).unwrap_or(&nothing);
+                let breaks = !self.one_line && Some(*at) != self.short && !self.whole.contains(at);
+                let lines = match () {
+                    _ if text::columns(&cell.text) <= *width => vec![cell.text.clone()],
+                    _ if breaks => text::wrap(&cell.text, *width),
+                    _ => vec![text::cut(&cell.text, *width)],
+                };
+                (lines, cell.style, *width)
+            })
+            .collect();
+        let height = columns.iter().map(|(lines, ..)| lines.len()).max().unwrap_or(1);
+        (0..height).map(|at| line(&columns, at)).collect()
+    }
+}
+
+/// One line of a row. Nothing follows its last word: what is to be copied has no blanks at its end.
+fn line(columns: &[(Vec<String>, Style, usize)], at: usize) -> String {
+    let mut line = String::new();
+    let mut blanks = 0;
+    for (lines, style, width) in columns {
+        let cell = lines.get(at).map_or("", String::as_str);
+        if !cell.is_empty() {
+            line.push_str(&" ".repeat(blanks));
+            blanks = 0;
+            line.push_str(&format!("{style}{cell}{style:#}"));
+        }
+        blanks += width.saturating_sub(text::columns(cell)) + GAP;
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plain(table: &Table, width: Option<usize>) -> Vec<String> {
+        let lines = table.lines(width);
+        lines.iter().map(|line| anstream::adapter::strip_str(line).to_string()).collect()
+    }
+
+    fn devices() -> Table {
+        let mut table = Table::new(&["ADDRESS", "NAME", "VFS", "IN USE BY"], &[0, 2]).shorten(1);
+        let chain = "eth0 → bond0 → vlan100 → br0 → default route";
+        table.row(&["0000:01:00.0", "Intel 82576 Gigabit Network Connection", "", chain]);
+        table.row(&["0000:01:10.0", "装置", "", ""]);
+        table
+    }
+
+    #[test]
+    fn a_pipe_gets_whole_rows_and_all_columns() {
+        let lines = plain(&devices(), None);
+        assert_eq!(lines.len(), 3);
+        assert_eq!(lines[2], "0000:01:10.0  装置                                    -    -");
+        assert!(lines[1].ends_with("Connection  -    eth0 → bond0 → vlan100 → br0 → default route"));
+    }
+
+    #[test]
+    fn what_is_short_gives_first_and_long_cells_break() {
+        assert_eq!(
+            plain(&devices(), Some(80)),
+            [
+                "ADDRESS       NAME                  IN USE BY",
+                "0000:01:00.0  Intel 82576 Gigabit…  eth0 → bond0 → vlan100 → br0 → default route",
+                "0000:01:10.0  装置                  -",
+            ]
+        );
+        assert_eq!(
+            plain(&devices(), Some(50)),
+            [
+                "ADDRESS       NAME          IN USE BY",
+                "0000:01:00.0  Intel 82576…  eth0 → bond0 → vlan100",
+                "                            → br0 → default route",
+                "0000:01:10.0  装置          -",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_wide_terminal_shows_all_of_it() {
+        let lines = plain(&devices(), Some(200));
+        assert!(lines[1].contains("Network Connection  eth0 → bond0 → vlan100 → br0"), "{lines:?}");
+    }
+
+    #[test]
+    fn a_tree_keeps_its_rows_on_one_line() {
+        let lines = plain(&devices().one_line(), Some(60));
+        assert_eq!(lines[1], "0000:01:00.0  Intel 82576…  eth0 → … → default route");
+        assert_eq!(lines.len(), 3);
+    }
+
+    #[test]
+    fn colour_takes_no_room_and_devices_cannot_bring_their_own() {
+        let mut table = Table::new(&["A", "B"], &[0, 1]);
+        table.row(&[Cell::styled("\u{1b}[31mred", style::GOOD), Cell::from("b")]);
+        let lines = table.lines(Some(80));
+        assert!(lines[1].starts_with("\u{1b}[32m\u{fffd}[31mred\u{1b}[0m  "), "{lines:?}");
+        assert_eq!(plain(&table, Some(80)), ["A         B", "\u{fffd}[31mred  b"]);
+    }
+}
