@@ -17,17 +17,19 @@ mod apply;
 mod bind;
 mod confirm;
 mod device;
-mod devices;
+pub mod devices;
 mod diff;
 mod error;
 mod events;
 mod files;
 mod force;
+mod groups;
 pub mod output;
 mod plan;
 mod release;
 mod remove;
 mod run;
+mod topology;
 mod validate;
 mod vf;
 
@@ -80,6 +82,11 @@ enum Verb {
         after_help = "Examples: assign devices, assign devices ethernet, assign devices 8086:10ca"
     )]
     Devices(devices::Devices),
+    /// List IOMMU groups: what can only be given away together, and whether it can.
+    Groups(groups::Groups),
+    /// Draw this host: its buses, ports, devices and IOMMU groups.
+    #[command(after_help = "Example: assign topology --format svg -O host.svg")]
+    Topology(topology::Topology),
     /// Create, list and destroy virtual functions (VFs).
     #[command(subcommand)]
     Vf(vf::Vf),
@@ -149,6 +156,8 @@ impl Verb {
     fn run(&self, context: &Context) -> Result<u8, Failure> {
         match self {
             Verb::Devices(verb) => verb.run(context),
+            Verb::Groups(verb) => verb.run(context),
+            Verb::Topology(verb) => verb.run(context),
             Verb::Vf(verb) => verb.run(context),
             Verb::Bind(verb) => verb.run(context),
             Verb::Release(verb) => verb.run(context),

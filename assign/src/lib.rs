@@ -19,5 +19,6 @@ pub mod launch;
 pub mod plan;
 mod signals;
 pub mod state;
+pub mod topology;
 
 pub use failure::{Failure, OwnReason, Reason};

@@ -3,11 +3,13 @@
 use clap::Args;
 use serde::Serialize;
 use sriov::facts::names;
-use sriov::{HostSnapshot, PciAddress, PciFunction, VfRef, usage};
+use sriov::{HostSnapshot, PciAddress, PciFunction, Scope, VfRef, usage};
 
-use super::{Context, Format, output};
+use super::output::{self, Cell};
+use super::{Context, Format};
 use crate::failure::Failure;
 use crate::state::Lease;
+use crate::topology::{Standing, Standings, Topology, tree};
 
 /// Arguments of `assign devices`.
 #[derive(Debug, Args)]
@@ -16,6 +18,12 @@ pub struct Devices {
     /// or vendor:device.
     #[arg(value_name = "FILTER")]
     filters: Vec<String>,
+    /// Draw what hangs below what: root buses, ports, devices, VFs.
+    #[arg(long, conflicts_with = "filters")]
+    tree: bool,
+    /// With --tree: each VF in a row of its own.
+    #[arg(long, requires = "tree")]
+    all: bool,
 }
 
 /// One device as listed.
@@ -42,9 +50,13 @@ struct Vfs {
 }
 
 impl Devices {
-    pub fn run(&self, context: &Context) -> Result<u8, Failure> {
-        let snapshot = HostSnapshot::read(&context.root);
+    pub(super) fn run(&self, context: &Context) -> Result<u8, Failure> {
+        let scope = if self.tree { Scope::Planning } else { Scope::Listing };
+        let snapshot = HostSnapshot::read_within(&context.root, scope);
         let leases = context.state.leases(&context.root)?;
+        if self.tree {
+            return self.draw(context, &snapshot, &leases);
+        }
         let uses = usage::Index::of(&snapshot);
         let listed: Vec<Listed> = snapshot
             .functions
@@ -58,6 +70,61 @@ impl Devices {
         }
         Ok(0)
     }
+
+    fn draw(
+        &self,
+        context: &Context,
+        snapshot: &HostSnapshot,
+        leases: &[Lease],
+    ) -> Result<u8, Failure> {
+        let standings = Standings::new(snapshot, leases);
+        let topology = Topology::new(snapshot, &standings);
+        output::value(context.format, &tree::nested(&topology))?;
+        if context.format == Format::Table {
+            show_tree(&tree::rows(&topology, self.all)).print()?;
+        }
+        Ok(0)
+    }
+}
+
+/// The tree as a table; also what `assign topology` writes as text.
+pub fn show_tree(rows: &[tree::Row]) -> output::Table {
+    let headings = ["DEVICE", "DRIVER", "GROUP", "NUMA", "STATE"];
+    let place = |row: &tree::Row| format!("{}{}", row.branch, row.place);
+    let widest = rows.iter().map(|row| output::text::columns(&place(row))).max().unwrap_or(0);
+    let table = output::Table::new(&headings, &[1, 2, 3]).shorten(0).one_line();
+    // Addresses stay whole, and the beginning of the names.
+    let mut table = table.least(widest + 2);
+    for row in rows {
+        let is_bridge = matches!(row.standing, None | Some(Standing::Bridge));
+        // What a bridge does not have is not missing.
+        let cell = |text: &str| match text {
+            "" if is_bridge => Cell::from(" "),
+            text => Cell::from(text),
+        };
+        table.row(&[
+            Cell::from(format!("{}  {}", place(row), row.name).trim_end()),
+            cell(&row.driver),
+            cell(&row.group),
+            cell(&row.numa),
+            row.standing.as_ref().map_or(Cell::from(" "), |standing| state(standing, row)),
+        ]);
+    }
+    table
+}
+
+/// Whose it is, or what could become of it, and what it is called by the host.
+fn state(standing: &Standing, row: &tree::Row) -> Cell {
+    let text = match standing {
+        Standing::Bridge => " ".to_owned(),
+        Standing::Guest { guest } => format!("guest {guest}"),
+        Standing::Host { carries } => carries.clone(),
+        Standing::Together { with } => format!("free with {with}"),
+        Standing::Blocked { why } => format!("blocked: {why}"),
+        Standing::Ready | Standing::Free if row.interfaces.is_empty() => standing.word().to_owned(),
+        Standing::Ready | Standing::Free => format!("{}: {}", standing.word(), row.interfaces),
+    };
+    Cell::styled(text, output::style::of(standing))
 }
 
 fn list(uses: &usage::Index<'_>, function: &PciFunction, leases: &[Lease]) -> Listed {

@@ -35,12 +35,23 @@ pub enum Format {
 /// # Errors
 /// Standard output cannot be written.
 pub fn value<T: Serialize>(format: Format, value: &T) -> Result<(), Failure> {
-    let text = match format {
-        Format::Table => return Ok(()),
-        Format::Json => serde_json::to_string_pretty(value).map_err(|error| unwritable(&error))?,
-        Format::Yaml => serde_saphyr::to_string(value).map_err(|error| unwritable(&error))?,
-    };
-    text_out(text.trim_end())
+    match format {
+        Format::Table => Ok(()),
+        _ => text_out(serialized(format, value)?.trim_end()),
+    }
+}
+
+/// `value` as a program gets it; JSON where the format is for people.
+///
+/// # Errors
+/// It cannot be written in this format.
+pub fn serialized<T: Serialize>(format: Format, value: &T) -> Result<String, Failure> {
+    match format {
+        Format::Table | Format::Json => {
+            serde_json::to_string_pretty(value).map_err(|error| unwritable(&error))
+        }
+        Format::Yaml => serde_saphyr::to_string(value).map_err(|error| unwritable(&error)),
+    }
 }
 
 /// Writes lines for people.
@@ -68,6 +79,11 @@ pub fn line_out(text: &str) -> Result<bool, Failure> {
 /// That standard output could not be written, and why.
 pub fn unwritable(error: &dyn std::fmt::Display) -> Failure {
     Failure::failed(OwnReason::File, "standard output", format!("cannot be written: {error}"))
+}
+
+/// `text` broken over lines that fit the terminal; one line for a pipe.
+pub fn paragraph(text: &str) -> String {
+    text::paragraph(text, width(io::stdout()).map_or(usize::MAX, usize::from))
 }
 
 /// Columns of the terminal that `stream` is; `None` for a pipe or file.

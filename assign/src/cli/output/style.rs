@@ -3,6 +3,8 @@
 
 use anstyle::{AnsiColor, Style};
 
+use crate::topology::Standing;
+
 /// As the terminal writes.
 pub const PLAIN: Style = Style::new();
 /// What a reader looks for first: headings, the device a page is about.
@@ -20,4 +22,15 @@ pub const GUEST: Style = coloured(AnsiColor::Cyan);
 
 const fn coloured(colour: AnsiColor) -> Style {
     Style::new().fg_color(Some(anstyle::Color::Ansi(colour)))
+}
+
+/// How what can become of a device looks.
+pub fn of(standing: &Standing) -> Style {
+    match standing {
+        Standing::Guest { .. } => GUEST,
+        Standing::Ready | Standing::Free | Standing::Together { .. } => GOOD,
+        Standing::Blocked { .. } => WARNING,
+        Standing::Bridge => FAINT,
+        Standing::Host { .. } => PLAIN,
+    }
 }

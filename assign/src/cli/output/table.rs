@@ -41,8 +41,27 @@ pub struct Table {
     headings: Vec<&'static str>,
     whole: Vec<usize>,
     short: Option<usize>,
+    least: usize,
     one_line: bool,
-    rows: Vec<Vec<Cell>>,
+    rows: Vec<Row>,
+}
+
+/// One row.
+#[derive(Debug)]
+enum Row {
+    /// A cell for each column.
+    Cells(Vec<Cell>),
+    /// Cells that take the whole width: what the rows below it are about.
+    Heading(Vec<Cell>),
+}
+
+impl Row {
+    fn cell(&self, at: usize) -> Option<&Cell> {
+        match self {
+            Row::Cells(cells) => cells.get(at),
+            Row::Heading(_) => None,
+        }
+    }
 }
 
 impl Table {
@@ -52,6 +71,7 @@ impl Table {
             headings: headings.to_vec(),
             whole: whole.to_vec(),
             short: None,
+            least: SHORTEST,
             one_line: false,
             rows: Vec::new(),
         }
@@ -61,6 +81,12 @@ impl Table {
     #[must_use]
     pub fn shorten(self, column: usize) -> Table {
         Table { short: Some(column), ..self }
+    }
+
+    /// The column that is cut short keeps at least so many columns.
+    #[must_use]
+    pub fn least(self, columns: usize) -> Table {
+        Table { least: columns, ..self }
     }
 
     /// On a terminal, cuts every column that may be broken instead of breaking it: for rows whose
@@ -76,7 +102,13 @@ impl Table {
             let cell: Cell = cell.clone().into();
             if cell.text.is_empty() { Cell::styled("-", style::FAINT) } else { cell }
         };
-        self.rows.push(cells.iter().map(filled).collect());
+        self.rows.push(Row::Cells(cells.iter().map(filled).collect()));
+    }
+
+    /// Adds a row that is about those below it: its cells follow each other regardless of columns,
+    /// and break over lines at the end of the terminal's.
+    pub fn heading(&mut self, cells: &[Cell]) {
+        self.rows.push(Row::Heading(cells.to_vec()));
     }
 
     /// Writes it, with its headings in bold on a terminal. There, a column with nothing in it is
@@ -91,17 +123,22 @@ impl Table {
 
     /// Its lines for a terminal of this width; `None` for a pipe.
     pub fn lines(&self, width: Option<usize>) -> Vec<String> {
-        let has_any = |at: usize| {
-            self.rows.iter().any(|row| row.get(at).is_some_and(|cell| cell.text != "-"))
-        };
+        let says = |cell: &Cell| !matches!(cell.text.trim(), "" | "-");
+        let has_any = |at: usize| self.rows.iter().any(|row| row.cell(at).is_some_and(says));
         let shown: Vec<usize> = (0..self.headings.len())
             .filter(|at| width.is_none() || self.rows.is_empty() || has_any(*at))
             .collect();
         let widths = self.widths(&shown, width);
         let headings: Vec<Cell> =
             self.headings.iter().map(|heading| Cell::styled(heading, style::STRONG)).collect();
-        let rows = std::iter::once(&headings).chain(&self.rows);
-        rows.flat_map(|row| self.row_lines(row, &shown, &widths)).collect()
+        let mut lines = self.row_lines(&headings, &shown, &widths);
+        for row in &self.rows {
+            lines.extend(match row {
+                Row::Cells(cells) => self.row_lines(cells, &shown, &widths),
+                Row::Heading(cells) => heading_lines(cells, width),
+            });
+        }
+        lines
     }
 
     /// Columns for each of the columns shown.
@@ -113,7 +150,7 @@ impl Table {
         if let Some(short) = shown.iter().position(|at| Some(*at) == self.short) {
             let over = excess(&widths);
             if let Some(column) = widths.get_mut(short) {
-                *column = column.saturating_sub(over).max(SHORTEST.min(*column));
+                *column = column.saturating_sub(over).max(self.least.min(*column));
             }
         }
         while excess(&widths) > 0 {
@@ -134,7 +171,7 @@ impl Table {
 
     /// Columns that the whole of a column takes.
     fn natural(&self, at: usize) -> usize {
-        let cells = self.rows.iter().filter_map(|row| row.get(at)).map(|cell| cell.text.as_str());
+        let cells = self.rows.iter().filter_map(|row| row.cell(at)).map(|cell| cell.text.as_str());
         let all = cells.chain(self.headings.get(at).copied());
         all.map(text::columns).max().unwrap_or(0)
     }
@@ -160,13 +197,26 @@ impl Table {
     }
 }
 
+/// The first cell, and the second beside it in as many lines as it takes.
+fn heading_lines(cells: &[Cell], width: Option<usize>) -> Vec<String> {
+    let Some((first, rest)) = cells.split_first() else { return Vec::new() };
+    let indent = text::columns(&first.text) + GAP;
+    let mut columns = vec![(vec![first.text.clone()], first.style, indent - GAP)];
+    for cell in rest {
+        let limit = width.map_or(usize::MAX, |width| width.saturating_sub(indent).max(SHORTEST));
+        columns.push((text::wrap(&cell.text, limit), cell.style, 0));
+    }
+    let height = columns.iter().map(|(lines, ..)| lines.len()).max().unwrap_or(1);
+    (0..height).map(|at| line(&columns, at)).collect()
+}
+
 /// One line of a row. Nothing follows its last word: what is to be copied has no blanks at its end.
 fn line(columns: &[(Vec<String>, Style, usize)], at: usize) -> String {
     let mut line = String::new();
     let mut blanks = 0;
     for (lines, style, width) in columns {
         let cell = lines.get(at).map_or("", String::as_str);
-        if !cell.is_empty() {
+        if !cell.trim().is_empty() {
             line.push_str(&" ".repeat(blanks));
             blanks = 0;
             line.push_str(&format!("{style}{cell}{style:#}"));
@@ -198,7 +248,9 @@ mod tests {
         let lines = plain(&devices(), None);
         assert_eq!(lines.len(), 3);
         assert_eq!(lines[2], "0000:01:10.0  装置                                    -    -");
-        assert!(lines[1].ends_with("Connection  -    eth0 → bond0 → vlan100 → br0 → default route"));
+        assert!(
+            lines[1].ends_with("Connection  -    eth0 → bond0 → vlan100 → br0 → default route")
+        );
     }
 
     #[test]
