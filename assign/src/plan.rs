@@ -4,6 +4,7 @@
 //! ```text
 //! candidates.rs  which PFs feed a pool, and why the others do not
 //! conflicts.rs   what two pools cannot both have
+//! nvme.rs        what the VFs of a drive need to work
 //! vfs.rs         the steps of one PF, in an order that argues for itself
 //! mac.rs         the address of a VF
 //! ```
@@ -23,6 +24,7 @@ use crate::state::{Applied, Lease, Step};
 pub mod candidates;
 mod conflicts;
 pub mod mac;
+mod nvme;
 pub mod vfs;
 
 pub use candidates::{Candidates, Rejected};

@@ -10,6 +10,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub mod drives;
 pub mod forced;
 pub mod journal;
 pub mod leases;
@@ -19,6 +20,7 @@ pub mod policies;
 mod store;
 
 pub use self::policies::{Applied, Step};
+pub use drives::Drive;
 pub use forced::Forced;
 pub use journal::Entry;
 pub use leases::{Lease, Owner};

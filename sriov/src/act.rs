@@ -15,6 +15,7 @@ use crate::usage::{self, Use};
 pub mod bind;
 pub mod driver;
 pub mod link;
+pub mod nvme;
 pub mod vfs;
 
 /// What came of a step.
@@ -30,7 +31,7 @@ pub enum Done {
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// Looks until `seen` or the time is over; says which.
-fn wait(limit: Duration, mut seen: impl FnMut() -> bool) -> bool {
+pub(crate) fn wait(limit: Duration, mut seen: impl FnMut() -> bool) -> bool {
     let end = Instant::now() + limit;
     loop {
         if seen() {

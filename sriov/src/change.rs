@@ -13,6 +13,7 @@ use crate::address::{PciAddress, VfRef};
 use crate::failure::{ChangeError, Reason};
 use crate::isolation::is_vfio_driver;
 use crate::mac::MacAddress;
+use crate::nvme::{SecondaryState, Share};
 use crate::root::HostRoot;
 
 /// The device of a step. A VF is named by its PF and index, since it may not be there yet, and
@@ -125,6 +126,29 @@ pub enum Change {
         /// As it is to be.
         to: MacAddress,
     },
+    /// What an NVMe PF has of the pool of queues and interrupts that it shares with its VFs. Its
+    /// function is reset for it: what it carries waits for that long.
+    SetNvmePrimary {
+        /// The PF.
+        pf: PciAddress,
+        /// As it is.
+        from: Share,
+        /// As it is to be.
+        to: Share,
+        /// What the host uses it for, for people: "nvme0n1 → /". What is in use is asked about.
+        used: Option<String>,
+    },
+    /// The controller of an NVMe VF: its queues and interrupts, and whether it is online.
+    SetNvmeSecondary {
+        /// The VF, which need not exist now.
+        vf: VfRef,
+        /// Its controller's identifier within the drive.
+        controller: u16,
+        /// As it is.
+        from: SecondaryState,
+        /// As it is to be.
+        to: SecondaryState,
+    },
     /// Gives a device to a driver by an override, and to no other.
     Bind {
         /// The device.
@@ -175,7 +199,8 @@ impl Change {
             | Change::SetVfCount { pf, .. }
             | Change::SetAcceptRa { pf, .. }
             | Change::SetLink { pf, .. } => Target::Function(*pf),
-            Change::SetVfMac { vf, .. } => Target::Vf(*vf),
+            Change::SetNvmePrimary { pf, .. } => Target::Function(*pf),
+            Change::SetVfMac { vf, .. } | Change::SetNvmeSecondary { vf, .. } => Target::Vf(*vf),
             Change::Bind { device, .. } | Change::Restore { device, .. } => *device,
             Change::Forced { step, .. } => step.device(),
         }
@@ -211,6 +236,12 @@ impl Change {
                 Change::SetAcceptRa { pf, netdev, from: to, to: from }
             }
             Change::SetVfMac { vf, from, to } => Change::SetVfMac { vf, from: to, to: from },
+            Change::SetNvmePrimary { pf, from, to, used } => {
+                Change::SetNvmePrimary { pf, from: to, to: from, used }
+            }
+            Change::SetNvmeSecondary { vf, controller, from, to } => {
+                Change::SetNvmeSecondary { vf, controller, from: to, to: from }
+            }
             Change::Bind { device, from, driver } => {
                 Change::Restore { device, from: Binding::forced(&driver), to: from }
             }
@@ -225,6 +256,7 @@ impl Change {
         match self {
             Change::SetVfCount { from, .. } => *from > 0,
             Change::SetLink { to, .. } => !to,
+            Change::SetNvmePrimary { used, .. } => used.is_some(),
             Change::Forced { .. } => true,
             _ => false,
         }
@@ -250,6 +282,12 @@ impl Change {
                 act::link::set_accept_ra(root, *pf, *from, *to)
             }
             Change::SetVfMac { vf, to, .. } => act::link::set_vf_mac(root, *vf, *to),
+            Change::SetNvmePrimary { pf, from, to, .. } => {
+                act::nvme::set_primary(root, *pf, *from, *to)
+            }
+            Change::SetNvmeSecondary { vf, controller, from, to } => {
+                act::nvme::set_secondary(root, *vf, *controller, *from, *to)
+            }
             Change::Bind { device, from, driver } => {
                 act::bind::bind(root, *device, from, driver, !forced.is_empty())
             }
@@ -299,6 +337,20 @@ impl fmt::Display for Action<'_> {
             }
             Change::SetVfMac { to, .. } if to.is_zero() => f.write_str("clear its address"),
             Change::SetVfMac { to, .. } => write!(f, "set its address to {to}"),
+            Change::SetNvmePrimary { to, used, .. } => {
+                write!(f, "reset it, for it to have {to} of the pool")?;
+                match used {
+                    Some(used) => write!(f, " ({used} waits for that long)"),
+                    None => Ok(()),
+                }
+            }
+            Change::SetNvmeSecondary { to, .. } => {
+                match (to.online, *to == SecondaryState::default()) {
+                    (true, _) => write!(f, "give it {} and set it online", to.share()),
+                    (false, true) => f.write_str("set it offline and take its share back"),
+                    (false, false) => write!(f, "give it {} and leave it offline", to.share()),
+                }
+            }
             Change::Bind { from, driver, .. } => {
                 write!(f, "bind to {driver}")?;
                 if driver != "vfio-pci" && is_vfio_driver(driver) {
@@ -306,7 +358,10 @@ impl fmt::Display for Action<'_> {
                 }
                 from.driver.as_ref().map_or(Ok(()), |old| write!(f, " instead of {old}"))
             }
-            Change::Restore { to, .. } => match (&to.driver, to.mac) {
+            Change::Restore { from, to, .. } => match (&to.driver, to.mac) {
+                (Some(driver), None) if *from == Binding::default() => {
+                    write!(f, "give to {driver}")
+                }
                 (Some(driver), Some(mac)) if !is_vfio_driver(driver) => {
                     write!(f, "give back to {driver} as {mac}")
                 }

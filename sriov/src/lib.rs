@@ -18,6 +18,7 @@ pub mod failure;
 pub mod isolation;
 pub mod mac;
 pub mod netlink;
+pub mod nvme;
 #[cfg(any(test, feature = "recorded"))]
 pub mod recorded;
 pub mod root;

@@ -15,6 +15,7 @@ use crate::facts::platform::{self, Platform};
 use crate::facts::reader::{Problem, Reader};
 use crate::facts::session::{self, Session};
 use crate::netlink::Rtnetlink;
+use crate::nvme;
 use crate::root::HostRoot;
 
 /// Version of the serialized form; it grows when a field changes its meaning.
@@ -81,6 +82,12 @@ impl HostSnapshot {
         if let Some(netlink) = &mut netlink {
             for function in &mut functions {
                 add_settings(&mut reader, netlink, &netdevs, function);
+            }
+        }
+        for function in &mut functions {
+            let asked = nvme::read(&mut reader, function);
+            if let Some(pf) = &mut function.sriov {
+                pf.nvme = asked;
             }
         }
         let iommu = iommu::read(&mut reader, &functions, scope);

@@ -13,7 +13,7 @@ use crate::progress;
 use crate::run::{capture, line};
 
 /// The programs of an emulated host.
-const PROGRAMS: &[&str] = &["assign", "assign-vmm", "lab-agent", "lab-map"];
+const PROGRAMS: &[&str] = &["assign", "assign-vmm", "lab-agent", "lab-map", "lab-change"];
 
 /// Set by `cargo lab test` for the tests it starts: the programs were built just before, so that
 /// not every test has to ask cargo again. A test started in any other way builds them itself, and

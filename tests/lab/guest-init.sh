@@ -43,6 +43,21 @@ for module in failover net_failover igbvf virtio_net; do
     modprobe "$module"
 done
 
+# A drive: its disks, and what the first MiB of each adds up to.
+if grep -q '^0x0108' /sys/bus/pci/devices/*/class; then
+    modprobe nvme
+    tries=0
+    until ls /dev/nvme*n* >/dev/null 2>&1 || [ $tries -gt 50 ]; do
+        tries=$((tries + 1))
+        usleep 100000
+    done
+    for disk in /dev/nvme*n*; do
+        [ -b "$disk" ] || continue
+        sum=$(head -c 1048576 "$disk" | sha256sum | cut -d' ' -f1)
+        say "${disk#/dev/}: $(($(cat "/sys/class/block/${disk#/dev/}/size") / 2048)) MiB, sha256 $sum"
+    done
+fi
+
 # The device of an interface: for virtio it lies one level below its PCI function.
 function_of() {
     device=$(readlink -f "/sys/class/net/$1/device")

@@ -147,7 +147,10 @@ fn check_removal(
 ) -> Result<(), Failure> {
     let leased = |at: PciAddress| leases.iter().find(|lease| lease.device == at);
     match change {
-        Change::SetVfMac { .. } | Change::Bind { .. } | Change::Restore { .. } => {
+        Change::SetVfMac { .. }
+        | Change::SetNvmeSecondary { .. }
+        | Change::Bind { .. }
+        | Change::Restore { .. } => {
             let at = match change.device() {
                 Target::Vf(vf) => snapshot.vf_address(vf),
                 Target::Function(address) => Some(address),
@@ -174,7 +177,11 @@ fn check_removal(
                 None => Ok(()),
             }
         }
-        Change::SetLink { .. } | Change::SetAutoprobe { .. } | Change::SetAcceptRa { .. } => Ok(()),
+        // An NVMe PF is reset when it has no VFs, so nobody can lose one by it.
+        Change::SetLink { .. }
+        | Change::SetAutoprobe { .. }
+        | Change::SetAcceptRa { .. }
+        | Change::SetNvmePrimary { .. } => Ok(()),
         Change::Forced { step, .. } => check_removal(snapshot, step, leases, kept),
     }
 }

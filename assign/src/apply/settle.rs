@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 
+use sriov::nvme::SecondaryState;
 use sriov::{Change, PciAddress, Target, Undo};
 
 /// The changes that take back `changes` (first to last), in order.
@@ -23,11 +24,13 @@ pub fn settle(changes: &[Change]) -> Vec<Change> {
             _ => None,
         })
         .collect();
-    let gone = |sum: &Change| match sum.device() {
-        Target::Vf(vf) => resized.contains(&vf.pf),
-        Target::Function(_) => false,
+    let gone = |sum: &Change| match (sum, sum.device()) {
+        // What a drive gave to a VF's controller it does not take back with the VF.
+        (Change::SetNvmeSecondary { .. }, _) | (_, Target::Function(_)) => false,
+        (_, Target::Vf(vf)) => resized.contains(&vf.pf),
     };
-    sums.iter()
+    let mut back: Vec<Change> = sums
+        .iter()
         .rev()
         .filter(|sum| !is_nothing(sum) && !gone(sum))
         .filter_map(|sum| match sum.undo() {
@@ -35,7 +38,49 @@ pub fn settle(changes: &[Change]) -> Vec<Change> {
             Undo::Nothing | Undo::Impossible(_) => None,
         })
         .flat_map(through_none)
-        .collect()
+        .collect();
+    for pf in resized {
+        back = share_out_between(back, pf);
+    }
+    back
+}
+
+/// An NVMe PF is reset to get back its share while it has no VFs, and their controllers are given
+/// theirs while no driver has the VFs: all of it around the way through none.
+fn share_out_between(changes: Vec<Change>, pf: PciAddress) -> Vec<Change> {
+    let of_vfs = |change: &Change| match change {
+        Change::SetVfCount { pf: other, .. } | Change::SetNvmePrimary { pf: other, .. } => {
+            *other == pf
+        }
+        Change::SetNvmeSecondary { vf, .. } => vf.pf == pf,
+        _ => false,
+    };
+    let Some(at) = changes.iter().position(of_vfs) else { return changes };
+    let (of_vfs, mut others): (Vec<Change>, Vec<Change>) = changes.into_iter().partition(of_vfs);
+    let mut of_vfs: Vec<Change> = of_vfs.into_iter().flat_map(through_offline).collect();
+    of_vfs.sort_by_key(|change| match change {
+        Change::SetNvmeSecondary { to, .. } if *to == SecondaryState::default() => 0,
+        Change::SetVfCount { to: 0, .. } => 1,
+        Change::SetNvmePrimary { .. } => 2,
+        Change::SetVfCount { .. } => 3,
+        _ => 4,
+    });
+    // All that came before the first is still in its place.
+    others.splice(at..at, of_vfs);
+    others
+}
+
+fn through_offline(change: Change) -> Vec<Change> {
+    let none = SecondaryState::default();
+    match change {
+        Change::SetNvmeSecondary { vf, controller, from, to } if from != none && to != none => {
+            vec![
+                Change::SetNvmeSecondary { vf, controller, from, to: none },
+                Change::SetNvmeSecondary { vf, controller, from: none, to },
+            ]
+        }
+        other => vec![other],
+    }
 }
 
 /// What a change is about: one thing of one device. Giving back is the reverse of binding.
@@ -47,6 +92,8 @@ fn about(change: &Change) -> (u8, Target) {
         Change::SetVfMac { .. } => 3,
         Change::Bind { .. } | Change::Restore { .. } => 4,
         Change::SetAcceptRa { .. } => 5,
+        Change::SetNvmePrimary { .. } => 6,
+        Change::SetNvmeSecondary { .. } => 7,
         Change::Forced { step, .. } => return about(step),
     };
     (subject, change.device())
@@ -70,6 +117,13 @@ fn then(first: Change, second: &Change) -> Change {
         (Change::SetVfMac { vf, from, .. }, Change::SetVfMac { to, .. }) => {
             Change::SetVfMac { vf, from, to }
         }
+        (Change::SetNvmePrimary { pf, from, used, .. }, Change::SetNvmePrimary { to, .. }) => {
+            Change::SetNvmePrimary { pf, from, to, used }
+        }
+        (
+            Change::SetNvmeSecondary { vf, controller, from, .. },
+            Change::SetNvmeSecondary { to, .. },
+        ) => Change::SetNvmeSecondary { vf, controller, from, to },
         (
             Change::Bind { device, from, .. } | Change::Restore { device, from, .. },
             Change::Bind { driver, .. },
@@ -88,6 +142,8 @@ fn is_nothing(change: &Change) -> bool {
         Change::SetVfCount { from, to, .. } => from == to,
         Change::SetAcceptRa { from, to, .. } => from == to,
         Change::SetVfMac { from, to, .. } => from == to,
+        Change::SetNvmePrimary { from, to, .. } => from == to,
+        Change::SetNvmeSecondary { from, to, .. } => from == to,
         Change::Bind { from, driver, .. } => from.driver.as_ref() == Some(driver),
         Change::Restore { from, to, .. } => from.same_hands(to),
         Change::Forced { step, .. } => is_nothing(step),
@@ -106,6 +162,7 @@ fn through_none(change: Change) -> Vec<Change> {
 
 #[cfg(test)]
 mod tests {
+    use sriov::nvme::Share;
     use sriov::{Binding, MacAddress, VfRef};
 
     use super::*;
@@ -172,6 +229,50 @@ mod tests {
             ["0000:01:00.0: destroy its 7 VFs", "0000:01:00.0: create 2 VFs"]
         );
         assert!(texts(&[count(4, 0), count(0, 4)]).is_empty());
+    }
+
+    #[test]
+    fn a_drive_gets_its_share_back_while_it_has_no_vfs() {
+        let state = |queues| SecondaryState { online: queues > 0, queues, interrupts: queues / 2 };
+        let share = |queues| Share { queues, interrupts: queues / 2 };
+        let secondary = |index, from, to| {
+            let (vf, controller) = (VfRef { pf: pf(), index }, index + 1);
+            Change::SetNvmeSecondary { vf, controller, from: state(from), to: state(to) }
+        };
+        let primary = |from, to| Change::SetNvmePrimary {
+            pf: pf(),
+            from: share(from),
+            to: share(to),
+            used: None,
+        };
+        let changes = [
+            secondary(0, 4, 0),
+            count(1, 0),
+            primary(8, 4),
+            count(0, 2),
+            secondary(0, 0, 2),
+            secondary(1, 0, 2),
+            bind(0, None),
+        ];
+        assert_eq!(
+            texts(&changes),
+            [
+                "0000:01:00.0 VF 1: set it offline and take its share back",
+                "0000:01:00.0 VF 0: set it offline and take its share back",
+                "0000:01:00.0: destroy its 2 VFs",
+                "0000:01:00.0: reset it, for it to have 8 queues, 4 interrupts of the pool",
+                "0000:01:00.0: create 1 VF",
+                "0000:01:00.0 VF 0: give it 4 queues, 2 interrupts and set it online",
+            ]
+        );
+        // VFs that were there and stay keep their number: only their controller goes back.
+        assert_eq!(
+            texts(&[secondary(0, 0, 2), bind(0, Some("nvme"))]),
+            [
+                "0000:01:00.0 VF 0: give back to nvme",
+                "0000:01:00.0 VF 0: set it offline and take its share back"
+            ]
+        );
     }
 
     #[test]

@@ -79,6 +79,10 @@ fn difference(change: &Change, all: &[&Change]) -> Option<Difference> {
         Change::SetLink { from, to, .. } => ("link", updown(*from), updown(*to)),
         Change::SetVfMac { from, to, .. } => ("address", address(*from), address(*to)),
         Change::Bind { from, driver, .. } => ("driver", from.to_string(), driver.clone()),
+        Change::SetNvmePrimary { from, to, .. } => ("its share", from.to_string(), to.to_string()),
+        Change::SetNvmeSecondary { from, to, .. } => {
+            ("controller", from.to_string(), to.to_string())
+        }
         Change::Restore { from, to, .. } => ("driver", from.to_string(), to.to_string()),
         Change::Forced { step, .. } => return difference(step, all),
     };

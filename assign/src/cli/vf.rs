@@ -2,9 +2,10 @@
 
 use clap::{Args, Subcommand, value_parser};
 use serde::Serialize;
+use sriov::nvme::Secondary;
 use sriov::snapshot::Scope;
 use sriov::{
-    Change, HostSnapshot, MacAddress, PciAddress, PciFunction, PfFacts, Reason, isolation,
+    Change, HostSnapshot, MacAddress, PciAddress, PciFunction, PfFacts, Reason, Target, isolation,
 };
 
 use super::force::{self, Force};
@@ -12,7 +13,7 @@ use super::{Context, Format, apply, bind, confirm, device, output};
 use crate::apply::policies::Report;
 use crate::failure::Failure;
 use crate::plan::{candidates, vfs};
-use crate::state::Lease;
+use crate::state::{Drive, Lease};
 
 /// Verbs of `assign vf`.
 #[derive(Debug, Subcommand)]
@@ -99,7 +100,7 @@ impl Create {
         let mut changes = Vec::new();
         if facts.present != self.count {
             let forced = going(context, &snapshot, facts, &self.force)?;
-            changes = vfs::create(pf, self.count, self.driver.as_deref());
+            changes = vfs::create(&snapshot, pf, self.count, self.driver.as_deref())?;
             by_force(context, &snapshot, facts, &mut changes, &forced);
         }
         if let Some(change) = changes.iter().find(|change| change.is_disruptive()) {
@@ -109,7 +110,9 @@ impl Create {
         let notes = note_link(&snapshot, pf);
         let report = Report { changes: operation.done(), notes };
         let originals = bind::originals(&report.changes, operation.boot_id(), context);
+        let drives = Drive::of(&snapshot, &report.changes);
         operation.commit(|state| {
+            drives.iter().try_for_each(|drive| state.remember_drive(drive))?;
             originals.iter().try_for_each(|original| state.remember_original(original))
         })?;
         let nothing = format!("nothing to do: it has {} VFs already", self.count);
@@ -132,8 +135,15 @@ impl Destroy {
         let snapshot = HostSnapshot::read(&context.root);
         let (pf, facts) = find_pf(&snapshot, &self.pf)?;
         let forced = going(context, &snapshot, facts, &self.force)?;
-        let mut changes = vfs::resize(pf, facts, 0);
+        let drive = context.state.drive(pf.address)?;
+        let mut changes = vfs::destroy(&snapshot, pf, drive.as_ref())?;
         by_force(context, &snapshot, facts, &mut changes, &forced);
+        if let Some(change) = changes
+            .iter()
+            .find(|change| matches!(change, Change::SetNvmePrimary { used: Some(_), .. }))
+        {
+            confirm::ask(context, &pf.address.to_string(), &change.action().to_string())?;
+        }
         let operation = operation.perform_all(&changes)?;
         let applied = context.state.applied()?;
         let wanting = applied.iter().find(|applied| {
@@ -147,8 +157,10 @@ impl Destroy {
             )
         });
         let report = Report { changes: operation.done(), notes: notes.into_iter().collect() };
-        operation
-            .commit(|state| facts.vfs.values().try_for_each(|vf| state.forget_original(*vf)))?;
+        operation.commit(|state| {
+            state.forget_drive(pf.address)?;
+            facts.vfs.values().try_for_each(|vf| state.forget_original(*vf))
+        })?;
         apply::show(context, &report, "nothing to do: it has no VFs")?;
         Ok(0)
     }
@@ -176,7 +188,7 @@ fn going(
     Ok(forced)
 }
 
-/// Marks the step that destroys VFs by force as one.
+/// Marks the steps that take VFs by force as such.
 fn by_force(
     context: &Context,
     snapshot: &HostSnapshot,
@@ -184,10 +196,17 @@ fn by_force(
     changes: &mut [Change],
     forced: &[PciAddress],
 ) {
-    let vfs: Vec<PciAddress> = facts.vfs.values().copied().collect();
-    let destroys = |change: &&mut Change| matches!(change, Change::SetVfCount { to: 0, .. });
-    if let Some(change) = changes.iter_mut().find(destroys) {
-        *change = force::step(&context.root, snapshot, change.clone(), &vfs, forced);
+    let all: Vec<PciAddress> = facts.vfs.values().copied().collect();
+    for change in changes {
+        let taken = match &*change {
+            Change::SetVfCount { to: 0, .. } => all.clone(),
+            // Before that, the host's driver lets go of it.
+            Change::Restore { device: Target::Vf(vf), to, .. } if to.driver.is_none() => {
+                facts.vfs.get(&vf.index).into_iter().copied().collect()
+            }
+            _ => continue,
+        };
+        *change = force::step(&context.root, snapshot, change.clone(), &taken, forced);
     }
 }
 
@@ -223,6 +242,9 @@ struct Listed {
     iommu_group: Option<u32>,
     mac: Option<MacAddress>,
     interfaces: Vec<String>,
+    /// Its controller, where it is an NVMe one that has to be set up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    nvme: Option<Secondary>,
     owner: Option<Lease>,
 }
 
@@ -269,6 +291,7 @@ fn list(
         iommu_group: function.and_then(|vf| vf.iommu_group),
         mac: facts.vf_settings.get(&index).map(|settings| settings.mac),
         interfaces: function.map(|vf| vf.netdevs.clone()).unwrap_or_default(),
+        nvme: facts.nvme.as_ref().and_then(|drive| drive.secondaries.get(&index)).copied(),
         owner: leases.iter().find(|lease| lease.device == address).cloned(),
     }
 }
@@ -277,19 +300,41 @@ fn show(listed: &[Listed]) -> Result<(), Failure> {
     if listed.is_empty() {
         return output::text_out("no VFs; `assign vf create PF N` makes some");
     }
-    let headings = ["PF", "VF", "ADDRESS", "DRIVER", "GROUP", "MAC", "INTERFACE", "OWNER"];
+    let nvme = listed.iter().any(|vf| vf.nvme.is_some());
+    let mut headings = vec!["PF", "VF", "ADDRESS", "DRIVER", "GROUP"];
+    match nvme {
+        true => headings.extend(["ID", "STATE", "QUEUES", "INTERRUPTS"]),
+        false => headings.extend(["MAC", "INTERFACE"]),
+    }
+    headings.push("OWNER");
+    if nvme && listed.iter().any(|vf| vf.nvme.is_none()) {
+        headings.extend(["MAC", "INTERFACE"]);
+    }
     let mut table = output::Table::new(&headings, &[0, 1, 2, 4, 5]);
     for vf in listed {
-        table.row(&[
-            vf.pf.to_string(),
-            vf.index.to_string(),
-            vf.address.to_string(),
-            vf.driver.clone().unwrap_or_default(),
-            vf.iommu_group.map(|group| group.to_string()).unwrap_or_default(),
-            vf.mac.map(|mac| mac.to_string()).unwrap_or_default(),
-            vf.interfaces.join(" "),
-            vf.owner.as_ref().map(|lease| lease.guest.clone()).unwrap_or_default(),
-        ]);
+        let cell = |heading: &&str| match *heading {
+            "PF" => vf.pf.to_string(),
+            "VF" => vf.index.to_string(),
+            "ADDRESS" => vf.address.to_string(),
+            "DRIVER" => vf.driver.clone().unwrap_or_default(),
+            "GROUP" => vf.iommu_group.map(|group| group.to_string()).unwrap_or_default(),
+            "MAC" => vf.mac.map(|mac| mac.to_string()).unwrap_or_default(),
+            "INTERFACE" => vf.interfaces.join(" "),
+            "OWNER" => vf.owner.as_ref().map(|lease| lease.guest.clone()).unwrap_or_default(),
+            other => vf.nvme.map(|secondary| controller(other, &secondary)).unwrap_or_default(),
+        };
+        table.row(&headings.iter().map(cell).collect::<Vec<String>>());
     }
     table.print()
+}
+
+/// What of an NVMe VF's controller stands below a heading.
+fn controller(heading: &str, secondary: &Secondary) -> String {
+    let state = secondary.state;
+    match heading {
+        "ID" => secondary.controller.to_string(),
+        "STATE" => if state.online { "online" } else { "offline" }.to_owned(),
+        "QUEUES" => state.queues.to_string(),
+        _ => state.interrupts.to_string(),
+    }
 }

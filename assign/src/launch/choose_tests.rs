@@ -36,6 +36,7 @@ fn host() -> HostSnapshot {
             offset: 0x80,
             stride: 2,
             vfs,
+            nvme: None,
             vf_settings: [(0, VfSettings { mac })].into_iter().collect(),
         }),
         ..function(PF, "igb", 8)

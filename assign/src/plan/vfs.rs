@@ -13,9 +13,9 @@ use sriov::{
     usage,
 };
 
-use super::{Feed, mac};
+use super::{Feed, mac, nvme};
 use crate::failure::{Failure, OwnReason};
-use crate::state::{Lease, Step};
+use crate::state::{Drive, Lease, Step};
 
 /// The steps that make `pf` what the pools it feeds want.
 pub(super) fn steps(
@@ -31,11 +31,13 @@ pub(super) fn steps(
     let mut steps: Vec<Step> =
         link_up(snapshot, pf).into_iter().map(|change| by(first, change)).collect();
     if facts.present == count {
+        let repairs = nvme::repair(snapshot, pf, facts).map_err(|failure| vec![failure])?;
+        steps.extend(repairs.into_iter().map(|change| by(first, change)));
         steps.extend(adopt(snapshot, pf, facts, feeds, leases)?);
         return Ok(steps);
     }
     check_free(snapshot, facts, leases).map_err(|failure| vec![failure])?;
-    let [before, after] = frame(pf, facts, count);
+    let [before, after] = frame(snapshot, pf, facts, count).map_err(|failure| vec![failure])?;
     steps.extend(before.into_iter().map(|change| by(first, change)));
     for feed in feeds {
         for index in feed.pool.indexes.iter() {
@@ -56,41 +58,94 @@ pub(super) fn steps(
     Ok(steps)
 }
 
-/// The steps around new VFs: up to making them, and after they were bound.
-fn frame(pf: &PciFunction, facts: &PfFacts, count: u16) -> [Vec<Change>; 2] {
+/// The steps around new VFs: up to making them ready for a driver, and after they were bound.
+fn frame(
+    snapshot: &HostSnapshot,
+    pf: &PciFunction,
+    facts: &PfFacts,
+    count: u16,
+) -> Result<[Vec<Change>; 2], Failure> {
     let autoprobe = |from, to| Change::SetAutoprobe { pf: pf.address, from, to };
     let (mut before, mut after) = (Vec::new(), Vec::new());
     if facts.autoprobe {
         before.push(autoprobe(true, false));
         after.push(autoprobe(false, true));
     }
-    before.extend(resize(pf, facts, count));
-    [before, after]
+    before.extend(resize(snapshot, pf, facts, count)?);
+    Ok([before, after])
 }
 
-/// From one number of VFs to another, by way of none.
-pub fn resize(pf: &PciFunction, facts: &PfFacts, count: u16) -> Vec<Change> {
+/// From one number of VFs to another, by way of none. Where VFs have to be set up to work, they are.
+///
+/// # Errors
+/// The device has not enough for so many.
+pub fn resize(
+    snapshot: &HostSnapshot,
+    pf: &PciFunction,
+    facts: &PfFacts,
+    count: u16,
+) -> Result<Vec<Change>, Failure> {
     let set = |from, to| Change::SetVfCount { pf: pf.address, from, to };
-    match facts.present {
-        present if present == count => Vec::new(),
-        present if present == 0 || count == 0 => vec![set(present, count)],
-        present => vec![set(present, 0), set(0, count)],
+    let mut steps = Vec::new();
+    if facts.present == count {
+        return Ok(steps);
     }
+    if facts.present > 0 {
+        steps.extend(nvme::withdraw(snapshot, pf, facts));
+        steps.push(set(facts.present, 0));
+    }
+    if count > 0 {
+        let sharing = nvme::share(snapshot, pf, facts, count)?;
+        steps.extend(sharing.before);
+        steps.push(set(0, count));
+        steps.extend(sharing.after);
+    }
+    Ok(steps)
 }
 
 /// The steps of `assign vf create PF N --driver D`, with all VFs to one driver; without a driver
 /// the host's own drivers take them, or not, as it is set.
-pub fn create(pf: &PciFunction, count: u16, driver: Option<&str>) -> Vec<Change> {
-    let Some(facts) = &pf.sriov else { return Vec::new() };
-    let Some(driver) = driver else { return resize(pf, facts, count) };
-    let [mut steps, after] = frame(pf, facts, count);
-    steps.extend((0..count).map(|index| Change::Bind {
-        device: Target::Vf(VfRef { pf: pf.address, index }),
-        from: Binding::default(),
-        driver: driver.to_owned(),
+///
+/// # Errors
+/// The device has not enough for so many.
+pub fn create(
+    snapshot: &HostSnapshot,
+    pf: &PciFunction,
+    count: u16,
+    driver: Option<&str>,
+) -> Result<Vec<Change>, Failure> {
+    let Some(facts) = &pf.sriov else { return Ok(Vec::new()) };
+    if driver.is_none() && facts.nvme.is_none() {
+        return resize(snapshot, pf, facts, count);
+    }
+    let [mut steps, after] = frame(snapshot, pf, facts, count)?;
+    steps.extend((0..count).filter_map(|index| {
+        let device = Target::Vf(VfRef { pf: pf.address, index });
+        let from = Binding::default();
+        match driver {
+            Some(driver) => Some(Change::Bind { device, from, driver: driver.to_owned() }),
+            // No driver could begin with them before they were set up: now the host's may.
+            None if facts.autoprobe => {
+                let to = Binding { driver: pf.driver.clone(), ..Binding::default() };
+                Some(Change::Restore { device, from, to })
+            }
+            None => None,
+        }
     }));
     steps.extend(after);
-    steps
+    Ok(steps)
+}
+
+/// The steps of `assign vf destroy PF`; a drive from which VFs got what they had gets it back.
+pub fn destroy(
+    snapshot: &HostSnapshot,
+    pf: &PciFunction,
+    drive: Option<&Drive>,
+) -> Result<Vec<Change>, Failure> {
+    let Some(facts) = &pf.sriov else { return Ok(Vec::new()) };
+    let mut steps = resize(snapshot, pf, facts, 0)?;
+    steps.extend(drive.and_then(|drive| nvme::give_back(snapshot, pf, facts, drive)));
+    Ok(steps)
 }
 
 fn check_count(pf: &PciFunction, facts: &PfFacts, count: u16) -> Result<(), Failure> {

@@ -152,6 +152,7 @@ impl Server {
         }
         let function = self.snapshot.functions.iter_mut().find(|f| f.address == pf);
         function.expect("the PF").sriov = Some(PfFacts {
+            nvme: None,
             total: count,
             present: count,
             autoprobe: true,

@@ -87,7 +87,8 @@ fn read_one(reader: &mut Reader, name: &str) -> Option<BlockDevice> {
 }
 
 /// With native NVMe multipath a namespace hangs below a virtual subsystem, which links to its
-/// controllers (drivers/nvme/host/multipath.c); any other disk hangs below its function.
+/// controllers (drivers/nvme/host/multipath.c); any other disk hangs below its function. A path by
+/// way of a virtual function is left out where its PF has one as well: the disk does not go with it.
 pub(crate) fn functions_below(
     reader: &mut Reader,
     directory: &Path,
@@ -103,14 +104,59 @@ pub(crate) fn functions_below(
     }
     // "device" leads from the disk to its subsystem.
     let subsystem = directory.join(if is_partition { "../device" } else { "device" });
-    let mut functions: Vec<PciAddress> = Vec::new();
+    let disk = if is_partition { target.parent().unwrap_or(target) } else { target };
+    let disk = disk.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let (mut all, mut with_path) = (Vec::new(), Vec::new());
     for entry in reader.entries(&subsystem) {
         if entry.starts_with("nvme") {
-            let link = reader.accept(crate::attribute::link_target(&subsystem.join(&entry)));
-            functions.extend(link.as_deref().and_then(pci::function_in));
+            let controller = subsystem.join(&entry);
+            let link = reader.accept(crate::attribute::link_target(&controller));
+            let Some(function) = link.as_deref().and_then(pci::function_in) else { continue };
+            all.push(function);
+            if reader.entries(&controller).iter().any(|name| is_path_of(name, disk)) {
+                with_path.push(function);
+            }
         }
     }
-    functions.sort();
-    functions.dedup();
-    functions
+    if with_path.is_empty() {
+        // No controller shows its paths: each may have one.
+        with_path = all;
+    } else {
+        let through_pf = |vf: &PciAddress| {
+            let pf = reader.link_name(&reader.root.pci_attribute(*vf, "physfn"));
+            pf.and_then(|pf| pf.parse().ok()).is_some_and(|pf| with_path.contains(&pf))
+        };
+        let further: Vec<PciAddress> = with_path.iter().copied().filter(through_pf).collect();
+        with_path.retain(|function| !further.contains(function));
+    }
+    with_path.sort();
+    with_path.dedup();
+    with_path
+}
+
+/// Whether `nvme0c1n2`, a controller's path, leads to `nvme0n2`: the same but for the controller.
+fn is_path_of(path: &str, disk: &str) -> bool {
+    let Some((subsystem, namespace)) = disk.rsplit_once('n') else { return false };
+    path.strip_prefix(subsystem)
+        .and_then(|rest| rest.strip_prefix('c'))
+        .and_then(|rest| rest.split_once('n'))
+        .is_some_and(|(controller, same)| {
+            same == namespace && controller.bytes().all(|byte| byte.is_ascii_digit())
+        })
+}
+#[cfg(test)]
+mod tests {
+    use super::is_path_of;
+
+    #[test]
+    fn a_path_is_told_from_others_by_subsystem_and_namespace() {
+        assert!(is_path_of("nvme0c1n2", "nvme0n2"));
+        assert!(is_path_of("nvme10c123n45", "nvme10n45"));
+        for other in
+            ["nvme0c1n1", "nvme1c1n2", "nvme0n2", "nvme0cxn2", "nvme0c1", "nvme0c1n2p1", ""]
+        {
+            assert!(!is_path_of(other, "nvme0n2"), "{other}");
+        }
+        assert!(!is_path_of("nvme0c1n2", ""));
+    }
 }

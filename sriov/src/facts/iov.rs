@@ -9,7 +9,7 @@ use crate::attribute;
 use crate::netlink::Rtnetlink;
 
 /// The SR-IOV attributes of one function; `None` where it has no such capability. `vf_settings`
-/// stays empty: see [`read_settings`].
+/// stays empty: see [`read_settings`]; and `nvme` too: see [`crate::nvme::read`].
 pub fn read(reader: &mut Reader, pf: PciAddress) -> Option<PfFacts> {
     let device = reader.root.pci_device(pf);
     let total = reader.number(&device.join("sriov_totalvfs"))?;
@@ -22,6 +22,7 @@ pub fn read(reader: &mut Reader, pf: PciAddress) -> Option<PfFacts> {
         stride: reader.number(&device.join("sriov_stride")).unwrap_or(0),
         vfs: vfs(reader, pf),
         vf_settings: BTreeMap::new(),
+        nvme: None,
     })
 }
 

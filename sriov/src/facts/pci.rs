@@ -15,6 +15,7 @@ use super::reader::Reader;
 use crate::address::{PciAddress, VfRef};
 use crate::attribute;
 use crate::mac::MacAddress;
+use crate::nvme::NvmeFacts;
 use crate::snapshot::Scope;
 
 /// One PCI function and its relations, by the names and numbers of this boot.
@@ -128,6 +129,10 @@ pub struct PfFacts {
     /// What the PF has set for its VFs, by index; empty where the kernel was not asked (a
     /// recorded tree) or the PF has no network interface.
     pub vf_settings: BTreeMap<u16, VfSettings>,
+    /// Its NVMe controller and those of its VFs, where it is one whose VFs have to be set up;
+    /// `None` too where it was not asked (a recorded tree).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nvme: Option<NvmeFacts>,
 }
 
 /// What a network PF has set for one of its VFs (`IFLA_VFINFO_LIST`).
