@@ -7,7 +7,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use sriov::HostRoot;
 
 use crate::failure::{Failure, OwnReason};
@@ -15,20 +15,24 @@ use crate::state::{DIRECTORY, State};
 
 mod apply;
 mod bind;
+mod completions;
 mod confirm;
 mod device;
 pub mod devices;
 mod diff;
 mod error;
 mod events;
+mod examples;
 mod files;
 mod force;
 mod groups;
+mod man;
 pub mod output;
 mod plan;
 mod release;
 mod remove;
 mod run;
+mod show;
 mod topology;
 mod validate;
 mod vf;
@@ -37,12 +41,12 @@ pub use files::Files;
 pub use output::Format;
 
 const EXIT_CODES: &str = "\
-Exit codes: 0 done or nothing to do, 1 failed, 2 bad input, 3 refused to protect the host or
+Exit codes: 0 done or nothing to do, 1 failed, 2 bad input, 3 refused to protect the host or \
 isolation, 4 differences found (diff).";
 
 /// Gives PCI devices to KVM guests, and takes them back.
 #[derive(Debug, Parser)]
-#[command(name = "assign", version, infer_subcommands = true, after_help = EXIT_CODES)]
+#[command(name = "assign", version, infer_subcommands = true)]
 struct Cli {
     #[command(flatten)]
     global: Global,
@@ -78,46 +82,41 @@ struct Global {
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// List PCI devices: who has them, and who could have them.
-    #[command(
-        after_help = "Examples: assign devices, assign devices ethernet, assign devices 8086:10ca"
-    )]
     Devices(devices::Devices),
-    /// List IOMMU groups: what can only be given away together, and whether it can.
+    /// Show everything about one device, and what to do with it next.
+    Show(show::Show),
+    /// List IOMMU groups: what can only be given away together.
     Groups(groups::Groups),
     /// Draw this host: its buses, ports, devices and IOMMU groups.
-    #[command(after_help = "Example: assign topology --format svg -O host.svg")]
     Topology(topology::Topology),
     /// Create, list and destroy virtual functions (VFs).
     #[command(subcommand)]
     Vf(vf::Vf),
-    /// Bind devices to a driver: vfio-pci, or a variant of it, unless told otherwise.
-    #[command(
-        after_help = "Example: assign bind 01:10.0 01:10.2; `assign release` gives them back."
-    )]
+    /// Bind devices to a driver, vfio-pci or its variant by default.
     Bind(bind::Bind),
     /// Give devices back to the drivers they had before `bind`.
     Release(release::Release),
     /// Follow devices as they come, go and change drivers, one line each.
-    #[command(
-        after_help = "Examples: assign events eth0; assign events --count 1 --for 10 01:10.0"
-    )]
     Events(events::Events),
     /// Check policies and guests without looking at this host.
     Validate(validate::Validate),
     /// Show what applying policies would change; changes nothing.
     Plan(plan::Plan),
     /// Make this host what policies say: all of it, or nothing.
-    #[command(
-        after_help = "Example: assign apply -f edge-node.yaml; `assign remove` takes it back."
-    )]
     Apply(apply::Apply),
     /// Compare this host with policies; exit code 4 when it differs.
     Diff(diff::Diff),
     /// Take back what applying policies changed.
     Remove(remove::Remove),
     /// Start a guest; its console is this terminal.
-    #[command(after_help = "Example: assign run -f web-1.yaml; Ctrl-] stops the guest.")]
     Run(run::Run),
+    /// Print the completion script of a shell; it completes devices too.
+    Completions(completions::Completions),
+    /// Write the manual pages, one for each command.
+    Man(man::Man),
+    /// What `completions` asks at each Tab.
+    #[command(name = "__complete", hide = true)]
+    Complete(completions::Complete),
 }
 
 /// What every verb gets.
@@ -135,7 +134,8 @@ pub struct Context {
 
 /// Parses the command line and does what it says.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let parsed = command().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
+    let cli = match parsed {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
@@ -152,10 +152,30 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// The command line with its examples.
+fn command() -> Command {
+    add_examples(Cli::command(), "")
+}
+
+fn add_examples(command: Command, verb: &str) -> Command {
+    let names: Vec<String> =
+        command.get_subcommands().map(|below| below.get_name().to_owned()).collect();
+    let command = names.into_iter().fold(command, |command, name| {
+        let path = format!("{verb} {name}");
+        command.mut_subcommand(name, |below| add_examples(below, path.trim_start()))
+    });
+    match (verb, examples::help(verb)) {
+        ("", Some(examples)) => command.after_help(format!("{examples}\n\n{EXIT_CODES}")),
+        (_, Some(examples)) => command.after_help(examples),
+        (_, None) => command,
+    }
+}
+
 impl Verb {
     fn run(&self, context: &Context) -> Result<u8, Failure> {
         match self {
             Verb::Devices(verb) => verb.run(context),
+            Verb::Show(verb) => verb.run(context),
             Verb::Groups(verb) => verb.run(context),
             Verb::Topology(verb) => verb.run(context),
             Verb::Vf(verb) => verb.run(context),
@@ -168,6 +188,9 @@ impl Verb {
             Verb::Diff(verb) => verb.run(context),
             Verb::Remove(verb) => verb.run(context),
             Verb::Run(verb) => verb.run(context),
+            Verb::Completions(verb) => verb.run(context),
+            Verb::Man(verb) => verb.run(context),
+            Verb::Complete(verb) => verb.run(context),
         }
     }
 }

@@ -19,7 +19,7 @@ use crate::failure::{Failure, OwnReason};
 use crate::signals::Signals;
 
 mod line;
-mod time;
+pub(super) mod time;
 
 /// Arguments of `assign events`.
 #[derive(Debug, Args)]

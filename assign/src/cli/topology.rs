@@ -1,10 +1,12 @@
 //! `assign topology`: the host as a picture, as text or as data.
 
 use std::path::PathBuf;
+use std::time::SystemTime;
 
 use clap::{Args, ValueEnum};
 use sriov::{HostSnapshot, Scope};
 
+use super::events::time;
 use super::{Context, Format, devices, output};
 use crate::failure::{Failure, OwnReason};
 use crate::topology::{Standings, Topology as Tree, svg, tree};
@@ -49,7 +51,7 @@ impl Topology {
         let text = match self.format {
             Drawing::Svg => {
                 let title = self.title.as_deref().unwrap_or("PCI topology");
-                svg::draw(&snapshot, &topology, title, &details(&snapshot))
+                svg::draw(&snapshot, &topology, title, &details(context, &snapshot))
             }
             Drawing::Text if context.format == Format::Table => {
                 let lines = devices::show_tree(&tree::rows(&topology, false)).lines(None);
@@ -72,8 +74,10 @@ impl Topology {
     }
 }
 
-fn details(snapshot: &HostSnapshot) -> Vec<String> {
+/// The kernel; of the live host also the time, which a recorded tree does not have.
+fn details(context: &Context, snapshot: &HostSnapshot) -> Vec<String> {
     let kernel = snapshot.platform.kernel.as_str();
     let kernel = (!kernel.is_empty()).then(|| format!("Linux {kernel}"));
-    kernel.into_iter().collect()
+    let time = context.root.is_live().then(|| time::utc(SystemTime::now()));
+    kernel.into_iter().chain(time).collect()
 }

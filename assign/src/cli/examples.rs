@@ -1,0 +1,68 @@
+//! Examples of each verb: shown by `--help` and in the manual pages. The tests parse every one of
+//! them, so that none tells of an option that is gone.
+
+/// A command line, and what it does.
+pub type Example = (&'static str, &'static str);
+
+/// The examples of a verb by its name, such as `vf create`.
+pub fn of(verb: &str) -> &'static [Example] {
+    match verb {
+        "" => &[
+            ("assign devices", "What is there, who has it, who could."),
+            ("assign vf create eth0 4", "Make four VFs of the card behind eth0."),
+            ("assign plan -f edge-node.yaml", "What would have to change for a policy."),
+            ("assign run -f web-1.yaml", "Start a guest."),
+        ],
+        "devices" => &[
+            ("assign devices ethernet", "Only network cards."),
+            ("assign devices 8086:10ca igbvf", "Only these ids with this driver."),
+            ("assign devices --tree", "What hangs below what."),
+        ],
+        "show" => &[("assign show eth0", "The device behind eth0.")],
+        "groups" => &[
+            ("assign groups", "All IOMMU groups."),
+            ("assign groups 01:10.0 --regions", "The group of a device, with what it reserves."),
+        ],
+        "topology" => &[
+            ("assign topology", "The tree of this host."),
+            ("assign topology --format svg -O host.svg", "A picture of it."),
+        ],
+        "vf create" => &[("assign vf create eth0 4 --driver vfio-pci", "Four VFs for guests.")],
+        "vf list" => &[("assign vf list eth0", "The VFs of the card behind eth0.")],
+        "vf destroy" => &[("assign vf destroy eth0", "All VFs of the card behind eth0.")],
+        "bind" => &[
+            ("assign bind 01:10.0 01:10.2", "Two VFs to vfio-pci, or its variant for them."),
+            ("assign bind --group 01:00.0", "A graphics card with its audio."),
+        ],
+        "release" => &[("assign release 01:10.0", "Back to the driver it had before.")],
+        "events" => &[
+            ("assign events eth0", "What happens to the device behind eth0."),
+            ("assign events --count 1 --for 10 01:10.0", "Wait up to 10 s for one event."),
+        ],
+        "validate" => &[("assign validate edge-node.yaml guests/", "A file and a folder.")],
+        "plan" => &[("assign plan -f edge-node.yaml", "What applying it would change.")],
+        "apply" => &[("assign apply -f edge-node.yaml", "`assign remove` takes it back.")],
+        "diff" => &[("assign diff -f edge-node.yaml", "Exit code 4 when the host differs.")],
+        "remove" => &[("assign remove -f edge-node.yaml", "Take back what applying it changed.")],
+        "run" => &[("assign run -f web-1.yaml", "Ctrl-] on its console stops the guest.")],
+        "completions" => &[
+            ("source <(assign completions bash)", "For this shell."),
+            ("assign completions fish | source", "The same in fish."),
+        ],
+        "man" => &[("assign man /usr/local/share/man/man1", "So that `man assign` finds them.")],
+        _ => &[],
+    }
+}
+
+/// The examples of a verb as `--help` shows them.
+pub fn help(verb: &str) -> Option<String> {
+    let examples = of(verb);
+    let widest = examples.iter().map(|(line, _)| line.len()).max()?;
+    let line = |(line, what): &Example| match widest {
+        0..=38 => format!("  {line:widest$}  {what}"),
+        _ => format!("  {line}\n      {what}"),
+    };
+    let title = if examples.len() == 1 { "Example:" } else { "Examples:" };
+    let lines: Vec<String> = examples.iter().map(line).collect();
+    Some(format!("{title}\n{}", lines.join("\n")))
+}

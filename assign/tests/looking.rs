@@ -1,0 +1,186 @@
+//! What looks at a host: stable fields for programs, help that fits, completion as a shell asks for
+//! it, manual pages.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use serde_json::Value;
+use sriov::recorded::Tree;
+
+fn assign(root: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_assign"));
+    command.env("COLUMNS", "80");
+    command.arg("--root").arg(root).args(arguments).output().expect("assign runs")
+}
+
+fn lab() -> tempfile::TempDir {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    Tree::lab(directory.path(), 2);
+    directory
+}
+
+fn stdout(output: &Output) -> String {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Every field with its type, each once; of a field with more than one type, all of them.
+fn fields(value: &Value, path: &str, found: &mut BTreeSet<String>) {
+    let kind = match value {
+        Value::Null => "null",
+        Value::Bool(_) => "bool",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(values) => {
+            values.iter().for_each(|value| fields(value, &format!("{path}[]"), found));
+            return;
+        }
+        Value::Object(map) => {
+            for (name, value) in map {
+                // A map whose keys are numbers is one field.
+                let name = if name.parse::<u32>().is_ok() { "N" } else { name };
+                fields(value, &format!("{path}.{name}"), found);
+            }
+            return;
+        }
+    };
+    found.insert(format!("{path}: {kind}"));
+}
+
+#[test]
+fn programs_can_rely_on_the_fields() {
+    let directory = lab();
+    for (name, arguments) in [
+        ("devices", vec!["devices"]),
+        ("tree", vec!["devices", "--tree"]),
+        ("groups", vec!["groups"]),
+        ("vf_list", vec!["vf", "list"]),
+    ] {
+        let text = stdout(&assign(directory.path(), &[&["-o", "json"], &arguments[..]].concat()));
+        let mut found = BTreeSet::new();
+        fields(&serde_json::from_str(&text).expect("JSON"), "", &mut found);
+        let lines: Vec<String> = found.into_iter().collect();
+        insta::assert_snapshot!(format!("fields_of_{name}"), lines.join("\n"));
+    }
+    let text = stdout(&assign(directory.path(), &["-o", "json", "show", "eth0"]));
+    let value: Value = serde_json::from_str(&text).expect("JSON");
+    let names: Vec<&String> = value.as_object().expect("an object").keys().collect();
+    let expected = [
+        "class", "facts", "group", "lease", "name", "next", "original", "path", "standing", "uses",
+        "vfs",
+    ];
+    assert_eq!(names, expected);
+    let topology = stdout(&assign(directory.path(), &["-o", "json", "topology"]));
+    let tree = stdout(&assign(directory.path(), &["-o", "json", "devices", "--tree"]));
+    assert_eq!(topology, tree);
+}
+
+#[test]
+fn everything_about_a_device() {
+    let directory = lab();
+    let text = stdout(&assign(directory.path(), &["show", "eth0"]));
+    insta::assert_snapshot!("show_a_pf", text);
+    let text = stdout(&assign(directory.path(), &["show", "0000:00:1f.3"]));
+    assert!(text.contains("shares group 5 with 0000:00:1f.2 (ahci, carries sda → /)"), "{text}");
+    let text = stdout(&assign(directory.path(), &["groups", "5"]));
+    insta::assert_snapshot!("a_group_of_three", text);
+    assert_eq!(assign(directory.path(), &["groups", "77"]).status.code(), Some(2));
+}
+
+#[test]
+fn help_fits_80_columns_and_its_examples_are_right() {
+    let directory = lab();
+    let top = stdout(&assign(directory.path(), &["--help"]));
+    let verbs: Vec<&str> = top
+        .lines()
+        .skip_while(|line| *line != "Commands:")
+        .skip(1)
+        .take_while(|line| !line.is_empty())
+        .filter_map(|line| line.strip_prefix("  ").filter(|rest| !rest.starts_with(' ')))
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|verb| *verb != "help")
+        .collect();
+    assert!(verbs.len() > 12, "{verbs:?}");
+    let mut lines: Vec<Vec<String>> = verbs.iter().map(|verb| vec![(*verb).to_owned()]).collect();
+    lines.extend(["create", "list", "destroy"].map(|verb| vec!["vf".to_owned(), verb.to_owned()]));
+    lines.push(Vec::new());
+    for verb in lines {
+        let mut arguments: Vec<&str> = verb.iter().map(String::as_str).collect();
+        arguments.push("--help");
+        let help = stdout(&assign(directory.path(), &arguments));
+        for line in help.lines() {
+            assert!(line.chars().count() <= 80, "{verb:?}: {line}");
+        }
+        let examples = help.lines().filter_map(|line| line.trim().strip_prefix("assign "));
+        for example in examples.filter(|_| !help.contains("Usage: assign vf <")) {
+            let line = example.split("  ").next().unwrap_or_default();
+            let line = line.split(['|', ')']).next().unwrap_or_default();
+            // The words are right if asking for help with them is.
+            let mut words: Vec<&str> = line.split_whitespace().collect();
+            words.push("--help");
+            let output = assign(directory.path(), &words);
+            assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+        }
+    }
+}
+
+/// The words offered after `line`, split at blanks; its last word is being typed.
+fn offered(root: &Path, line: &str) -> Vec<String> {
+    let root = root.display().to_string();
+    let mut words = vec!["__complete", "--", "--root", root.as_str()];
+    words.extend(line.split(' '));
+    let text = stdout(&assign(Path::new("/nowhere"), &words));
+    text.lines().skip(1).filter_map(|line| line.split('\t').next()).map(str::to_owned).collect()
+}
+
+#[test]
+fn a_shell_is_offered_what_the_host_has() {
+    let directory = lab();
+    let root = directory.path();
+    assert_eq!(offered(root, "vf create "), ["0000:01:00.0", "eth0"]);
+    assert_eq!(offered(root, "bind 0000:01:1"), ["0000:01:10.0", "0000:01:10.2"]);
+    assert_eq!(offered(root, "bind 01:10.0 01:1"), ["01:10.2"]);
+    assert_eq!(offered(root, "bind --driver v"), ["vfio-pci"]);
+    assert_eq!(offered(root, "bind --driver=v"), ["--driver=vfio-pci"]);
+    assert_eq!(offered(root, "groups 1"), ["1", "16", "17"]);
+    assert_eq!(offered(root, "-o y"), ["yaml"]);
+    assert_eq!(offered(root, "vf l"), ["list"]);
+    assert_eq!(offered(root, "devices --tr"), ["--tree"]);
+    assert!(offered(root, "devices --tree --t").is_empty());
+    assert!(offered(root, "show 0000:01:00.0 ").is_empty());
+    assert!(offered(root, "no-such-verb ").len() < 40);
+}
+
+#[test]
+fn bash_completes_addresses_although_it_splits_them() {
+    let directory = lab();
+    let script = format!(
+        "PATH={}:$PATH; source <(assign completions bash)\n\
+         compopt() {{ :; }}\n\
+         COMP_LINE='assign --root {root} bind 0000:01:1' COMP_TYPE=9 COMP_CWORD=8\n\
+         COMP_WORDS=(assign --root {root} bind 0000 : 01 : 1)\n\
+         _assign assign; printf '%s\\n' \"${{COMPREPLY[@]}}\"",
+        Path::new(env!("CARGO_BIN_EXE_assign")).parent().expect("a folder").display(),
+        root = directory.path().display()
+    );
+    let output = Command::new("bash").args(["--norc", "-c", &script]).output().expect("bash runs");
+    assert_eq!(stdout(&output), "10.0\n10.2\n", "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn manual_pages_have_their_sections() {
+    let directory = lab();
+    let place = directory.path().display().to_string();
+    stdout(&assign(directory.path(), &["man", &place]));
+    let page =
+        std::fs::read_to_string(directory.path().join("assign-vf-create.1")).expect("a page");
+    for section in
+        ["NAME", "SYNOPSIS", "OPTIONS", "\"EXIT STATUS\"", "FILES", "EXAMPLES", "SEE ALSO"]
+    {
+        let plain = section.trim_matches('"');
+        assert!(page.contains(&format!(".SH {plain}\n")), "{section}: {page}");
+    }
+    assert!(!directory.path().join("assign-__complete.1").exists());
+    assert_eq!(assign(directory.path(), &["man", "/no/such/folder"]).status.code(), Some(1));
+}
