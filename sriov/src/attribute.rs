@@ -1,9 +1,12 @@
 //! One file of sysfs or procfs: read with a bound, written with one call, and an error that says
 //! which file, what was tried, what the kernel answered and what to do about it.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
 
 use crate::root::HostRoot;
 
@@ -83,7 +86,7 @@ pub fn read_table(path: &Path) -> Result<String, AttributeError> {
 pub fn read_head(path: &Path, bytes: u64) -> Result<String, AttributeError> {
     let read = || -> io::Result<Vec<u8>> {
         let mut head = Vec::new();
-        File::open(path)?.take(bytes).read_to_end(&mut head)?;
+        open(path)?.take(bytes).read_to_end(&mut head)?;
         Ok(head)
     };
     match read() {
@@ -99,10 +102,17 @@ pub fn read_head(path: &Path, bytes: u64) -> Result<String, AttributeError> {
     }
 }
 
+/// Opens a file to read it, without waiting: a tree that somebody sent may have a pipe there that
+/// nobody writes to.
+pub(crate) fn open(path: &Path) -> io::Result<File> {
+    let at_once = OFlags::NONBLOCK.bits().cast_signed();
+    OpenOptions::new().read(true).custom_flags(at_once).open(path)
+}
+
 /// Longer than `limit` is an error rather than a cut-off value; what is not UTF-8 is replaced.
 fn read_bounded(path: &Path, limit: u64) -> io::Result<String> {
     let mut bytes = Vec::new();
-    File::open(path)?.take(limit + 1).read_to_end(&mut bytes)?;
+    open(path)?.take(limit + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > limit {
         return Err(io::Error::other(format!("longer than {limit} bytes")));
     }

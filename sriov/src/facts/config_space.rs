@@ -65,7 +65,7 @@ impl ConfigFile {
     /// # Errors
     /// There is none, or it may not be read.
     pub fn open(path: &Path) -> io::Result<ConfigFile> {
-        Ok(ConfigFile::from(File::open(path)?))
+        Ok(ConfigFile::from(crate::attribute::open(path)?))
     }
 
     /// Why a read failed, if one did. That the file ends early is no failure.

@@ -219,3 +219,54 @@ fn a_comparison_tells_all_that_differs_and_nothing_twice() {
     }
     assert_eq!(host.known.compare(Known::read(&tree.root())), []);
 }
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig {
+        cases: 64,
+        ..proptest::prelude::ProptestConfig::default()
+    })]
+
+    /// Whatever messages say, in whatever order, what is told follows from what was told before.
+    #[test]
+    fn any_messages_are_told_consistently(
+        messages in proptest::collection::vec((0..6_usize, 0..8_usize, 0..6_usize, ".{0,12}"), 1..40),
+    ) {
+        let mut host = Host::with_vfs(2);
+        let root = host.root();
+        let mut told: std::collections::BTreeSet<PciAddress> =
+            host.known.all().iter().filter_map(|event| event.device).collect();
+        for (action, path, subsystem, text) in messages {
+            let text = text.replace('\0', "");
+            let action = ["add", "remove", "change", "bind", "unbind", "move"][action];
+            let subsystem = ["pci", "pci", "net", "block", "vfio", "vfio-dev"][subsystem];
+            let path = [
+                PF.to_owned(),
+                VF.to_owned(),
+                "/devices/pci0000:00/0000:00:09.0".to_owned(),
+                format!("{VF}/net/{text}"),
+                format!("{PF}/nvme/nvme0/{text}"),
+                format!("/devices/virtual/{text}"),
+                "/../../..".to_owned(),
+                text.clone(),
+            ][path].clone();
+            let properties = [
+                format!("DRIVER={text}"), "PCI_ID=8086:10CA".into(), "PCI_CLASS=20000".into(),
+                format!("INTERFACE={text}"), "IFINDEX=7".into(), format!("DEVNAME=vfio/{text}"),
+                "DEVTYPE=partition".into(), format!("ERROR_EVENT={text}"),
+            ];
+            let message = message(action, &path, subsystem, &properties.each_ref().map(String::as_str));
+            for event in host.known.take(&root, Source::Kernel, &message).unwrap_or_default() {
+                let Some(device) = event.device else { continue };
+                match event.what {
+                    What::DeviceAdded(_) => assert!(told.insert(device), "{device} added twice"),
+                    What::DeviceRemoved(_) => assert!(told.remove(&device), "{device} unknown"),
+                    What::Bound(change) => assert!(change.from != change.to || change.from.is_some()),
+                    What::VfsChanged { from, to } => assert_ne!(from, to),
+                    _ => {}
+                }
+            }
+        }
+        host.known.compare(Known::read(&root));
+        assert_eq!(host.known.compare(Known::read(&root)), []);
+    }
+}
