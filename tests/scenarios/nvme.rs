@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use lab::Host;
 
+use crate::documents::Guest;
+
 const PF: &str = "/sys/bus/pci/devices/0000:01:00.0";
 const NOTHING: &str = r#"{"online":false,"queues":0,"interrupts":0}"#;
 
@@ -119,5 +121,87 @@ fn an_nvme_drive_is_shared_out_under_a_mounted_disk() -> Result<()> {
     work.close_stdin();
     let done = work.wait(Duration::from_secs(20))?;
     assert_eq!(done.code, 0, "{}\n{}", done.stdout, done.stderr);
+    Ok(())
+}
+
+/// The name of a disk of this controller by its namespace: names are given in the order in which the
+/// kernel happens to find them.
+fn disk(host: &Host, controller: &str, namespace: u8) -> String {
+    let found = host.ok(&format!(
+        "tries=0; while [ $tries -lt 200 ]; do
+             for disk in /sys/class/block/{controller}n*; do
+                 [ \"$(cat $disk/nsid)\" = {namespace} ] && [ -b /dev/${{disk##*/}} ] && exec echo ${{disk##*/}}
+             done
+             tries=$((tries + 1)); usleep 50000
+         done"
+    ));
+    assert!(
+        !found.is_empty(),
+        "{controller} has no namespace {namespace}: {}",
+        host.ok("dmesg | tail")
+    );
+    found.trim().to_owned()
+}
+
+#[test]
+#[ignore = "boots an emulated host: cargo lab test"]
+fn the_host_and_a_guest_reach_an_nvme_drive_through_its_vfs() -> Result<()> {
+    let guest = Guest::new("reader", "net").claim().to_string().replace("pool: lan", "pool: disks");
+    let host = Host::intel().nvme().file("root/guest.yaml", guest).boot()?;
+    // Without multipathing each controller shows the disk as one of its own.
+    host.ok("modprobe -r nvme nvme_core && modprobe nvme_core multipath=N && modprobe nvme");
+    disk(&host, "nvme0", 1);
+    host.ok("assign vf create 01:00.0 2");
+    let disks = ["nvme0", "nvme1", "nvme2"].map(|controller| disk(&host, controller, 1));
+    // Written through one VF, read through the other and the physical function, around all caches.
+    host.ok("head -c 1048576 /dev/urandom > pattern");
+    host.ok(&format!("dd if=pattern of=/dev/{} bs=64k oflag=direct 2>/dev/null", disks[1]));
+    let sum = host.ok("sha256sum < pattern");
+    for disk in &disks {
+        let read =
+            format!("dd if=/dev/{disk} bs=64k count=16 iflag=direct 2>/dev/null | sha256sum");
+        assert_eq!(host.ok(&read), sum, "through {disk}");
+    }
+    // One that carries something stays, and with it all.
+    let mounted = &disks[2];
+    host.ok(&format!("mke2fs -q /dev/{mounted} >&2 && mount -t ext4 /dev/{mounted} /mnt"));
+    let refused = host.run("assign vf destroy 01:00.0 --yes")?;
+    assert_eq!(refused.code, 3, "{}", refused.stderr);
+    assert!(refused.stderr.contains(&format!(" → {mounted} → /mnt")), "{}", refused.stderr);
+    host.ok("umount /mnt && assign vf destroy 01:00.0 --yes");
+
+    // With multipathing VFs are further ways to the same disk: they come and go under it.
+    host.ok("modprobe -r nvme nvme_core && modprobe nvme_core multipath=Y && modprobe nvme");
+    let shared = disk(&host, "nvme0", 1);
+    host.ok(&format!("mke2fs -q /dev/{shared} >&2 && mount -t ext4 /dev/{shared} /mnt"));
+    host.ok("cp pattern /mnt && sync");
+    let reading = host.spawn(
+        "until [ -e /run/enough ]; do echo 3 > /proc/sys/vm/drop_caches; \
+         cmp pattern /mnt/pattern || exit 1; done",
+    );
+    host.ok("assign vf create 01:00.0 2");
+    host.ok("until ls -d /sys/class/block/nvme0c2n*; do usleep 50000; done; sleep 1");
+    host.ok("assign vf destroy 01:00.0 --yes && sleep 1 && touch /run/enough");
+    let done = reading.wait(Duration::from_secs(20))?;
+    assert_eq!(done.code, 0, "{}\n{}", done.stdout, done.stderr);
+    host.ok(&format!(
+        "umount /mnt && dd if=pattern of=/dev/{shared} bs=64k conv=fsync 2>/dev/null"
+    ));
+
+    // A guest reaches the disk by the driver of its own kernel.
+    let applied = host.ok("assign apply -f /examples/nvme-slices.yaml");
+    assert!(
+        applied.contains("VF 1: give it 8 queues, 4 interrupts and set it online"),
+        "{applied}"
+    );
+    assert_eq!(host.run("assign diff -f /examples/nvme-slices.yaml")?.code, 0);
+    let output =
+        host.run_within("assign run -f guest.yaml </dev/null", Duration::from_secs(120))?;
+    let sum = sum.split(' ').next().unwrap_or_default();
+    let line = format!("32 MiB, sha256 {sum}");
+    assert!(output.stdout.contains(&line), "{}\n{}", output.stdout, output.stderr);
+    host.ok("assign remove -f /examples/nvme-slices.yaml");
+    has_nothing(&host, 0..2);
+    assert_eq!(host.ok(&format!("cat {PF}/sriov_numvfs")), "0\n");
     Ok(())
 }

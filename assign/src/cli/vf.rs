@@ -73,10 +73,12 @@ impl Vf {
 impl Create {
     fn run(&self, context: &Context) -> Result<u8, Failure> {
         let operation = device::begin(context, "vf create", std::slice::from_ref(&self.pf))?;
-        // Where there are no VFs yet, nothing is taken from anybody, and nobody's uses are looked for.
+        // Where there are no VFs yet, nothing is taken from anybody, and nobody's uses are looked for;
+        // but a drive may have to be reset for them, with all it carries.
         let functions = HostSnapshot::read_within(&context.root, Scope::Functions);
-        let snapshot = match find_pf(&functions, &self.pf)?.1.present {
-            0 => functions,
+        let before = find_pf(&functions, &self.pf)?.1;
+        let snapshot = match (before.present, &before.nvme) {
+            (0, None) => functions,
             _ => HostSnapshot::read(&context.root),
         };
         let (pf, facts) = find_pf(&snapshot, &self.pf)?;

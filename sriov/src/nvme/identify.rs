@@ -152,3 +152,107 @@ pub fn secondaries(page: &Page, first: u16) -> Result<Vec<Entry>, String> {
     }
     Ok(entries)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn page(parts: &[(usize, &[u8])]) -> Page {
+        let mut page = [0; IDENTIFY_BYTES];
+        for (at, bytes) in parts {
+            page[*at..at + bytes.len()].copy_from_slice(bytes);
+        }
+        page
+    }
+
+    #[test]
+    fn a_controllers_identity_is_read_from_its_places() {
+        let serial = b"  S4  \x1b[31m           ";
+        let identity =
+            Identity::parse(&page(&[(4, serial), (78, &[0x41, 0x02]), (256, &[0x80, 0])]));
+        assert_eq!((identity.controller, identity.manages_virtualization), (0x241, true));
+        assert_eq!(identity.serial, "S4  ?[31m", "what would move the cursor is replaced");
+        assert!(!Identity::parse(&page(&[(256, &[0x7f, 0xff])])).manages_virtualization);
+    }
+
+    #[test]
+    fn both_pools_are_read_from_their_places() {
+        let queues = [72, 0, 1, 0, 16, 0, 0, 0, 56, 0, 5, 0, 8, 0, 2, 0];
+        let interrupts = [40, 0, 0, 0, 8, 0, 0, 0, 32, 0, 6, 0, 4, 0, 0, 0];
+        let read = Capabilities::parse(&page(&[
+            (0, &[7, 1]),
+            (4, &[2]),
+            (32, &queues),
+            (64, &interrupts),
+        ]));
+        assert_eq!(read.controller, 0x107);
+        let expected = Pool {
+            flexible: false,
+            private: 5,
+            total: 65_608,
+            primary: 56,
+            assigned: 16,
+            most: 8,
+            step: 2,
+        };
+        assert_eq!(read.queues, expected);
+        let expected = Pool {
+            flexible: true,
+            private: 6,
+            total: 40,
+            primary: 32,
+            assigned: 8,
+            most: 4,
+            step: 1,
+        };
+        assert_eq!(read.interrupts, expected, "no step is a step of one");
+        assert_eq!(read.interrupts.free(), 0);
+    }
+
+    /// An entry: its controller, whether it is online, its VF, queues and interrupts.
+    fn entry(controller: u16, online: u8, vf: u8, queues: u8, interrupts: u8) -> [u8; ENTRY] {
+        let mut entry = [0; ENTRY];
+        entry[..2].copy_from_slice(&controller.to_le_bytes());
+        entry[4] = online;
+        (entry[8], entry[10], entry[12]) = (vf, queues, interrupts);
+        entry
+    }
+
+    #[test]
+    fn secondaries_are_read_in_order_and_nothing_else_is_believed() {
+        let list = page(&[(0, &[2]), (32, &entry(1, 0xfe, 1, 0, 0)), (64, &entry(9, 1, 2, 8, 4))]);
+        let read = secondaries(&list, 1).expect("a list");
+        let ids: Vec<_> = read.iter().map(|entry| (entry.controller, entry.vf)).collect();
+        assert_eq!(ids, [(1, 1), (9, 2)]);
+        assert_eq!(read[0].state, SecondaryState::default());
+        assert_eq!(read[1].state, SecondaryState { online: true, queues: 8, interrupts: 4 });
+        let told = secondaries(&list, 2).expect_err("an entry before the first that was asked for");
+        assert_eq!(told, "its list of secondary controllers is out of order");
+        assert!(secondaries(&page(&[(0, &[128])]), 0).is_err(), "more than fit");
+        assert!(secondaries(&[0xff; IDENTIFY_BYTES], 0).is_err());
+        assert!(secondaries(&page(&[(0, &[2])]), 0).is_err(), "the same controller twice");
+        assert_eq!(secondaries(&page(&[]), 0), Ok(Vec::new()));
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_a_controller_answers_is_bounded(
+            bytes in proptest::collection::vec(any::<u8>(), IDENTIFY_BYTES),
+            first in any::<u16>(),
+        ) {
+            let page: Page = bytes.try_into().expect("a page");
+            prop_assert!(Identity::parse(&page).serial.chars().all(|c| !c.is_control()));
+            let read = Capabilities::parse(&page);
+            for pool in [read.queues, read.interrupts] {
+                prop_assert!(pool.step > 0 && pool.free() <= pool.total);
+            }
+            if let Ok(entries) = secondaries(&page, first) {
+                prop_assert!(entries.len() <= MOST_ENTRIES);
+                prop_assert!(entries.iter().all(|entry| entry.controller >= first));
+                prop_assert!(entries.is_sorted_by(|one, next| one.controller < next.controller));
+            }
+        }
+    }
+}
