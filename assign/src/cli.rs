@@ -20,14 +20,17 @@ mod confirm;
 mod device;
 pub mod devices;
 mod diff;
+mod doctor;
 mod error;
 mod events;
 mod examples;
 mod files;
 mod force;
 mod groups;
+mod host;
 mod man;
 pub mod output;
+mod page;
 mod plan;
 mod release;
 mod remove;
@@ -81,6 +84,12 @@ struct Global {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    /// Say whether this host is ready, and what to do where it is not.
+    ///
+    /// Exit codes: 0 no problem (warnings are none), 1 a problem, 2 no such device.
+    Doctor(doctor::Doctor),
+    /// Show what this machine is, and what it can do for guests.
+    Host(host::Host),
     /// List PCI devices: who has them, and who could have them.
     Devices(devices::Devices),
     /// Show everything about one device, and what to do with it next.
@@ -174,6 +183,8 @@ fn add_examples(command: Command, verb: &str) -> Command {
 impl Verb {
     fn run(&self, context: &Context) -> Result<u8, Failure> {
         match self {
+            Verb::Doctor(verb) => verb.run(context),
+            Verb::Host(verb) => verb.run(context),
             Verb::Devices(verb) => verb.run(context),
             Verb::Show(verb) => verb.run(context),
             Verb::Groups(verb) => verb.run(context),

@@ -8,12 +8,13 @@
 //!
 //! Facts are read in one pass by the crate `sriov`; `plan` decides without touching anything;
 //! `apply` makes small journalled steps that it can take back; `state` remembers who has what;
-//! `launch` starts a guest. `cli` has one file per verb.
+//! `launch` starts a guest; `doctor` says what is in the way. `cli` has one file per verb.
 
 #![deny(unsafe_code)]
 
 pub mod apply;
 pub mod cli;
+pub mod doctor;
 pub mod failure;
 pub mod launch;
 pub mod plan;

@@ -106,7 +106,10 @@ impl HostSnapshot {
         let consoles = console::read(&mut reader);
         let session =
             netlink.as_mut().and_then(|netlink| session::read(&mut reader, netlink, &netdevs));
-        let platform = platform::read_whole(&mut reader);
+        let platform = match scope {
+            Scope::Whole => platform::read_whole(&mut reader),
+            _ => platform::read(&mut reader),
+        };
         HostSnapshot {
             schema: SCHEMA,
             platform,

@@ -10,7 +10,7 @@ use sriov::facts::platform::{
 };
 use sriov::facts::reader::Reader;
 use sriov::recorded::Tree;
-use sriov::{HostRoot, HostSnapshot};
+use sriov::{HostRoot, HostSnapshot, Scope};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -90,7 +90,7 @@ fn each_platform_is_known_by_its_signs() {
 #[test]
 fn a_recorded_host_is_not_asked_for_the_cpu_that_reads_it() {
     let directory = tempfile::tempdir().expect("a temporary directory");
-    let snapshot = HostSnapshot::read(&Tree::new(directory.path()).root());
+    let snapshot = HostSnapshot::read_within(&Tree::new(directory.path()).root(), Scope::Whole);
     let platform = &snapshot.platform;
     assert_eq!((&platform.evidence.cpuid, &platform.kvm_interface), (&None, &None));
     assert_eq!((platform.process, platform.cpu.hardware, platform.cpu.asids), (None, None, None));
@@ -118,7 +118,8 @@ fn lay_out(directory: &Path, files: &[(&str, &str)]) -> Tree {
 /// The host that these files describe, and that they had no oddity.
 fn platform(files: &[(&str, &str)]) -> Platform {
     let directory = tempfile::tempdir().expect("a temporary directory");
-    let snapshot = HostSnapshot::read(&lay_out(directory.path(), files).root());
+    let snapshot =
+        HostSnapshot::read_within(&lay_out(directory.path(), files).root(), Scope::Whole);
     assert_eq!(snapshot.problems, []);
     let text = serde_json::to_string(&snapshot).expect("serialized");
     let back: HostSnapshot = serde_json::from_str(&text).expect("read back");
@@ -262,7 +263,7 @@ fn nonsense_is_noted_and_left_out() {
             ("sys/devices/system/node/node0/distance", "10 x 20\n"),
         ],
     );
-    let snapshot = HostSnapshot::read(&tree.root());
+    let snapshot = HostSnapshot::read_within(&tree.root(), Scope::Whole);
     assert_eq!(snapshot.problems.len(), 5, "{:#?}", snapshot.problems);
     let platform = &snapshot.platform;
     assert!(platform.topology.online.is_empty() && platform.memory.ksm.is_none());

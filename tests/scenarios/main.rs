@@ -7,6 +7,7 @@ mod boot;
 mod documents;
 mod events;
 mod fallback;
+mod host_and_doctor;
 mod leases;
 mod machine;
 mod nvme;

@@ -8,11 +8,17 @@ pub type Example = (&'static str, &'static str);
 pub fn of(verb: &str) -> &'static [Example] {
     match verb {
         "" => &[
+            ("assign doctor", "Is this host ready?"),
             ("assign devices", "What is there, who has it, who could."),
             ("assign vf create eth0 4", "Make four VFs of the card behind eth0."),
             ("assign plan -f edge-node.yaml", "What would have to change for a policy."),
             ("assign run -f web-1.yaml", "Start a guest."),
         ],
+        "doctor" => &[
+            ("assign doctor", "Is this host ready?"),
+            ("assign doctor eth0 01:10.0", "What keeps these devices from a guest."),
+        ],
+        "host" => &[("assign host -o json", "Everything that was found out, for programs.")],
         "devices" => &[
             ("assign devices ethernet", "Only network cards."),
             ("assign devices 8086:10ca igbvf", "Only these ids with this driver."),

@@ -38,7 +38,8 @@ pub struct Platform {
     pub command_line: String,
     /// Which boot this is; addresses, groups and bindings hold for one boot only.
     pub boot_id: String,
-    /// What this kernel runs on, each with the sign that tells it.
+    /// What this kernel runs on, each with the sign that tells it. This and what follows is only in
+    /// a snapshot that was read whole.
     pub runs_on: Vec<Finding>,
     /// The signs.
     pub evidence: Evidence,
