@@ -14,8 +14,6 @@
 //!
 //! Steps that take devices from their drivers are made together: see [`together`].
 
-use std::io::{IsTerminal, Write};
-
 use sriov::facts::platform;
 use sriov::{Change, HostRoot, Reason as HostReason, Undo, act};
 
@@ -24,10 +22,12 @@ use crate::signals::Signals;
 use crate::state::{Entry, HostLock, State, Transaction};
 
 pub mod policies;
+mod progress;
 mod recover;
 pub mod settle;
 mod together;
 
+use progress::Progress;
 use recover::{left_as_it_is, take_back_all};
 
 /// A step by its place in the journal.
@@ -213,9 +213,9 @@ impl<'a> Operation<'a> {
             }
         };
         let fails = |outcome: &Outcome| matches!(outcome, Outcome::Failed(_) | Outcome::Refused(_));
-        let mut progress = None;
+        let (mut progress, signals) = (None, self.signals.as_ref());
         let outcomes = together::each(run, work, fails, |(_, change), outcome| match outcome {
-            None => progress = Some(Progress::of(change)),
+            None => progress = Some(Progress::of_change(root, change, signals)),
             Some(outcome) => {
                 if let Some(progress) = progress.take() {
                     progress.end(!fails(outcome));
@@ -350,27 +350,5 @@ impl<'a> Operation<'a> {
             }
         }
         cause
-    }
-}
-
-/// One line per step on a terminal, none elsewhere.
-struct Progress {
-    shown: bool,
-}
-
-impl Progress {
-    fn of(step: &impl std::fmt::Display) -> Progress {
-        let shown = std::io::stderr().is_terminal();
-        if shown {
-            anstream::eprint!("  {step} ... ");
-            std::io::stderr().flush().ok();
-        }
-        Progress { shown }
-    }
-
-    fn end(self, well: bool) {
-        if self.shown {
-            anstream::eprintln!("{}", if well { "done" } else { "failed" });
-        }
     }
 }

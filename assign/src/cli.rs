@@ -98,7 +98,7 @@ enum Verb {
     Groups(groups::Groups),
     /// Draw this host: its buses, ports, devices and IOMMU groups.
     Topology(topology::Topology),
-    /// Create, list and destroy virtual functions (VFs).
+    /// Create, list, set and destroy virtual functions (VFs).
     #[command(subcommand)]
     Vf(vf::Vf),
     /// Bind devices to a driver, vfio-pci or its variant by default.

@@ -88,7 +88,7 @@ fn applied(tree: &Tree) -> HostSnapshot {
     let macs = [derived(&snapshot, 0), derived(&snapshot, 1)];
     let pf = snapshot.functions.iter_mut().find_map(|function| function.sriov.as_mut());
     let pf = pf.expect("the PF");
-    pf.vf_settings = (0..).zip(macs.map(|mac| VfSettings { mac })).collect();
+    pf.vf_settings = (0..).zip(macs.map(VfSettings::with_mac)).collect();
     snapshot
 }
 
@@ -106,8 +106,12 @@ fn another_number_goes_by_way_of_none_and_is_asked_about() {
     let snapshot = applied(&Tree::lab(directory.path(), 2));
     let plan = planned(&snapshot, &[lan(3)]);
     let steps = steps(&plan);
-    assert_eq!(steps.get(1).map(String::as_str), Some("0000:01:00.0: destroy its 2 VFs"));
-    assert_eq!(steps.get(2).map(String::as_str), Some("0000:01:00.0: create 3 VFs"));
+    for (at, vf) in [(1, 0), (2, 1)] {
+        let text = format!("0000:01:00.0 VF {vf}: remember what it has: vfio-pci, ");
+        assert!(steps.get(at).is_some_and(|step| step.starts_with(&text)), "{steps:#?}");
+    }
+    assert_eq!(steps.get(3).map(String::as_str), Some("0000:01:00.0: destroy its 2 VFs"));
+    assert_eq!(steps.get(4).map(String::as_str), Some("0000:01:00.0: create 3 VFs"));
     assert!(plan.is_disruptive());
 }
 
@@ -125,7 +129,7 @@ fn a_leased_vf_is_neither_destroyed_nor_touched() {
     assert!(text.contains("guest web-1 (process 4711)"), "{text}");
 
     let pf = snapshot.functions.iter_mut().find_map(|function| function.sriov.as_mut());
-    pf.expect("the PF").vf_settings.insert(1, VfSettings { mac: MacAddress([2; 6]) });
+    pf.expect("the PF").vf_settings.insert(1, VfSettings::with_mac(MacAddress([2; 6])));
     let plan = assign::plan::plan(&snapshot, &[lan(2)], known);
     assert_eq!(refusal(&plan).1, Reason::Own(OwnReason::Leased));
 }

@@ -16,6 +16,7 @@ pub mod bind;
 pub mod driver;
 pub mod link;
 pub mod nvme;
+pub mod vf_settings;
 pub mod vfs;
 
 /// What came of a step.

@@ -15,6 +15,7 @@ use crate::isolation::is_vfio_driver;
 use crate::mac::MacAddress;
 use crate::nvme::{SecondaryState, Share};
 use crate::root::HostRoot;
+use crate::vf_settings::{VfSetting, VfState};
 
 /// The device of a step. A VF is named by its PF and index, since it may not be there yet, and
 /// may sit at another address when it is made anew.
@@ -149,6 +150,28 @@ pub enum Change {
         /// As it is to be.
         to: SecondaryState,
     },
+    /// One setting of a VF that is not its address.
+    SetVf {
+        /// The VF.
+        vf: VfRef,
+        /// Which setting, as it is and as it is to be.
+        setting: VfSetting,
+    },
+    /// Remembers what a VF has before it goes away with all VFs of its PF. Nothing is changed by it;
+    /// taking it back is what makes the VF as it was.
+    RememberVf {
+        /// The VF.
+        vf: VfRef,
+        /// What it has.
+        had: VfState,
+    },
+    /// Gives a VF that was made anew what it had before.
+    RemakeVf {
+        /// The VF.
+        vf: VfRef,
+        /// What it had.
+        had: VfState,
+    },
     /// Gives a device to a driver by an override, and to no other.
     Bind {
         /// The device.
@@ -200,7 +223,11 @@ impl Change {
             | Change::SetAcceptRa { pf, .. }
             | Change::SetLink { pf, .. } => Target::Function(*pf),
             Change::SetNvmePrimary { pf, .. } => Target::Function(*pf),
-            Change::SetVfMac { vf, .. } | Change::SetNvmeSecondary { vf, .. } => Target::Vf(*vf),
+            Change::SetVfMac { vf, .. }
+            | Change::SetNvmeSecondary { vf, .. }
+            | Change::SetVf { vf, .. }
+            | Change::RememberVf { vf, .. }
+            | Change::RemakeVf { vf, .. } => Target::Vf(*vf),
             Change::Bind { device, .. } | Change::Restore { device, .. } => *device,
             Change::Forced { step, .. } => step.device(),
         }
@@ -222,7 +249,7 @@ impl Change {
 
     /// The reverse, known beforehand.
     ///
-    /// Destroyed VFs come back by number only: their addresses and drivers are steps of their own.
+    /// Destroyed VFs come back by number only: what they had is remembered in steps of its own.
     pub fn undo(&self) -> Undo {
         Undo::Change(match self.clone() {
             Change::SetAutoprobe { pf, from, to } => {
@@ -242,6 +269,9 @@ impl Change {
             Change::SetNvmeSecondary { vf, controller, from, to } => {
                 Change::SetNvmeSecondary { vf, controller, from: to, to: from }
             }
+            Change::SetVf { vf, setting } => Change::SetVf { vf, setting: setting.back() },
+            Change::RememberVf { vf, had } => Change::RemakeVf { vf, had },
+            Change::RemakeVf { vf, had } => Change::RememberVf { vf, had },
             Change::Bind { device, from, driver } => {
                 Change::Restore { device, from: Binding::forced(&driver), to: from }
             }
@@ -288,6 +318,9 @@ impl Change {
             Change::SetNvmeSecondary { vf, controller, from, to } => {
                 act::nvme::set_secondary(root, *vf, *controller, *from, *to)
             }
+            Change::SetVf { vf, setting } => act::vf_settings::set(root, *vf, *setting),
+            Change::RememberVf { vf, had } => act::vf_settings::remember(root, *vf, had),
+            Change::RemakeVf { vf, had } => act::vf_settings::remake(root, *vf, had),
             Change::Bind { device, from, driver } => {
                 act::bind::bind(root, *device, from, driver, !forced.is_empty())
             }
@@ -351,6 +384,9 @@ impl fmt::Display for Action<'_> {
                     (false, false) => write!(f, "give it {} and leave it offline", to.share()),
                 }
             }
+            Change::SetVf { setting, .. } => setting.fmt(f),
+            Change::RememberVf { had, .. } => write!(f, "remember what it has: {had}"),
+            Change::RemakeVf { had, .. } => write!(f, "give it what it had: {had}"),
             Change::Bind { from, driver, .. } => {
                 write!(f, "bind to {driver}")?;
                 if driver != "vfio-pci" && is_vfio_driver(driver) {

@@ -45,6 +45,12 @@ pub enum Reason {
     OutOfVectors,
     /// The kernel enabled another number of VFs than asked.
     OtherVfCount,
+    /// The driver, or the kernel, has no such setting, or takes another value only.
+    NotSupported,
+    /// A setting cannot be what was asked for.
+    InvalidValue,
+    /// A driver has the device, and what was asked for needs it without one.
+    HasDriver,
     /// The driver is not there and could not be loaded.
     NoSuchDriver,
     /// The driver did not take the device.
@@ -63,12 +69,16 @@ impl Reason {
     /// The class of failures for this reason.
     pub fn class(self) -> Class {
         match self {
-            Reason::NoSuchDevice | Reason::NotSriov | Reason::TooManyVfs | Reason::NotThisHost => {
-                Class::BadInput
-            }
-            Reason::HostUsesDevice | Reason::UseUnknown | Reason::DeviceOpen | Reason::HasVfs => {
-                Class::Refused
-            }
+            Reason::NoSuchDevice
+            | Reason::NotSriov
+            | Reason::TooManyVfs
+            | Reason::InvalidValue
+            | Reason::NotThisHost => Class::BadInput,
+            Reason::HostUsesDevice
+            | Reason::UseUnknown
+            | Reason::DeviceOpen
+            | Reason::HasDriver
+            | Reason::HasVfs => Class::Refused,
             _ => Class::Failed,
         }
     }
@@ -76,7 +86,10 @@ impl Reason {
     /// Whether a step that failed for this reason was not begun, so that nothing is to be undone.
     pub fn is_before_acting(self) -> bool {
         self.class() != Class::Failed || {
-            matches!(self, Reason::Stale | Reason::NoInterface | Reason::NoSuchDriver)
+            matches!(
+                self,
+                Reason::Stale | Reason::NoInterface | Reason::NotSupported | Reason::NoSuchDriver
+            )
         }
     }
 }

@@ -23,7 +23,9 @@ pub mod nvme;
 pub mod recorded;
 pub mod root;
 pub mod snapshot;
+pub mod udev;
 pub mod usage;
+pub mod vf_settings;
 pub mod vfio;
 pub mod watch;
 
@@ -34,3 +36,4 @@ pub use failure::{ChangeError, Class, Reason};
 pub use mac::MacAddress;
 pub use root::HostRoot;
 pub use snapshot::{HostSnapshot, Scope};
+pub use vf_settings::{LinkState, Rate, Step, VfSetting, VfSettings, VfState, Vlan, VlanProtocol};

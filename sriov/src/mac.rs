@@ -6,11 +6,18 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 /// An Ethernet address, written `52:54:00:12:34:56`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 #[serde(into = "String", try_from = "String")]
 pub struct MacAddress(pub [u8; 6]);
 
 impl MacAddress {
+    /// One that names a group of stations, not one (IEEE 802, the I/G bit).
+    pub fn is_multicast(self) -> bool {
+        self.0[0] & 1 != 0
+    }
+
     /// All zero: for a VF, "the PF has set none".
     pub fn is_zero(self) -> bool {
         self.0 == [0; 6]

@@ -9,23 +9,31 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader, NetlinkMessage,
+    NetlinkPayload,
 };
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
-use netlink_packet_route::link::{
-    LinkAttribute, LinkExtentMask, LinkFlags, LinkMessage, LinkVfInfo, VfInfo, VfInfoMac,
-};
+use netlink_packet_route::link::{LinkAttribute, LinkExtentMask, LinkFlags, LinkMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 
 use crate::mac::MacAddress;
 
+mod answer;
+mod attributes;
 mod links;
 mod routes;
+mod vfs;
 
+pub use answer::NetlinkError;
+use answer::Part;
 pub use links::{Link, Over};
 pub use routes::Route;
+pub use vfs::{VfList, VfValue};
+
+/// The message that tells of a link (uapi/linux/rtnetlink.h).
+const RTM_NEWLINK: u16 = 16;
 
 /// Answers to one request: more than any host has addresses; only a bound against running away.
 const MOST_DATAGRAMS: usize = 100_000;
@@ -51,38 +59,50 @@ impl Rtnetlink {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         socket.bind_auto()?;
         socket.connect(&SocketAddr::new(0, 0))?;
+        // Words beside errors, and errors without the request; kernels before 4.12 have neither.
+        socket.set_ext_ack(true).ok();
+        socket.set_cap_ack(true).ok();
         Ok(Rtnetlink { socket, sequence: 0 })
     }
 
-    /// The administrative address of each VF of a PF, by VF index; none for an interface that
-    /// has no VFs (`IFLA_VFINFO_LIST`, asked for with `RTEXT_FILTER_VF`).
-    pub fn vf_macs(&mut self, interface: u32) -> io::Result<BTreeMap<u16, MacAddress>> {
+    /// What a PF has set for its VFs; nothing for an interface that has none (`IFLA_VFINFO_LIST`,
+    /// asked for with `RTEXT_FILTER_VF`, and without counters, which would take half the room).
+    ///
+    /// # Errors
+    /// The kernel's, such as ENODEV.
+    pub fn vf_list(&mut self, interface: u32) -> io::Result<VfList> {
         let mut link = link_message(interface);
-        link.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::Vf]));
-        let answers = self.request(RouteNetlinkMessage::GetLink(link), 0)?;
-        let mut macs = BTreeMap::new();
-        for answer in answers {
-            let RouteNetlinkMessage::NewLink(link) = answer else { continue };
-            for attribute in link.attributes {
-                let LinkAttribute::VfInfoList(list) = attribute else { continue };
-                for info in list.iter().flat_map(|vf| &vf.0) {
-                    let VfInfo::Mac(VfInfoMac { vf_id, mac, .. }) = info else { continue };
-                    let [a, b, c, d, e, f, ..] = *mac;
-                    if let Ok(index) = u16::try_from(*vf_id) {
-                        macs.insert(index, MacAddress([a, b, c, d, e, f]));
-                    }
-                }
+        let mask = vec![LinkExtentMask::Vf, LinkExtentMask::SkipStats];
+        link.attributes.push(LinkAttribute::ExtMask(mask));
+        let mut list = None;
+        self.exchange(RouteNetlinkMessage::GetLink(link), 0, |kind, message| {
+            if kind == RTM_NEWLINK {
+                list = Some(VfList::decode(message));
             }
-        }
-        Ok(macs)
+            Ok(())
+        })?;
+        let other = "the kernel's answer is about something else";
+        list.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, other))
     }
 
-    /// Sets the administrative address of a VF (`IFLA_VF_MAC`).
-    pub fn set_vf_mac(&mut self, interface: u32, vf: u16, mac: MacAddress) -> io::Result<()> {
+    /// The administrative address of each VF of a PF, by VF index.
+    ///
+    /// # Errors
+    /// The kernel's, such as ENODEV.
+    pub fn vf_macs(&mut self, interface: u32) -> io::Result<BTreeMap<u16, MacAddress>> {
+        let settings = self.vf_list(interface)?.settings;
+        Ok(settings.into_iter().map(|(index, settings)| (index, settings.mac)).collect())
+    }
+
+    /// Makes one setting of a VF: one attribute, so that an error can only mean that one.
+    ///
+    /// # Errors
+    /// The kernel's, or the driver's, with its words where it has some. EOPNOTSUPP is a driver that
+    /// does not know the setting.
+    pub fn set_vf(&mut self, interface: u32, vf: u16, value: VfValue) -> Result<(), NetlinkError> {
         let mut link = link_message(interface);
-        let info = VfInfo::Mac(VfInfoMac::new(vf.into(), &mac.0));
-        link.attributes.push(LinkAttribute::VfInfoList(vec![LinkVfInfo(vec![info])]));
-        self.request(RouteNetlinkMessage::SetLink(link), NLM_F_ACK).map(drop)
+        link.attributes.push(LinkAttribute::VfInfoList(vec![value.encode(vf)]));
+        self.exchange(RouteNetlinkMessage::SetLink(link), NLM_F_ACK, |_, _| Ok(()))
     }
 
     /// Sets an interface up or down (IFF_UP).
@@ -144,8 +164,26 @@ impl Rtnetlink {
         &mut self,
         message: RouteNetlinkMessage,
         flags: u16,
-        answer: impl FnMut(RouteNetlinkMessage),
+        mut answer: impl FnMut(RouteNetlinkMessage),
     ) -> io::Result<()> {
+        let decode = |kind, body: &[u8]| {
+            let mut header = NetlinkHeader::default();
+            header.message_type = kind;
+            let message = RouteNetlinkMessage::deserialize(&header, body)
+                .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+            answer(message);
+            Ok(())
+        };
+        Ok(self.exchange(message, flags, decode)?)
+    }
+
+    /// Sends one request; `answer` gets the type and the body of each message that answers it.
+    fn exchange(
+        &mut self,
+        message: RouteNetlinkMessage,
+        flags: u16,
+        answer: impl FnMut(u16, &[u8]) -> io::Result<()>,
+    ) -> Result<(), NetlinkError> {
         self.sequence = self.sequence.wrapping_add(1);
         let mut header = NetlinkHeader::default();
         header.flags = NLM_F_REQUEST | flags;
@@ -163,40 +201,28 @@ impl Rtnetlink {
     fn answers(
         &mut self,
         flags: u16,
-        mut answer: impl FnMut(RouteNetlinkMessage),
-    ) -> io::Result<()> {
-        let is_dump = flags & NLM_F_DUMP != 0;
+        mut answer: impl FnMut(u16, &[u8]) -> io::Result<()>,
+    ) -> Result<(), NetlinkError> {
+        // The flags of a dump are two bits, one of which others have as well.
+        let is_question = flags & NLM_F_DUMP != NLM_F_DUMP && flags & NLM_F_ACK == 0;
         let mut answered = false;
         for _ in 0..MOST_DATAGRAMS {
             let (datagram, _) = self.socket.recv_from_full()?;
-            let mut rest = datagram.as_slice();
-            while !rest.is_empty() {
-                let packet = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest)
-                    .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-                // Messages are padded to four bytes; a length of nothing would not advance.
-                let length = (packet.header.length as usize).next_multiple_of(4).max(16);
-                rest = rest.get(length..).unwrap_or_default();
-                if packet.header.sequence_number != self.sequence {
-                    continue;
-                }
-                match packet.payload {
-                    NetlinkPayload::InnerMessage(message) => {
+            for part in answer::parts(&datagram, self.sequence)? {
+                match part {
+                    Part::Message(kind, body) => {
                         answered = true;
-                        answer(message);
+                        answer(kind, body)?;
                     }
-                    NetlinkPayload::Done(_) => return Ok(()),
-                    NetlinkPayload::Error(error) if error.code.is_some() => {
-                        return Err(error.to_io());
-                    }
-                    NetlinkPayload::Error(_) => return Ok(()),
-                    _ => {}
+                    Part::End => return Ok(()),
                 }
             }
-            if !is_dump && flags & NLM_F_ACK == 0 && answered {
+            if is_question && answered {
                 return Ok(());
             }
         }
-        Err(io::Error::new(io::ErrorKind::InvalidData, "the kernel's answer has no end"))
+        let endless = io::Error::new(io::ErrorKind::InvalidData, "the kernel's answer has no end");
+        Err(endless.into())
     }
 }
 

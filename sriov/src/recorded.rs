@@ -11,11 +11,12 @@ use crate::address::PciAddress;
 use crate::root::HostRoot;
 
 mod config;
+pub mod kernel;
 
 pub use config::Config;
 
 /// A tree below a directory that the test owns.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Tree {
     directory: PathBuf,
 }
@@ -239,6 +240,12 @@ impl Tree {
         ] {
             self.attribute(function.address, name, &text);
         }
+        self.add_vfs(&function, present);
+    }
+
+    /// Lays out the first VFs of a PF.
+    fn add_vfs(&self, function: &Function, present: u16) {
+        let address: PciAddress = function.address.parse().expect("an address");
         for index in 0..present {
             let routing = u8::try_from(0x80 + 2 * index).expect("VFs of one bus");
             let vf = PciAddress::new(address.domain(), address.bus(), routing >> 3, routing & 7);

@@ -13,4 +13,5 @@ mod machine;
 mod nvme;
 mod policy;
 mod protection;
+mod vf_settings;
 mod virtual_functions;

@@ -149,6 +149,9 @@ fn check_removal(
     match change {
         Change::SetVfMac { .. }
         | Change::SetNvmeSecondary { .. }
+        | Change::SetVf { .. }
+        | Change::RememberVf { .. }
+        | Change::RemakeVf { .. }
         | Change::Bind { .. }
         | Change::Restore { .. } => {
             let at = match change.device() {

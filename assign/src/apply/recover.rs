@@ -38,7 +38,7 @@ pub(super) fn take_back_all(
         let watch = |(_, change): &Numbered, result: Option<&Result<Left, Failure>>| match result {
             None => {
                 progress = match change.undo() {
-                    Undo::Change(back) => Some(Progress::of(&back)),
+                    Undo::Change(back) => Some(Progress::of_change(root, &back, None)),
                     Undo::Nothing | Undo::Impossible(_) => None,
                 }
             }

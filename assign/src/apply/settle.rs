@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use sriov::nvme::SecondaryState;
-use sriov::{Change, PciAddress, Target, Undo};
+use sriov::{Change, PciAddress, Target, Undo, VfSetting};
 
 /// The changes that take back `changes` (first to last), in order.
 pub fn settle(changes: &[Change]) -> Vec<Change> {
@@ -94,6 +94,15 @@ fn about(change: &Change) -> (u8, Target) {
         Change::SetAcceptRa { .. } => 5,
         Change::SetNvmePrimary { .. } => 6,
         Change::SetNvmeSecondary { .. } => 7,
+        Change::RememberVf { .. } | Change::RemakeVf { .. } => 8,
+        Change::SetVf { setting, .. } => match setting {
+            VfSetting::Vlan(_) => 9,
+            VfSetting::Trust(_) => 10,
+            VfSetting::SpoofCheck(_) => 11,
+            VfSetting::LinkState(_) => 12,
+            VfSetting::Rate(_) => 13,
+            VfSetting::Msix(_) => 14,
+        },
         Change::Forced { step, .. } => return about(step),
     };
     (subject, change.device())
@@ -124,6 +133,9 @@ fn then(first: Change, second: &Change) -> Change {
             Change::SetNvmeSecondary { vf, controller, from, .. },
             Change::SetNvmeSecondary { to, .. },
         ) => Change::SetNvmeSecondary { vf, controller, from, to },
+        (Change::SetVf { vf, setting: first }, Change::SetVf { setting: second, .. }) => {
+            Change::SetVf { vf, setting: second.after(first) }
+        }
         (
             Change::Bind { device, from, .. } | Change::Restore { device, from, .. },
             Change::Bind { driver, .. },
@@ -144,6 +156,9 @@ fn is_nothing(change: &Change) -> bool {
         Change::SetVfMac { from, to, .. } => from == to,
         Change::SetNvmePrimary { from, to, .. } => from == to,
         Change::SetNvmeSecondary { from, to, .. } => from == to,
+        Change::SetVf { setting, .. } => setting.is_nothing(),
+        // What a VF had before goes with it for good, once all is done.
+        Change::RememberVf { .. } | Change::RemakeVf { .. } => true,
         Change::Bind { from, driver, .. } => from.driver.as_ref() == Some(driver),
         Change::Restore { from, to, .. } => from.same_hands(to),
         Change::Forced { step, .. } => is_nothing(step),

@@ -59,7 +59,10 @@ impl Diff {
 /// What a step shows to be different; nothing for steps that only prepare others.
 fn difference(change: &Change, all: &[&Change]) -> Option<Difference> {
     let (what, is, should) = match change {
-        Change::SetAutoprobe { .. } | Change::SetAcceptRa { .. } => return None,
+        Change::SetAutoprobe { .. }
+        | Change::SetAcceptRa { .. }
+        | Change::RememberVf { .. }
+        | Change::RemakeVf { .. } => return None,
         Change::SetVfCount { pf, from, to } => {
             // By way of none: the way there is no difference, the end of it is.
             let passes = |other: &&&Change| matches!(other, Change::SetVfCount { pf: same, from: 0, .. } if same == pf);
@@ -78,6 +81,9 @@ fn difference(change: &Change, all: &[&Change]) -> Option<Difference> {
         }
         Change::SetLink { from, to, .. } => ("link", updown(*from), updown(*to)),
         Change::SetVfMac { from, to, .. } => ("address", address(*from), address(*to)),
+        Change::SetVf { setting, .. } => {
+            (setting.name(), setting.before(), setting.back().before())
+        }
         Change::Bind { from, driver, .. } => ("driver", from.to_string(), driver.clone()),
         Change::SetNvmePrimary { from, to, .. } => ("its share", from.to_string(), to.to_string()),
         Change::SetNvmeSecondary { from, to, .. } => {

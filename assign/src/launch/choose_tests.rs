@@ -37,7 +37,7 @@ fn host() -> HostSnapshot {
             stride: 2,
             vfs,
             nvme: None,
-            vf_settings: [(0, VfSettings { mac })].into_iter().collect(),
+            vf_settings: [(0, VfSettings::with_mac(mac))].into_iter().collect(),
         }),
         ..function(PF, "igb", 8)
     };

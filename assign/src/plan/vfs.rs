@@ -9,8 +9,8 @@
 
 use ::policies::{MacPolicy, Pool};
 use sriov::{
-    Binding, Change, HostSnapshot, MacAddress, PciFunction, PfFacts, Target, VfRef, isolation,
-    usage,
+    Binding, Change, HostSnapshot, MacAddress, PciFunction, PfFacts, Target, VfRef, VfState,
+    isolation, usage,
 };
 
 use super::{Feed, mac, nvme};
@@ -65,21 +65,59 @@ fn frame(
     facts: &PfFacts,
     count: u16,
 ) -> Result<[Vec<Change>; 2], Failure> {
-    let autoprobe = |from, to| Change::SetAutoprobe { pf: pf.address, from, to };
     let (mut before, mut after) = (Vec::new(), Vec::new());
     if facts.autoprobe {
-        before.push(autoprobe(true, false));
-        after.push(autoprobe(false, true));
+        before.push(autoprobe(pf, true, false));
+        after.push(autoprobe(pf, false, true));
     }
+    before.extend(remember(snapshot, pf, facts));
     before.extend(resize(snapshot, pf, facts, count)?);
     Ok([before, after])
+}
+
+fn autoprobe(pf: &PciFunction, from: bool, to: bool) -> Change {
+    Change::SetAutoprobe { pf: pf.address, from, to }
+}
+
+/// What the VFs have that are about to go, for them to have it again should a later step fail. Those
+/// of a drive are taken from their drivers and set offline by steps of their own.
+fn remember(snapshot: &HostSnapshot, pf: &PciFunction, facts: &PfFacts) -> Vec<Change> {
+    if facts.nvme.is_some() {
+        return Vec::new();
+    }
+    let vfs = facts.vfs.iter().filter_map(|(index, at)| {
+        let binding = sriov::act::bind::original(snapshot, snapshot.function(*at)?);
+        let had = VfState { binding, settings: facts.vf_settings.get(index).copied() };
+        let vf = VfRef { pf: pf.address, index: *index };
+        (!had.is_plain()).then_some(Change::RememberVf { vf, had })
+    });
+    vfs.collect()
+}
+
+/// The steps by which all VFs go, if there are any. Should they be taken back, no driver of the host
+/// takes a VF before it has its address again.
+fn clear(
+    snapshot: &HostSnapshot,
+    pf: &PciFunction,
+    facts: &PfFacts,
+) -> Result<Vec<Change>, Failure> {
+    let mut steps = remember(snapshot, pf, facts);
+    let guard = facts.autoprobe && !steps.is_empty();
+    if guard {
+        steps.insert(0, autoprobe(pf, true, false));
+    }
+    steps.extend(resize(snapshot, pf, facts, 0)?);
+    if guard {
+        steps.push(autoprobe(pf, false, true));
+    }
+    Ok(steps)
 }
 
 /// From one number of VFs to another, by way of none. Where VFs have to be set up to work, they are.
 ///
 /// # Errors
 /// The device has not enough for so many.
-pub fn resize(
+fn resize(
     snapshot: &HostSnapshot,
     pf: &PciFunction,
     facts: &PfFacts,
@@ -115,8 +153,13 @@ pub fn create(
     driver: Option<&str>,
 ) -> Result<Vec<Change>, Failure> {
     let Some(facts) = &pf.sriov else { return Ok(Vec::new()) };
+    if facts.present == count {
+        return Ok(Vec::new());
+    }
     if driver.is_none() && facts.nvme.is_none() {
-        return resize(snapshot, pf, facts, count);
+        let mut steps = clear(snapshot, pf, facts)?;
+        steps.push(Change::SetVfCount { pf: pf.address, from: 0, to: count });
+        return Ok(steps);
     }
     let [mut steps, after] = frame(snapshot, pf, facts, count)?;
     steps.extend((0..count).filter_map(|index| {
@@ -143,7 +186,7 @@ pub fn destroy(
     drive: Option<&Drive>,
 ) -> Result<Vec<Change>, Failure> {
     let Some(facts) = &pf.sriov else { return Ok(Vec::new()) };
-    let mut steps = resize(snapshot, pf, facts, 0)?;
+    let mut steps = clear(snapshot, pf, facts)?;
     steps.extend(drive.and_then(|drive| nvme::give_back(snapshot, pf, facts, drive)));
     Ok(steps)
 }

@@ -3,6 +3,7 @@
 use std::io;
 use std::time::Duration;
 
+use super::vf_settings::{self, Asked};
 use super::{Done, function, refuse_if_configured, stale, wait};
 use crate::address::{PciAddress, VfRef};
 use crate::attribute;
@@ -10,7 +11,7 @@ use crate::facts::net::{self, Netdev};
 use crate::facts::reader::Reader;
 use crate::failure::{ChangeError, Reason};
 use crate::mac::MacAddress;
-use crate::netlink::Rtnetlink;
+use crate::netlink::{Rtnetlink, VfValue};
 use crate::root::HostRoot;
 
 /// A link needs about 1.5 s on real copper; without a cable it never comes.
@@ -111,7 +112,10 @@ fn write_vf_mac(
     if present(&mut netlink)? == to && !always {
         return Ok(Done::Already);
     }
-    netlink.set_vf_mac(port.index, vf.index, to).map_err(|error| refused(vf, &tried, &error))?;
+    netlink.set_vf(port.index, vf.index, VfValue::Mac(to)).map_err(|error| {
+        let driver = function(root, vf.pf).ok().and_then(|pf| pf.driver);
+        vf_settings::explain(vf, driver.as_deref(), Asked::Mac(to), &error)
+    })?;
     let seen = present(&mut netlink)?;
     if seen != to {
         let message = format!("could not {tried}: the PF's driver reports {seen}");
@@ -144,7 +148,7 @@ pub fn await_carrier_again(root: &HostRoot, pf: PciAddress) -> bool {
     await_carrier(root, pf)
 }
 
-fn port(root: &HostRoot, pf: PciAddress) -> Result<Netdev, ChangeError> {
+pub(super) fn port(root: &HostRoot, pf: PciAddress) -> Result<Netdev, ChangeError> {
     net::port(&mut Reader::new(root), pf).ok_or_else(|| {
         let message = "has no network interface by which its VFs could be set";
         ChangeError::new(Reason::NoInterface, pf, message).with_remedy(
@@ -154,7 +158,11 @@ fn port(root: &HostRoot, pf: PciAddress) -> Result<Netdev, ChangeError> {
     })
 }
 
-fn rtnetlink(root: &HostRoot, thing: impl ToString, tried: &str) -> Result<Rtnetlink, ChangeError> {
+pub(super) fn rtnetlink(
+    root: &HostRoot,
+    thing: impl ToString,
+    tried: &str,
+) -> Result<Rtnetlink, ChangeError> {
     if !root.is_live() {
         let message = format!("cannot {tried}: a recorded tree has no kernel to do it");
         return Err(ChangeError::new(Reason::NotThisHost, thing, message)
@@ -163,7 +171,7 @@ fn rtnetlink(root: &HostRoot, thing: impl ToString, tried: &str) -> Result<Rtnet
     Rtnetlink::open().map_err(|error| refused(thing, tried, &error))
 }
 
-fn refused(thing: impl ToString, tried: &str, error: &io::Error) -> ChangeError {
+pub(super) fn refused(thing: impl ToString, tried: &str, error: &io::Error) -> ChangeError {
     let message = format!("cannot {tried}: {error}");
     if error.kind() == io::ErrorKind::PermissionDenied {
         ChangeError::new(Reason::NotPermitted, thing, message).with_remedy("Run assign as root.")

@@ -4,22 +4,37 @@
 //! VFs are made, which takes from 100 ms to a minute, and may make fewer than asked with only a
 //! line in its log: the number is read back.
 
-use std::io::ErrorKind;
 use std::time::Duration;
 
 use super::{Done, function, link, refuse_if_any_used, stale, wait};
 use crate::address::PciAddress;
 use crate::attribute::{self, AttributeError};
-use crate::facts::iov;
 use crate::facts::pci::{PciFunction, PfFacts};
 use crate::facts::reader::Reader;
+use crate::facts::{iov, net};
 use crate::failure::{ChangeError, Reason};
 use crate::isolation::is_vfio_driver;
 use crate::root::HostRoot;
-use crate::vfio;
+use crate::{udev, vfio};
+
+// uapi/asm-generic/errno-base.h, errno.h
+const EPERM: i32 = 1;
+const ENOENT: i32 = 2;
+const EIO: i32 = 5;
+const EAGAIN: i32 = 11;
+const ENOMEM: i32 = 12;
+const EBUSY: i32 = 16;
+const ENODEV: i32 = 19;
+const EINVAL: i32 = 22;
+const ENOSPC: i32 = 28;
+const ERANGE: i32 = 34;
+const EOPNOTSUPP: i32 = 95;
+const ENETDOWN: i32 = 100;
 
 /// For the links to the VFs, once the kernel says they are there.
 const LINKS_APPEAR: Duration = Duration::from_secs(2);
+/// For udev to name their interfaces.
+const NAMES_SETTLE: Duration = Duration::from_secs(10);
 
 /// Sets `sriov_drivers_autoprobe`. It does not touch VFs that are bound.
 pub fn set_autoprobe(
@@ -82,6 +97,9 @@ pub fn set_count(
         // link that does not come is no failure of ours.
         link::await_carrier_again(root, pf);
     }
+    if to > 0 && facts.autoprobe {
+        await_names(root, pf);
+    }
     Ok(Done::Changed)
 }
 
@@ -92,6 +110,18 @@ fn sriov_now(root: &HostRoot, pf: PciAddress) -> Result<PfFacts, ChangeError> {
         // What it is instead takes a closer look to say.
         None => sriov(&function(root, pf)?),
     }
+}
+
+/// Interfaces of new VFs get their names from udev, where it runs.
+fn await_names(root: &HostRoot, pf: PciAddress) {
+    let named = || {
+        let mut reader = Reader::new(root);
+        let vfs = iov::vfs(&mut reader, pf);
+        let mut interfaces = vfs.values().flat_map(|vf| net::of_function(&mut reader, *vf));
+        interfaces.all(|netdev| udev::knows_interface(root, netdev.index))
+    };
+    // A udevd that takes longer has other troubles; names may then change once more.
+    udev::settle(root, NAMES_SETTLE, named);
 }
 
 fn sriov(function: &PciFunction) -> Result<PfFacts, ChangeError> {
@@ -173,26 +203,42 @@ fn explain(pf: PciAddress, facts: &PfFacts, to: u16, error: &AttributeError) -> 
     let because = |reason, cause: &str, remedy: &str| {
         ChangeError::new(reason, pf, format!("cannot {tried}: {cause}")).with_remedy(remedy)
     };
-    match error.source.kind() {
-        ErrorKind::OutOfMemory => because(
+    match error.source.raw_os_error() {
+        Some(ENOMEM) => because(
             Reason::OutOfAddressSpace,
             "the kernel found no address space or bus number for them (ENOMEM)",
             "Enable SR-IOV and ARI in the firmware's settings, or boot with pci=realloc.",
         ),
-        ErrorKind::StorageFull => because(
+        Some(ENOSPC) => because(
             Reason::OutOfVectors,
             "no MSI-X vectors are left for them (ENOSPC)",
             "Ask for fewer VFs.",
         ),
-        ErrorKind::NotFound => because(
+        Some(ENOENT) => because(
             Reason::DriverRefused,
             "its driver does not support VFs (ENOENT)",
             "Use the vendor's driver for this device.",
         ),
-        ErrorKind::ResourceBusy => because(
+        Some(ERANGE) => because(
+            Reason::TooManyVfs,
+            "the driver has lowered the most it can have since (ERANGE)",
+            "Look how many it can have now with `assign devices`.",
+        ),
+        Some(EBUSY) => because(
             Reason::KernelRefused,
             "the device is busy (EBUSY)",
             "Its driver may need the interface up, or VFs were made by something else.",
+        ),
+        Some(EIO | ENODEV | ENETDOWN | EAGAIN) => because(
+            Reason::KernelRefused,
+            &format!("its driver is not ready for it ({})", error.source),
+            "Some drivers need the interface up first: `ip link set INTERFACE up`, then try again.",
+        ),
+        Some(EINVAL | EOPNOTSUPP | EPERM) => because(
+            Reason::DriverRefused,
+            &format!("its driver does not do it ({})", error.source),
+            "SR-IOV may be off in the card's own firmware, or for this number of VFs; the kernel's \
+             log (dmesg) may say more, where assign runs as root.",
         ),
         _ => ChangeError::attribute(pf, &tried, error),
     }
@@ -204,14 +250,23 @@ fn observe(root: &HostRoot, pf: PciAddress, from: u16, to: u16) -> Result<(), Ch
     let now = sriov_now(root, pf)?;
     let present = now.present;
     if present != to {
-        let back = match attribute::write(root, &path, &format!("{from}\n")) {
-            Ok(()) if from == 0 => "they were destroyed again".to_owned(),
-            Ok(()) => format!("it was set back to {}", count(from)),
-            Err(error) => format!("and setting it back failed: {error}"),
+        let message = match (to, present) {
+            (0, _) => format!("was to lose its {}, and still has {present}", count(from)),
+            (_, 0) => format!("asked for {}, the kernel made none", count(to)),
+            // The kernel goes by way of none only, so they all go.
+            _ => match attribute::write(root, &path, "0\n") {
+                Ok(()) => format!(
+                    "asked for {}, the kernel made {present}; they were destroyed again",
+                    count(to)
+                ),
+                Err(error) => format!(
+                    "asked for {}, the kernel made {present}; and destroying them failed: {error}",
+                    count(to)
+                ),
+            },
         };
-        let message = format!("asked for {}, the kernel made {present}; {back}", count(to));
         return Err(ChangeError::new(Reason::OtherVfCount, pf, message)
-            .with_remedy("The kernel's log (dmesg) says why."));
+            .with_remedy("The kernel's log (dmesg) says why; ask for fewer VFs."));
     }
     let all = usize::from(to);
     let linked = || now.vfs.len() == all || iov::vfs(&mut Reader::new(root), pf).len() == all;
@@ -225,3 +280,6 @@ fn observe(root: &HostRoot, pf: PciAddress, from: u16, to: u16) -> Result<(), Ch
 fn count(vfs: u16) -> String {
     if vfs == 1 { "1 VF".to_owned() } else { format!("{vfs} VFs") }
 }
+
+#[cfg(test)]
+mod tests;

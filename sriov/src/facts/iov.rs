@@ -98,10 +98,16 @@ pub fn read_settings(
     netdev: &str,
     interface_index: u32,
 ) -> BTreeMap<u16, VfSettings> {
-    match netlink.vf_macs(interface_index) {
-        Ok(macs) => macs.into_iter().map(|(index, mac)| (index, VfSettings { mac })).collect(),
+    let path = reader.root.netdev(netdev);
+    match netlink.vf_list(interface_index) {
+        Ok(list) => {
+            if !list.is_complete() {
+                let told = list.settings.len();
+                reader.note(&path, format!("the kernel tells the settings of {told} VFs only"));
+            }
+            list.settings
+        }
         Err(error) => {
-            let path = reader.root.netdev(netdev);
             reader.note(&path, format!("its VFs' settings cannot be read: {error}"));
             BTreeMap::new()
         }

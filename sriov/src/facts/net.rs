@@ -161,9 +161,13 @@ pub(super) fn stack<'a>(netdevs: &mut [Netdev], links: impl Iterator<Item = &'a 
 
 /// The interface through which a PF's VFs are set, as it is now, without routes and addresses.
 pub fn port(reader: &mut Reader, pf: PciAddress) -> Option<Netdev> {
-    let names = reader.entries(&reader.root.pci_attribute(pf, "net"));
-    let mut ports = names.iter().filter_map(|name| read_one(reader, name));
-    ports.find(|netdev| !netdev.is_representor())
+    of_function(reader, pf).into_iter().find(|netdev| !netdev.is_representor())
+}
+
+/// The interfaces of one function, as they are now, without routes and addresses.
+pub fn of_function(reader: &mut Reader, function: PciAddress) -> Vec<Netdev> {
+    let names = reader.entries(&reader.root.pci_attribute(function, "net"));
+    names.iter().filter_map(|name| read_one(reader, name)).collect()
 }
 
 fn read_one(reader: &mut Reader, name: &str) -> Option<Netdev> {

@@ -14,9 +14,9 @@ use super::names::{self, Names};
 use super::reader::Reader;
 use crate::address::{PciAddress, VfRef};
 use crate::attribute;
-use crate::mac::MacAddress;
 use crate::nvme::NvmeFacts;
 use crate::snapshot::Scope;
+pub use crate::vf_settings::VfSettings;
 
 /// One PCI function and its relations, by the names and numbers of this boot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -133,13 +133,6 @@ pub struct PfFacts {
     /// `None` too where it was not asked (a recorded tree).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nvme: Option<NvmeFacts>,
-}
-
-/// What a network PF has set for one of its VFs (`IFLA_VFINFO_LIST`).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct VfSettings {
-    /// The administrative address; all zero where none was set.
-    pub mac: MacAddress,
 }
 
 /// Every function, sorted by address; network interfaces and `vf_of` still to be filled in.
