@@ -115,10 +115,8 @@ fn show(listed: &[Listed]) -> Result<(), Failure> {
     let place = |heading: &str| headings.iter().position(|other| *other == heading);
     let whole: Vec<usize> =
         ["VF", "ADDRESS", "GROUP", "NUMA", "MAC"].iter().filter_map(|name| place(name)).collect();
+    // Many settings take a second line on a narrow terminal: they are what one looks for here.
     let mut table = output::Table::new(&headings, &whole);
-    if let Some(settings) = place("SETTINGS") {
-        table = table.shorten(settings);
-    }
     for vf in listed {
         let cell = |heading: &&str| match *heading {
             "VF" => vf.name.clone(),
