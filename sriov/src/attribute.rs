@@ -11,7 +11,7 @@ use rustix::fs::OFlags;
 use crate::root::HostRoot;
 
 /// The kernel hands out at most a page per attribute.
-const ATTRIBUTE_BYTES: u64 = 4096;
+pub(crate) const ATTRIBUTE_BYTES: u64 = 4096;
 /// Bound for the tables of procfs (mounts, routes): a full routing table fits.
 const TABLE_BYTES: u64 = 64 << 20;
 

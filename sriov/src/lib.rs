@@ -13,6 +13,7 @@ pub mod act;
 pub mod address;
 pub mod attribute;
 pub mod change;
+pub mod directory;
 pub mod facts;
 pub mod failure;
 pub mod isolation;
@@ -22,6 +23,7 @@ pub mod nvme;
 #[cfg(any(test, feature = "recorded"))]
 pub mod recorded;
 pub mod root;
+pub mod saved;
 pub mod snapshot;
 pub mod udev;
 pub mod usage;

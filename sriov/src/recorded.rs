@@ -44,6 +44,29 @@ pub struct Function {
     pub config: Option<Vec<u8>>,
     /// Other attributes, by name, which its VFs do not have.
     pub attributes: Vec<(&'static str, String)>,
+    /// Its NUMA node, and its VFs'.
+    pub numa: Option<u32>,
+    /// What its VFs are.
+    pub vf: VfKind,
+}
+
+/// What the VFs of a function are: igb's, unless told otherwise.
+#[derive(Debug, Clone)]
+pub struct VfKind {
+    /// Their device ID.
+    pub device: u16,
+    /// The IOMMU group of the first; the others follow.
+    pub group: u32,
+    /// Their driver.
+    pub driver: Option<&'static str>,
+    /// Their configuration space.
+    pub config: Option<Vec<u8>>,
+}
+
+impl Default for VfKind {
+    fn default() -> VfKind {
+        VfKind { device: 0x10ca, group: 16, driver: None, config: None }
+    }
 }
 
 impl Function {
@@ -60,6 +83,8 @@ impl Function {
             vfs: None,
             config: None,
             attributes: Vec::new(),
+            numa: None,
+            vf: VfKind::default(),
         }
     }
 
@@ -127,6 +152,20 @@ impl Function {
             .collect();
         lines.resize(lines.len().max(13), format!("{0:#018x} {0:#018x} {0:#018x}", 0));
         self.attribute("resource", &lines.join("\n"))
+    }
+
+    /// On this NUMA node.
+    #[must_use]
+    pub fn numa(mut self, node: u32) -> Function {
+        self.numa = Some(node);
+        self
+    }
+
+    /// With VFs of this kind.
+    #[must_use]
+    pub fn vf_kind(mut self, kind: VfKind) -> Function {
+        self.vf = kind;
+        self
     }
 
     /// With SR-IOV: at most `total` VFs, `present` of them there now.
@@ -234,7 +273,7 @@ impl Tree {
             ("sriov_totalvfs", format!("{total}\n")),
             ("sriov_numvfs", format!("{present}\n")),
             ("sriov_drivers_autoprobe", "1\n".to_owned()),
-            ("sriov_vf_device", "10ca\n".to_owned()),
+            ("sriov_vf_device", format!("{:04x}\n", function.vf.device)),
             ("sriov_offset", "128\n".to_owned()),
             ("sriov_stride", "2\n".to_owned()),
         ] {
@@ -251,12 +290,12 @@ impl Tree {
             let vf = PciAddress::new(address.domain(), address.bus(), routing >> 3, routing & 7);
             let vf = vf.expect("an address of a VF");
             let facts = Function {
-                id: (function.id.0, 0x10ca),
-                driver: None,
-                group: function.group.map(|_| u32::from(16 + index)),
+                id: (function.id.0, function.vf.device),
+                driver: function.vf.driver,
+                group: function.group.map(|_| function.vf.group + u32::from(index)),
                 netdev: None,
                 vfs: None,
-                config: None,
+                config: function.vf.config.clone(),
                 attributes: Vec::new(),
                 ..function.clone()
             };
@@ -278,7 +317,8 @@ impl Tree {
         self.file(&at("device"), &format!("{:#06x}\n", function.id.1));
         self.file(&at("class"), &format!("{:#08x}\n", function.class));
         self.file(&at("driver_override"), "(null)\n");
-        self.file(&at("numa_node"), "-1\n");
+        let node = function.numa.map_or("-1".to_owned(), |node| node.to_string());
+        self.file(&at("numa_node"), &format!("{node}\n"));
         for (name, text) in &function.attributes {
             self.file(&at(name), text);
         }
@@ -296,7 +336,9 @@ impl Tree {
         }
         if let Some(name) = function.netdev {
             let net = format!("{place}/net/{name}");
-            self.netdev(name, 2, &net);
+            // The loopback interface, which is not laid out, is the first.
+            let others = fs::read_dir(self.directory.join("sys/class/net")).expect("a directory");
+            self.netdev(name, 2 + u32::try_from(others.count()).expect("a number"), &net);
         }
         self.link(&format!("sys/bus/pci/devices/{address}"), &format!("../../../{place}"));
     }

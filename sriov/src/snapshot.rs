@@ -14,21 +14,25 @@ use crate::facts::pci::{self, PciFunction};
 use crate::facts::platform::{self, Platform};
 use crate::facts::reader::{Problem, Reader};
 use crate::facts::session::{self, Session};
+use crate::facts::tree;
 use crate::netlink::Rtnetlink;
 use crate::nvme;
 use crate::root::HostRoot;
 
-/// Version of the serialized form; it grows when a field changes its meaning.
+/// Version of the serialized form. It grows when a field changes its meaning or goes. A new field
+/// does not make it grow: an older program leaves out what it does not know, and where an older
+/// snapshot has none, it is what nothing is known of.
 pub const SCHEMA: u32 = 1;
 
 /// How much of a host is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Scope {
+    /// What a list of devices shows: of functions and groups less than a decision needs, and of
+    /// the machine nothing.
+    Listing,
     /// PCI functions, their interfaces and the IOMMU. Nothing of what the host uses them for, so
     /// that nothing can be taken from it by such a snapshot.
     Functions,
-    /// What a list of devices shows.
-    Listing,
     /// What a decision needs. Of configuration spaces those of bridges, for the access controls on
     /// the way to a device; other devices are not asked, since that would wake those that sleep.
     Planning,
@@ -41,6 +45,9 @@ pub enum Scope {
 pub struct HostSnapshot {
     /// [`SCHEMA`] of the program that wrote it.
     pub schema: u32,
+    /// Where it comes from, in the words of whoever keeps it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
     /// The machine as a whole.
     pub platform: Platform,
     /// The IOMMU and its groups.
@@ -60,6 +67,9 @@ pub struct HostSnapshot {
     /// How whoever took the snapshot was logged in, over the network.
     #[serde(default)]
     pub session: Option<Session>,
+    /// Functions that went while they were read, sorted.
+    #[serde(default)]
+    pub gone: Vec<PciAddress>,
     /// What could not be read or understood.
     pub problems: Vec<Problem>,
 }
@@ -76,8 +86,9 @@ impl HostSnapshot {
         let mut reader = Reader::new(root);
         let mut netlink = open_netlink(&mut reader);
         let netdevs = net::read(&mut reader, netlink.as_mut());
-        let mut functions = pci::read_all(&mut reader, scope);
+        let (mut functions, gone) = pci::read_all(&mut reader, scope);
         iov::relate(&mut functions);
+        tree::mend(&mut reader, &mut functions);
         attach_netdevs(&mut functions, &netdevs);
         if let Some(netlink) = &mut netlink {
             for function in &mut functions {
@@ -95,7 +106,7 @@ impl HostSnapshot {
             let platform = platform::read(&mut reader);
             let problems = reader.problems;
             let rest = HostSnapshot { schema: SCHEMA, ..HostSnapshot::default() };
-            return HostSnapshot { platform, iommu, functions, netdevs, problems, ..rest };
+            return HostSnapshot { platform, iommu, functions, netdevs, gone, problems, ..rest };
         }
         let namespaces = Namespaces::read(&mut reader);
         let elsewhere = Elsewhere {
@@ -107,11 +118,13 @@ impl HostSnapshot {
         let session =
             netlink.as_mut().and_then(|netlink| session::read(&mut reader, netlink, &netdevs));
         let platform = match scope {
+            Scope::Listing => Platform::default(),
             Scope::Whole => platform::read_whole(&mut reader),
             _ => platform::read(&mut reader),
         };
         HostSnapshot {
             schema: SCHEMA,
+            note: None,
             platform,
             iommu,
             functions,
@@ -120,6 +133,7 @@ impl HostSnapshot {
             elsewhere,
             consoles,
             session,
+            gone,
             problems: reader.problems,
         }
     }
@@ -132,7 +146,8 @@ impl HostSnapshot {
 
     /// An interface by its name.
     pub fn netdev(&self, name: &str) -> Option<&Netdev> {
-        self.netdevs.iter().find(|netdev| netdev.name == name)
+        let at = self.netdevs.binary_search_by(|netdev| netdev.name.as_str().cmp(name)).ok()?;
+        self.netdevs.get(at)
     }
 
     /// Where a VF is now.
@@ -178,8 +193,12 @@ fn add_settings(
     function: &mut PciFunction,
 ) {
     let Some(pf) = function.sriov.as_mut().filter(|pf| !pf.vfs.is_empty()) else { return };
-    let ports = netdevs.iter().filter(|netdev| netdev.pci == Some(function.address));
-    if let Some(port) = ports.into_iter().find(|netdev| !netdev.is_representor()) {
+    let named = |name: &String| {
+        let at = netdevs.binary_search_by(|netdev| netdev.name.cmp(name)).ok()?;
+        netdevs.get(at)
+    };
+    let mut ports = function.netdevs.iter().filter_map(named);
+    if let Some(port) = ports.find(|netdev| !netdev.is_representor()) {
         pf.vf_settings = iov::read_settings(reader, netlink, &port.name, port.index);
     }
 }

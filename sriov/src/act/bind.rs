@@ -11,8 +11,9 @@ use super::{Done, driver, function, link, locate, refuse_if_used, stale};
 use crate::address::{PciAddress, VfRef};
 use crate::attribute;
 use crate::change::{Binding, Target};
+use crate::facts::function::is_override;
 use crate::facts::iov;
-use crate::facts::pci::{self, PciFunction};
+use crate::facts::pci::PciFunction;
 use crate::facts::reader::Reader;
 use crate::failure::{ChangeError, Reason};
 use crate::isolation::is_vfio_driver;
@@ -117,7 +118,7 @@ fn hands(root: &HostRoot, address: PciAddress) -> Result<Binding, ChangeError> {
     let mut reader = Reader::new(root);
     let at = |attribute| root.pci_attribute(address, attribute);
     let driver = reader.link_name(&at("driver"));
-    let driver_override = pci::driver_override(&mut reader, &at("driver_override"));
+    let driver_override = reader.text(&at("driver_override")).filter(|text| is_override(text));
     match reader.problems.first() {
         None if driver.is_none() && !root.pci_device(address).is_dir() => {
             Err(ChangeError::new(Reason::NoSuchDevice, address, "is gone"))

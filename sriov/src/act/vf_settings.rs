@@ -263,8 +263,7 @@ pub fn divides_vectors(root: &HostRoot, vf: VfRef) -> bool {
 
 /// How many MSI-X vectors a function has; `None` where its configuration space does not tell.
 pub fn vectors(root: &HostRoot, address: PciAddress) -> Option<u16> {
-    let config = root.pci_attribute(address, "config");
-    let capabilities = pci::capabilities(&mut Reader::new(root), &config)?;
+    let capabilities = pci::capabilities_of(&mut Reader::new(root), address)?;
     capabilities.msix.map(|msix| msix.vectors)
 }
 

@@ -105,7 +105,7 @@ pub fn set_count(
 
 /// The SR-IOV side of a PF as it is now.
 fn sriov_now(root: &HostRoot, pf: PciAddress) -> Result<PfFacts, ChangeError> {
-    match iov::read(&mut Reader::new(root), pf) {
+    match iov::of(&mut Reader::new(root), pf) {
         Some(facts) => Ok(facts),
         // What it is instead takes a closer look to say.
         None => sriov(&function(root, pf)?),

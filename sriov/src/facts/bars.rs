@@ -1,10 +1,9 @@
 //! Memory and I/O ranges of a function: its base address registers (BARs) and what is like them.
 
-use std::path::Path;
-
 use serde::{Deserialize, Serialize};
 
 use super::reader::{Reader, hexadecimal};
+use crate::directory::Directory;
 
 /// One range that the host has given to a function.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,8 +55,8 @@ const PREFETCH: u64 = 0x2000;
 const WIDE: u64 = 0x10_0000;
 
 /// The ranges in `resource`, in the kernel's order; unused ones are left out.
-pub fn read(reader: &mut Reader, path: &Path) -> Vec<Bar> {
-    let Some(text) = reader.text(path) else { return Vec::new() };
+pub fn read(reader: &mut Reader, device: &Directory) -> Vec<Bar> {
+    let Some(text) = reader.text_in(device, "resource") else { return Vec::new() };
     let mut bars = Vec::new();
     // A kernel without SR-IOV has a bridge's four windows where others have the VFs' BARs.
     let skipped = if text.lines().count() == 11 { 6 } else { 0 };
@@ -65,7 +64,10 @@ pub fn read(reader: &mut Reader, path: &Path) -> Vec<Bar> {
         let number = if number > 6 { number + skipped } else { number };
         match bar(number, line) {
             Some(bar) => bars.extend(bar),
-            None => reader.note(path, format!("{line:?} is not a range of addresses")),
+            None => {
+                let cause = format!("{line:?} is not a range of addresses");
+                reader.note(&device.at("resource"), cause);
+            }
         }
     }
     bars

@@ -46,6 +46,7 @@ pub struct IommuGroup {
     pub kind: Option<String>,
     /// Addresses that the IOMMU does not translate freely, sorted; only in a snapshot that was read
     /// whole.
+    #[serde(default)]
     pub reserved: Vec<Region>,
 }
 
@@ -87,22 +88,30 @@ pub fn read(reader: &mut Reader, functions: &[PciFunction], scope: Scope) -> Iom
             groups.entry(number).or_default().members.push(function.address);
         }
     }
-    let directory = reader.root.iommu_groups();
-    for (number, group) in &mut groups {
-        let directory = directory.join(number.to_string());
-        let read = |name: &String| name.parse().is_ok_and(|member| group.members.contains(&member));
-        let devices = reader.entries(&directory.join("devices"));
-        group.others = devices.into_iter().filter(|name| !read(name)).collect();
-        group.isolates = reader.text(&directory.join("name")).as_deref() != Some(STAND_IN);
-        if scope >= Scope::Whole {
-            group.kind = reader.text(&directory.join("type"));
-            group.reserved = reserved(reader, &directory.join("reserved_regions"));
-        }
+    // What else is in a group matters to those who want to give it away.
+    if scope >= Scope::Functions {
+        groups.iter_mut().for_each(|(number, group)| complete(reader, *number, group, scope));
     }
     let class = reader.root.iommu_class();
     let in_use = !reader.entries(&class).is_empty();
     let present = in_use || groups.values().any(|group| group.isolates);
     Iommu { present, firmware: firmware(reader), groups }
+}
+
+/// What the functions do not tell of their group.
+fn complete(reader: &mut Reader, number: u32, group: &mut IommuGroup, scope: Scope) {
+    let directory = reader.root.iommu_groups().join(number.to_string());
+    // Sorted, as the functions are.
+    let read = |name: &String| {
+        name.parse().is_ok_and(|member| group.members.binary_search(&member).is_ok())
+    };
+    let devices = reader.entries(&directory.join("devices"));
+    group.others = devices.into_iter().filter(|name| !read(name)).collect();
+    group.isolates = reader.text(&directory.join("name")).as_deref() != Some(STAND_IN);
+    if scope >= Scope::Whole {
+        group.kind = reader.text(&directory.join("type"));
+        group.reserved = reserved(reader, &directory.join("reserved_regions"));
+    }
 }
 
 /// Lines of first address, last address, kind.

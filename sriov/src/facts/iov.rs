@@ -6,45 +6,59 @@ use super::pci::{PciFunction, PfFacts, VfSettings};
 use super::reader::Reader;
 use crate::address::{PciAddress, VfRef};
 use crate::attribute;
+use crate::directory::Directory;
 use crate::netlink::Rtnetlink;
+use crate::snapshot::Scope;
 
 /// The SR-IOV attributes of one function; `None` where it has no such capability. `vf_settings`
 /// stays empty: see [`read_settings`]; and `nvme` too: see [`crate::nvme::read`].
-pub fn read(reader: &mut Reader, pf: PciAddress) -> Option<PfFacts> {
-    let device = reader.root.pci_device(pf);
-    let total = reader.number(&device.join("sriov_totalvfs"))?;
-    Some(PfFacts {
+pub fn read(reader: &mut Reader, device: &Directory, scope: Scope) -> Option<PfFacts> {
+    let total = reader.number_in(device, "sriov_totalvfs")?;
+    let mut facts = PfFacts {
         total,
-        present: reader.number(&device.join("sriov_numvfs")).unwrap_or(0),
-        autoprobe: reader.flag(&device.join("sriov_drivers_autoprobe")).unwrap_or(true),
-        vf_device: vf_device(reader, &device),
-        offset: reader.number(&device.join("sriov_offset")).unwrap_or(0),
-        stride: reader.number(&device.join("sriov_stride")).unwrap_or(0),
-        vfs: vfs(reader, pf),
-        vf_settings: BTreeMap::new(),
-        nvme: None,
-    })
+        present: reader.number_in(device, "sriov_numvfs").unwrap_or(0),
+        vfs: links(reader, device),
+        ..PfFacts::default()
+    };
+    if scope >= Scope::Functions {
+        facts.autoprobe = reader.flag_in(device, "sriov_drivers_autoprobe").unwrap_or(true);
+        facts.vf_device = vf_device(reader, device);
+        facts.offset = reader.number_in(device, "sriov_offset").unwrap_or(0);
+        facts.stride = reader.number_in(device, "sriov_stride").unwrap_or(0);
+    }
+    Some(facts)
+}
+
+/// The SR-IOV attributes of a function that is not read otherwise.
+pub fn of(reader: &mut Reader, pf: PciAddress) -> Option<PfFacts> {
+    let device = Directory::open(&reader.root.pci_device(pf));
+    let device = reader.accept(device)?;
+    read(reader, &device, Scope::Functions)
 }
 
 /// Written in hexadecimal without `0x`.
-fn vf_device(reader: &mut Reader, device: &std::path::Path) -> u16 {
-    let text = reader.text(&device.join("sriov_vf_device"));
-    text.and_then(|text| u16::from_str_radix(text.trim_start_matches("0x"), 16).ok()).unwrap_or(0)
+fn vf_device(reader: &mut Reader, device: &Directory) -> u16 {
+    let number = |text: &str| u16::from_str_radix(text.trim_start_matches("0x"), 16).ok();
+    reader.value_in(device, "sriov_vf_device", "a device ID", number).unwrap_or(0)
 }
 
 /// The VFs a PF has now: its `virtfnN` links, N in numeric order.
 pub fn vfs(reader: &mut Reader, pf: PciAddress) -> BTreeMap<u16, PciAddress> {
-    let device = reader.root.pci_device(pf);
+    let device = Directory::open(&reader.root.pci_device(pf));
+    reader.accept(device).map(|device| links(reader, &device)).unwrap_or_default()
+}
+
+fn links(reader: &mut Reader, device: &Directory) -> BTreeMap<u16, PciAddress> {
     let mut vfs = BTreeMap::new();
-    for name in reader.entries(&device) {
+    for name in reader.accept(device.names()) {
         let Some(index) = name.strip_prefix("virtfn") else { continue };
-        let link = device.join(&name);
-        let address = reader.link_name(&link).and_then(|target| target.parse().ok());
-        match (index.parse(), address) {
-            (Ok(index), Some(address)) => {
+        // None where it went with its VF.
+        let Some(target) = reader.accept(device.link_name(&name)) else { continue };
+        match (index.parse(), target.parse()) {
+            (Ok(index), Ok(address)) => {
                 vfs.insert(index, address);
             }
-            _ => reader.note(&link, "is not a link from a VF index to a PCI address"),
+            _ => reader.note(&device.at(&name), "is not a link from a VF index to a PCI address"),
         }
     }
     vfs
@@ -65,7 +79,9 @@ pub fn relate(functions: &mut [PciFunction]) {
         }
     }
     for function in functions {
-        function.vf_of = parents.get(&function.address).copied();
+        // A VF has none itself, whatever a recorded tree may say.
+        let own = parents.get(&function.address).copied();
+        function.vf_of = own.filter(|vf| !parents.contains_key(&vf.pf));
     }
 }
 

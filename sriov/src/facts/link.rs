@@ -1,10 +1,9 @@
 //! The link of a PCI Express function: how fast it is, and how fast it could be.
 
-use std::path::Path;
-
 use serde::{Deserialize, Serialize};
 
 use super::reader::Reader;
+use crate::directory::Directory;
 
 /// A link. A function within the root complex, and a virtual function, have none of their own.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,11 +29,18 @@ impl Link {
 }
 
 /// The link as the kernel shows it; `None` where it shows none.
-pub fn read(reader: &mut Reader, device: &Path) -> Option<Link> {
-    let mut speed = |name| reader.text(&device.join(name)).as_deref().and_then(megatransfers);
+pub fn read(reader: &mut Reader, device: &Directory) -> Option<Link> {
+    // Conventional PCI has none of the four.
+    if !device.has("max_link_speed") {
+        return None;
+    }
+    let mut speed = |name| {
+        let speed = |text: &str| Some(megatransfers(text));
+        reader.value_in(device, name, "a speed", speed).flatten()
+    };
     let (now, most) = (speed("current_link_speed"), speed("max_link_speed"));
     let mut width = |name| {
-        let lanes = reader.number::<u8>(&device.join(name));
+        let lanes = reader.number_in::<u8>(device, name);
         // 255 is the kernel's word for "not known" (PCIE_LNK_WIDTH_UNKNOWN).
         lanes.filter(|lanes| (1..=32).contains(lanes))
     };

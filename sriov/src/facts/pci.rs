@@ -5,17 +5,14 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::bars::{self, Bar};
+use super::bars::Bar;
 use super::capabilities::Capabilities;
-use super::config_space::ConfigFile;
-use super::iov;
-use super::link::{self, Link};
-use super::names::{self, Names};
-use super::reader::Reader;
+use super::link::Link;
+use super::names::Names;
 use crate::address::{PciAddress, VfRef};
-use crate::attribute;
 use crate::nvme::NvmeFacts;
-use crate::snapshot::Scope;
+
+pub use super::function::{capabilities_of, read, read_all, read_within};
 pub use crate::vf_settings::VfSettings;
 
 /// One PCI function and its relations, by the names and numbers of this boot.
@@ -60,6 +57,7 @@ pub struct PciFunction {
     /// Its link, where it is on PCI Express; only in a snapshot that was read whole.
     pub link: Option<Link>,
     /// Its memory and I/O ranges; only in a snapshot that was read whole.
+    #[serde(default)]
     pub bars: Vec<Bar>,
     /// Its power state as the kernel knows it, such as `D0` or `D3cold`; only in a snapshot that
     /// was read whole.
@@ -110,7 +108,7 @@ impl PciFunction {
 }
 
 /// The SR-IOV side of a physical function.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PfFacts {
     /// Most VFs it can have (`sriov_totalvfs`).
     pub total: u16,
@@ -133,111 +131,6 @@ pub struct PfFacts {
     /// `None` too where it was not asked (a recorded tree).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nvme: Option<NvmeFacts>,
-}
-
-/// Every function, sorted by address; network interfaces and `vf_of` still to be filled in.
-pub fn read_all(reader: &mut Reader, scope: Scope) -> Vec<PciFunction> {
-    let devices = reader.root.pci_devices();
-    let addresses = reader.entries(&devices);
-    let mut functions: Vec<PciFunction> = addresses
-        .iter()
-        .filter_map(|name| name.parse().ok())
-        .filter_map(|address| read_within(reader, address, scope))
-        .collect();
-    functions.sort_by_key(|function| function.address);
-    functions
-}
-
-/// One function, as far as a plan needs it; `None` where it is not there, or does not say what it
-/// is (noted).
-pub fn read(reader: &mut Reader, address: PciAddress) -> Option<PciFunction> {
-    read_within(reader, address, Scope::Planning)
-}
-
-/// The same, as far as `scope` says.
-pub fn read_within(reader: &mut Reader, address: PciAddress, scope: Scope) -> Option<PciFunction> {
-    let device = reader.root.pci_device(address);
-    let at = |attribute: &str| device.join(attribute);
-    let (vendor, device_id, class) = (
-        reader.number(&at("vendor"))?,
-        reader.number(&at("device"))?,
-        reader.number::<u32>(&at("class"))?,
-    );
-    let mut function = PciFunction {
-        vendor,
-        device: device_id,
-        subsystem_vendor: reader.number(&at("subsystem_vendor")).unwrap_or(0),
-        subsystem_device: reader.number(&at("subsystem_device")).unwrap_or(0),
-        class: class & 0xff_ffff,
-        revision: reader.number(&at("revision")).unwrap_or(0),
-        driver: reader.link_name(&at("driver")),
-        driver_override: driver_override(reader, &at("driver_override")),
-        iommu_group: iommu_group(reader, &at("iommu_group")),
-        // -1 stands for "none".
-        numa_node: reader.number::<i64>(&at("numa_node")).and_then(|node| node.try_into().ok()),
-        parent: parent(reader, &device),
-        sriov: iov::read(reader, address),
-        reset_methods: reader
-            .text(&at("reset_method"))
-            .map(|text| text.split_whitespace().map(str::to_owned).collect())
-            .unwrap_or_default(),
-        boot_vga: reader.flag(&at("boot_vga")).unwrap_or(false),
-        ..PciFunction::new(address)
-    };
-    if scope >= Scope::Whole {
-        function.names = Some(names::of(&function));
-        // Before anything wakes it.
-        function.power_state = reader.text(&at("power_state"));
-        function.link = link::read(reader, &device);
-        function.bars = bars::read(reader, &at("resource"));
-    }
-    if scope >= Scope::Whole || (scope >= Scope::Planning && function.is_bridge()) {
-        function.capabilities = capabilities(reader, &at("config"));
-    }
-    Some(function)
-}
-
-/// What the function says of itself; `None` where its configuration space is not shown, or cannot
-/// be read (noted).
-pub fn capabilities(reader: &mut Reader, config: &Path) -> Option<Capabilities> {
-    let mut space = match ConfigFile::open(config) {
-        Ok(space) => space,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return None,
-        Err(error) => {
-            reader.note(config, format!("its configuration space cannot be opened: {error}"));
-            return None;
-        }
-    };
-    let (capabilities, odd) = Capabilities::read(&mut space);
-    match space.into_failure() {
-        Some(error) => {
-            reader.note(config, format!("its configuration space cannot be read: {error}"))
-        }
-        None => odd.into_iter().for_each(|text| reader.note(config, text)),
-    }
-    Some(capabilities)
-}
-
-/// The kernel shows an unset override as `(null)`.
-pub(crate) fn driver_override(reader: &mut Reader, path: &Path) -> Option<String> {
-    reader.text(path).filter(|text| !text.is_empty() && text != "(null)")
-}
-
-fn iommu_group(reader: &mut Reader, path: &Path) -> Option<u32> {
-    let name = reader.link_name(path)?;
-    let number = name.parse().ok();
-    if number.is_none() {
-        reader.note(path, format!("{name:?} is not an IOMMU group number"));
-    }
-    number
-}
-
-/// The link of a function names every bridge on its way, the nearest last but one.
-fn parent(reader: &mut Reader, device: &Path) -> Option<PciAddress> {
-    let result = attribute::link_target(device);
-    let target = reader.accept(result)?;
-    let above = target.parent()?;
-    above.file_name()?.to_str()?.parse().ok()
 }
 
 /// The PCI function that a device of another class hangs below, from where its link points: the

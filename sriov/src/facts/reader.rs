@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::attribute::{self, AttributeError};
+use crate::attribute::{self, ATTRIBUTE_BYTES, AttributeError};
+use crate::directory::{Directory, Room};
 use crate::root::HostRoot;
 
 /// Something that could not be read, or was not as the kernel writes it.
@@ -23,12 +24,15 @@ pub struct Reader<'a> {
     pub root: &'a HostRoot,
     /// What went wrong so far.
     pub problems: Vec<Problem>,
+    /// For the attribute that is being read.
+    room: Box<Room>,
 }
 
 impl<'a> Reader<'a> {
     /// A reader of `root` without problems yet.
     pub fn new(root: &'a HostRoot) -> Reader<'a> {
-        Reader { root, problems: Vec::new() }
+        let room = Box::new([0; ATTRIBUTE_BYTES as usize + 1]);
+        Reader { root, problems: Vec::new(), room }
     }
 
     /// Notes a problem.
@@ -81,6 +85,46 @@ impl<'a> Reader<'a> {
     /// A flag, `0` or `1`.
     pub fn flag(&mut self, path: &Path) -> Option<bool> {
         self.number::<u8>(path).map(|value| value != 0)
+    }
+
+    /// What `understand` makes of an attribute of an open directory; `None` where it is absent, or
+    /// unreadable (noted), or not `expected` (noted).
+    pub fn value_in<T>(
+        &mut self,
+        directory: &Directory,
+        name: &str,
+        expected: &str,
+        understand: impl FnOnce(&str) -> Option<T>,
+    ) -> Option<T> {
+        let cause = match directory.read(name, &mut self.room) {
+            Ok(None) => return None,
+            Ok(Some(bytes)) => {
+                let text = String::from_utf8_lossy(bytes);
+                match understand(&text) {
+                    Some(value) => return Some(value),
+                    None => format!("{text:?} is not {expected}"),
+                }
+            }
+            Err(error) => error.to_string(),
+        };
+        self.note(&directory.at(name), cause);
+        None
+    }
+
+    /// An attribute's text.
+    pub fn text_in(&mut self, directory: &Directory, name: &str) -> Option<String> {
+        self.value_in(directory, name, "a text", |text| Some(text.to_owned()))
+    }
+
+    /// A number as sysfs writes it: decimal, or hexadecimal after `0x`.
+    pub fn number_in<T: TryFrom<i64>>(&mut self, directory: &Directory, name: &str) -> Option<T> {
+        let number = |text: &str| parse_number(text).and_then(|number| T::try_from(number).ok());
+        self.value_in(directory, name, "a number of the expected range", number)
+    }
+
+    /// A flag, `0` or `1`.
+    pub fn flag_in(&mut self, directory: &Directory, name: &str) -> Option<bool> {
+        self.number_in::<u8>(directory, name).map(|value| value != 0)
     }
 }
 
