@@ -8,15 +8,14 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
-use sriov::HostRoot;
 
 use crate::failure::{Failure, OwnReason};
-use crate::state::{DIRECTORY, State};
 
 mod apply;
 mod bind;
 mod completions;
 mod confirm;
+mod context;
 mod device;
 pub mod devices;
 mod diff;
@@ -36,10 +35,12 @@ mod release;
 mod remove;
 mod run;
 mod show;
+mod snapshot;
 mod topology;
 mod validate;
 mod vf;
 
+pub use context::{Context, Wants};
 pub use files::Files;
 pub use output::Format;
 
@@ -71,8 +72,15 @@ struct Global {
         hide_default_value = true
     )]
     output: Format,
-    /// Read another host's tree: DIR/sys, DIR/proc and DIR/dev [default: /]
-    #[arg(long, global = true, default_value = "/", value_name = "DIR", hide_default_value = true)]
+    /// Read another host: a tree with sys, proc and dev, a saved snapshot, or `-` for one on
+    /// standard input [default: /]
+    #[arg(
+        long,
+        global = true,
+        default_value = "/",
+        value_name = "HOST",
+        hide_default_value = true
+    )]
     root: PathBuf,
     /// Where leases and applied policies are remembered [default: var/lib/assign below the root]
     #[arg(long, global = true, value_name = "DIR")]
@@ -107,6 +115,10 @@ enum Verb {
     Release(release::Release),
     /// Follow devices as they come, go and change drivers, one line each.
     Events(events::Events),
+    /// Write everything known of this host as JSON, to keep, to send, and to look at elsewhere.
+    ///
+    /// It holds the host's hardware and network addresses and its kernel's command line.
+    Snapshot(snapshot::Snapshot),
     /// Check policies and guests without looking at this host.
     Validate(validate::Validate),
     /// Show what applying policies would change; changes nothing.
@@ -128,19 +140,6 @@ enum Verb {
     Complete(completions::Complete),
 }
 
-/// What every verb gets.
-#[derive(Debug)]
-pub struct Context {
-    /// The host.
-    pub root: HostRoot,
-    /// What is remembered about it.
-    pub state: State,
-    /// How results are written.
-    pub format: Format,
-    /// Whether disruptive steps are confirmed beforehand.
-    pub yes: bool,
-}
-
 /// Parses the command line and does what it says.
 pub fn main() -> ExitCode {
     let parsed = command().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
@@ -149,13 +148,12 @@ pub fn main() -> ExitCode {
         Err(error) => return usage(&error),
     };
     let Global { output, root, state, yes } = cli.global;
-    let state = state.unwrap_or_else(|| root.join(DIRECTORY.trim_start_matches('/')));
-    let root = HostRoot::at(root);
-    let context = Context { root, state: State::at(state), format: output, yes };
-    match cli.verb.run(&context) {
+    let done = Context::new(&root, state, output, yes, cli.verb.wants())
+        .and_then(|context| cli.verb.run(&context));
+    match done {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
-            error::print(&failure, context.format);
+            error::print(&failure, output);
             ExitCode::from(failure.exit_code())
         }
     }
@@ -181,6 +179,32 @@ fn add_examples(command: Command, verb: &str) -> Command {
 }
 
 impl Verb {
+    /// What it wants of the host. Whatever changes one wants the host itself.
+    fn wants(&self) -> Wants {
+        match self {
+            Verb::Doctor(_)
+            | Verb::Host(_)
+            | Verb::Devices(_)
+            | Verb::Groups(_)
+            | Verb::Topology(_)
+            | Verb::Vf(vf::Vf::List(_))
+            | Verb::Show(_)
+            | Verb::Snapshot(_)
+            | Verb::Plan(_)
+            | Verb::Diff(_) => Wants::Facts,
+            Verb::Validate(_) | Verb::Completions(_) | Verb::Man(_) | Verb::Complete(_) => {
+                Wants::Nothing
+            }
+            Verb::Vf(_)
+            | Verb::Bind(_)
+            | Verb::Release(_)
+            | Verb::Events(_)
+            | Verb::Apply(_)
+            | Verb::Remove(_)
+            | Verb::Run(_) => Wants::Host,
+        }
+    }
+
     fn run(&self, context: &Context) -> Result<u8, Failure> {
         match self {
             Verb::Doctor(verb) => verb.run(context),
@@ -193,6 +217,7 @@ impl Verb {
             Verb::Bind(verb) => verb.run(context),
             Verb::Release(verb) => verb.run(context),
             Verb::Events(verb) => verb.run(context),
+            Verb::Snapshot(verb) => verb.run(context),
             Verb::Validate(verb) => verb.run(context),
             Verb::Plan(verb) => verb.run(context),
             Verb::Apply(verb) => verb.run(context),

@@ -77,7 +77,9 @@ pub enum OwnReason {
     State,
     /// The host is not as planned after all steps.
     NotAsPlanned,
-    /// A file that a document names cannot be used.
+    /// A saved snapshot is not right.
+    InvalidSnapshot,
+    /// A file that a document or the command line names cannot be used.
     File,
     /// The guest's machine failed.
     Guest,

@@ -52,8 +52,8 @@ struct Vfs {
 impl Devices {
     pub(super) fn run(&self, context: &Context) -> Result<u8, Failure> {
         let scope = if self.tree { Scope::Planning } else { Scope::Listing };
-        let snapshot = HostSnapshot::read_within(&context.root, scope);
-        let leases = context.state.leases(&context.root)?;
+        let snapshot = context.snapshot(scope);
+        let leases = context.leases()?;
         if self.tree {
             return self.draw(context, &snapshot, &leases);
         }

@@ -5,7 +5,6 @@ use serde::Serialize;
 use sriov::{Change, MacAddress};
 
 use super::{Context, Files, Format, output};
-use crate::apply::policies::plan_now;
 use crate::failure::Failure;
 
 /// Exit code when the host differs.
@@ -34,7 +33,7 @@ struct Difference {
 
 impl Diff {
     pub fn run(&self, context: &Context) -> Result<u8, Failure> {
-        let plan = plan_now(&context.root, &context.state, &self.files.policies()?)?;
+        let plan = context.plan(&self.files.policies()?)?;
         if let Some(refusal) = plan.refusal() {
             return Err(refusal.clone());
         }

@@ -5,7 +5,7 @@ use std::path::Path;
 use clap::Args;
 use serde::Serialize;
 
-use sriov::{HostSnapshot, Scope};
+use sriov::Scope;
 
 use super::host::counted;
 use super::output::style;
@@ -34,9 +34,9 @@ struct Report {
 
 impl Doctor {
     pub fn run(&self, context: &Context) -> Result<u8, Failure> {
-        let snapshot = HostSnapshot::read_within(&context.root, Scope::Whole);
+        let snapshot = context.snapshot(Scope::Whole);
         let functions = device::find_all(&snapshot, &self.devices)?;
-        let leases = context.state.leases(&context.root)?;
+        let leases = context.leases()?;
         let state = context.root.is_live().then(|| state_directory(context.state.directory()));
         let facts = Facts { snapshot: &snapshot, leases: &leases, state: state.as_ref() };
         let devices = functions.into_iter().map(|function| doctor::device(facts, function));

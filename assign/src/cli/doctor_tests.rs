@@ -1,5 +1,6 @@
 //! What people read of three hosts, in 80 columns and in 200: composed, not recorded.
 
+use sriov::HostSnapshot;
 use sriov::facts::capabilities::PortKind;
 use sriov::facts::platform::KvmInterface;
 use sriov::facts::platform::cpuid::Cpuid;

@@ -33,6 +33,10 @@ pub fn of(verb: &str) -> &'static [Example] {
             ("assign topology", "The tree of this host."),
             ("assign topology --format svg -O host.svg", "A picture of it."),
         ],
+        "snapshot" => &[
+            ("assign snapshot --note updated", "Everything known of this host."),
+            ("assign --root host.json devices", "Look at what was saved, here or elsewhere."),
+        ],
         "vf create" => &[("assign vf create eth0 4 --driver vfio-pci", "Four VFs for guests.")],
         "vf list" => &[("assign vf list eth0", "The VFs of the card behind eth0.")],
         "vf destroy" => &[("assign vf destroy eth0", "All VFs of the card behind eth0.")],

@@ -23,8 +23,8 @@ pub struct Groups {
 
 impl Groups {
     pub fn run(&self, context: &Context) -> Result<u8, Failure> {
-        let snapshot = HostSnapshot::read_within(&context.root, Scope::Whole);
-        let leases = context.state.leases(&context.root)?;
+        let snapshot = context.snapshot(Scope::Whole);
+        let leases = context.leases()?;
         let numbers = self.only.iter().map(|name| number(&snapshot, name));
         let numbers = numbers.collect::<Result<Vec<u32>, Failure>>()?;
         let standings = Standings::new(&snapshot, &leases);

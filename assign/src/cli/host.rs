@@ -31,7 +31,7 @@ struct IommuView {
 
 impl Host {
     pub fn run(&self, context: &Context) -> Result<u8, Failure> {
-        let snapshot = HostSnapshot::read_within(&context.root, Scope::Whole);
+        let snapshot = context.snapshot(Scope::Whole);
         let iommu = IommuView {
             present: snapshot.iommu.present,
             firmware: snapshot.iommu.firmware,

@@ -3,7 +3,6 @@
 use clap::Args;
 
 use super::{Context, Files, Format, output};
-use crate::apply::policies::plan_now;
 use crate::failure::Failure;
 use crate::plan::Plan as Planned;
 
@@ -16,7 +15,7 @@ pub struct Plan {
 
 impl Plan {
     pub fn run(&self, context: &Context) -> Result<u8, Failure> {
-        let plan = plan_now(&context.root, &context.state, &self.files.policies()?)?;
+        let plan = context.plan(&self.files.policies()?)?;
         output::value(context.format, &plan)?;
         if context.format == Format::Table {
             show(&plan)?;

@@ -64,11 +64,11 @@ const LONGEST: usize = 256;
 
 impl Show {
     pub fn run(&self, context: &Context) -> Result<u8, Failure> {
-        let snapshot = HostSnapshot::read_within(&context.root, Scope::Whole);
+        let snapshot = context.snapshot(Scope::Whole);
         let function = device::find(&snapshot, &self.device)?;
-        let leases = context.state.leases(&context.root)?;
+        let leases = context.leases()?;
         let boot_id = &snapshot.platform.boot_id;
-        let originals = context.state.originals(&context.root, boot_id)?;
+        let originals = context.originals(boot_id)?;
         let standings = Standings::new(&snapshot, &leases);
         let standing = standings.of(function.address);
         let group = function.iommu_group.and_then(|number| {

@@ -37,8 +37,8 @@ enum Drawing {
 
 impl Topology {
     pub fn run(&self, context: &Context) -> Result<u8, Failure> {
-        let snapshot = HostSnapshot::read_within(&context.root, Scope::Whole);
-        let leases = context.state.leases(&context.root)?;
+        let snapshot = context.snapshot(Scope::Whole);
+        let leases = context.leases()?;
         let standings = Standings::new(&snapshot, &leases);
         let topology = Tree::new(&snapshot, &standings);
         if self.format == Drawing::Text && self.file.is_none() {

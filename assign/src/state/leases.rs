@@ -102,6 +102,13 @@ impl State {
         Ok(leases)
     }
 
+    /// Every lease of this boot, of a host whose processes cannot be asked.
+    pub fn leases_of(&self, boot_id: &str) -> Result<Vec<Lease>, Failure> {
+        let mut leases: Vec<Lease> = self.all(LEASES)?;
+        leases.retain(|lease| lease.boot_id == boot_id);
+        Ok(leases)
+    }
+
     /// Takes devices for a guest: all of them or none, and for one guest only. Nobody changes the
     /// host meanwhile; the caller must not hold [`State::lock_host`].
     ///

@@ -3,7 +3,9 @@
 use clap::Args;
 use serde::Serialize;
 use sriov::nvme::Secondary;
-use sriov::{HostSnapshot, LinkState, MacAddress, PciAddress, PfFacts, Rate, VfSettings, Vlan};
+use sriov::{
+    HostSnapshot, LinkState, MacAddress, PciAddress, PfFacts, Rate, Scope, VfSettings, Vlan,
+};
 
 use super::super::{Context, Format, output};
 use super::{find_pf, name_of};
@@ -45,8 +47,8 @@ struct Listed {
 
 impl List {
     pub fn run(&self, context: &Context) -> Result<u8, Failure> {
-        let snapshot = HostSnapshot::read(&context.root);
-        let leases = context.state.leases(&context.root)?;
+        let snapshot = context.snapshot(Scope::Planning);
+        let leases = context.leases()?;
         let only = self.pf.as_deref().map(|name| find_pf(&snapshot, name)).transpose()?;
         let mut listed = Vec::new();
         for function in &snapshot.functions {

@@ -1,0 +1,200 @@
+//! Whole hosts, saved as snapshots in `tests/hosts`: every command that only looks works on each
+//! of them, and every command that would change a host refuses.
+
+mod compose;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use sriov::recorded::Tree;
+use sriov::{HostSnapshot, Scope};
+
+fn assign(root: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_assign"));
+    command.arg("--root").arg(root).args(arguments).stdin(Stdio::null());
+    command.output().expect("assign runs")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn hosts() -> Vec<(PathBuf, HostSnapshot)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/hosts");
+    let mut hosts = Vec::new();
+    for entry in fs::read_dir(folder).expect("tests/hosts") {
+        let path = entry.expect("an entry").path();
+        if path.extension().is_some_and(|extension| extension == "json") {
+            let text = fs::read(&path).expect("a host");
+            let host = HostSnapshot::from_json(&text)
+                .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+            hosts.push((path, host));
+        }
+    }
+    assert!(hosts.len() >= 3, "{} hosts", hosts.len());
+    hosts
+}
+
+/// What looks at a host without changing it.
+const LOOKING: &[&[&str]] = &[
+    &["devices"],
+    &["devices", "-o", "json"],
+    &["devices", "--tree"],
+    &["groups"],
+    &["groups", "-o", "json"],
+    &["topology"],
+    &["topology", "--format", "svg"],
+    &["vf", "list"],
+    &["vf", "list", "-o", "yaml"],
+    &["host"],
+    &["host", "-o", "json"],
+    &["show", ANY],
+    &["show", ANY, "-o", "json"],
+    &["snapshot"],
+];
+
+/// Stands for the address of the host's last function.
+const ANY: &str = "DEVICE";
+
+#[test]
+fn whatever_looks_at_a_host_looks_at_a_saved_one() {
+    for (path, host) in hosts() {
+        let last = host.functions.last().expect("a function").address.to_string();
+        for arguments in LOOKING {
+            let arguments: Vec<&str> =
+                arguments.iter().map(|word| if *word == ANY { &last } else { *word }).collect();
+            let output = assign(&path, &arguments);
+            let (said, error) = (text(&output.stdout), text(&output.stderr));
+            assert!(output.status.success(), "{} {arguments:?}: {error}", path.display());
+            assert_eq!(error, "", "{} {arguments:?}", path.display());
+            assert!(!said.is_empty());
+            if arguments == ["devices"] {
+                assert_eq!(said.lines().count(), host.functions.len() + 1, "{said}");
+            }
+            if arguments == ["snapshot"] {
+                let again = HostSnapshot::from_json(said.as_bytes()).expect("a snapshot");
+                assert_eq!(again, host, "{}: it changes by being looked at", path.display());
+            }
+        }
+    }
+}
+
+#[test]
+fn a_saved_host_can_be_examined() {
+    for (path, host) in hosts() {
+        let last = host.functions.last().expect("a function").address.to_string();
+        for arguments in [vec!["doctor"], vec!["doctor", "-o", "json"], vec!["doctor", &last]] {
+            let output = assign(&path, &arguments);
+            let (said, error) = (text(&output.stdout), text(&output.stderr));
+            // 1 is a host with problems.
+            assert!(matches!(output.status.code(), Some(0 | 1)), "{}: {error}", path.display());
+            assert_eq!(error, "", "{} {arguments:?}", path.display());
+            assert!(!said.is_empty());
+        }
+    }
+}
+
+#[test]
+fn each_host_says_where_it_comes_from() {
+    for (path, host) in hosts() {
+        let note = host.note.unwrap_or_default();
+        let says = ["Recorded ", "Composed "].iter().any(|word| note.starts_with(word));
+        assert!(says, "{}: {note:?}", path.display());
+        assert_eq!(host.problems, [], "{}", path.display());
+    }
+}
+
+#[test]
+fn a_plan_for_a_saved_host_is_the_plan_for_the_host() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let tree = Tree::lab(&directory.path().join("tree"), 2);
+    let saved = save(&tree, directory.path());
+    let policy = directory.path().join("edge.yaml");
+    let text_of_it = "apiVersion: assign/v1\nkind: Policy\nmetadata: {name: edge}\nspec:\n  pools:\n    \
+                      - {name: lan, from: {interface: eth0}, vfs: {count: 2}}\n";
+    fs::write(&policy, text_of_it).expect("a policy");
+    let policy = policy.display().to_string();
+    for verb in ["plan", "diff"] {
+        for format in ["table", "json"] {
+            let arguments = [verb, "-f", &policy, "-o", format];
+            let live = assign(&directory.path().join("tree"), &arguments);
+            let replayed = assign(&saved, &arguments);
+            assert_eq!(text(&replayed.stdout), text(&live.stdout), "{}", text(&replayed.stderr));
+            assert_eq!(replayed.status.code(), live.status.code());
+            assert!(!live.stdout.is_empty(), "{}", text(&live.stderr));
+        }
+    }
+}
+
+#[test]
+fn what_would_change_a_host_refuses_a_saved_one() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let saved = save(&Tree::lab(&directory.path().join("tree"), 2), directory.path());
+    for arguments in [
+        vec!["vf", "create", "eth0", "1"],
+        vec!["vf", "destroy", "eth0"],
+        vec!["bind", "01:10.0"],
+        vec!["release", "01:10.0"],
+        vec!["apply", "-f", "edge.yaml"],
+        vec!["remove", "-f", "edge.yaml"],
+        vec!["run", "-f", "edge.yaml"],
+        vec!["events"],
+    ] {
+        let output = assign(&saved, &arguments);
+        let error = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {error}");
+        assert!(error.contains("is a saved snapshot"), "{arguments:?}: {error}");
+        assert!(error.contains("on the host itself"), "{arguments:?}: {error}");
+    }
+}
+
+#[test]
+fn a_file_that_is_no_snapshot_is_bad_input() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let saved = save(&Tree::lab(&directory.path().join("tree"), 2), directory.path());
+    let good = fs::read_to_string(&saved).expect("the snapshot");
+    let deep = format!("{{\"schema\": 1, \"x\": {}", "[".repeat(100_000));
+    for (content, expected) in [
+        (String::new(), "not a saved snapshot"),
+        ("[]".to_owned(), "not a saved snapshot"),
+        (good.get(..good.len() / 2).expect("half of it").to_owned(), "EOF"),
+        (good.replace("\"schema\": 1", "\"schema\": 999"), "newer version of assign"),
+        (good.replace("0000:01:10.0", "0000:01:10.9"), "not a PCI address"),
+        (good.replace("\"0000:01:10.2\"", "\"0000:01:00.5\""), "does not hold together"),
+        (deep, "not a saved snapshot"),
+    ] {
+        fs::write(&saved, content).expect("written");
+        let output = assign(&saved, &["devices"]);
+        let error = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{error}");
+        assert!(error.contains(expected) && error.contains("host.json"), "{expected}: {error}");
+    }
+    let nowhere = assign(&directory.path().join("nowhere"), &["devices"]);
+    assert_eq!(nowhere.status.code(), Some(2));
+    assert!(text(&nowhere.stderr).contains("Name a directory"), "{}", text(&nowhere.stderr));
+}
+
+#[test]
+fn a_snapshot_can_come_by_standard_input() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let saved = save(&Tree::lab(&directory.path().join("tree"), 2), directory.path());
+    let output = Command::new(env!("CARGO_BIN_EXE_assign"))
+        .args(["--root", "-", "vf", "list"])
+        .stdin(fs::File::open(saved).expect("the snapshot"))
+        .output()
+        .expect("assign runs");
+    assert_eq!(text(&output.stdout).lines().count(), 3, "{}", text(&output.stderr));
+}
+
+/// Takes a snapshot of a tree by the command, as people do.
+fn save(tree: &Tree, directory: &Path) -> PathBuf {
+    let output = assign(tree.root().directory(), &["snapshot", "--note", "Composed for a test."]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let whole = HostSnapshot::read_within(&tree.root(), Scope::Whole);
+    let saved = HostSnapshot::from_json(&output.stdout).expect("a snapshot");
+    assert_eq!(saved.functions, whole.functions);
+    let path = directory.join("host.json");
+    fs::write(&path, output.stdout).expect("written");
+    path
+}
