@@ -9,6 +9,7 @@ mod events;
 mod fallback;
 mod host_and_doctor;
 mod leases;
+mod looking;
 mod machine;
 mod nvme;
 mod policy;
