@@ -148,8 +148,8 @@ mod tests {
             "18:54:25.123  bound              0000:01:10.0  igbvf → vfio-pci, VF 0 of 0000:01:00.0"
         );
         let narrow = plain(&event, Some(64));
-        assert_eq!(narrow.chars().count(), 64);
-        assert!(narrow.ends_with("igbvf → vfio-pc…"), "{narrow}");
+        assert!(narrow.chars().count() <= 64, "{narrow}");
+        assert!(narrow.ends_with("igbvf → vfio-pci…"), "{narrow}");
 
         // A name that came from elsewhere cannot move the cursor.
         event.what = What::EventsLost { cause: "\u{1b}[2J".to_owned() };

@@ -87,7 +87,7 @@ mod tests {
     #[test]
     fn what_fits_is_whole_and_what_does_not_is_cut() {
         let face = Face::new(12);
-        assert_eq!(face.width("0000:01:00.0"), 82);
+        assert_eq!(face.width("0000:01:00.0"), 81);
         assert!(Face::bold(12).width("igb") > face.width("igb"));
         assert_eq!(face.fit("igb", 40), "igb");
         let name = "Intel 82576 Gigabit Network Connection";
