@@ -192,7 +192,7 @@ fn bar_text(bar: &Bar) -> String {
 
 fn size(bytes: u64) -> String {
     let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
-    let whole = |(shift, _): &&(u32, &str)| bytes >> shift > 0 && bytes % (1 << shift) == 0;
+    let whole = |(shift, _): &&(u32, &str)| bytes >> shift > 0 && bytes.is_multiple_of(1 << shift);
     match units.iter().find(whole) {
         Some((shift, unit)) => format!("{} {unit}", bytes >> shift),
         None => format!("{bytes} bytes"),
