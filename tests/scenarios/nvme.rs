@@ -17,7 +17,7 @@ const WORK: &str = "mke2fs -q /dev/nvme0n2 >&2 && mount -t ext4 /dev/nvme0n2 /mn
     head -c 300000 /dev/urandom > /run/pattern; round=0
     until [ -e /run/enough ]; do
         cp /run/pattern file && sync && echo 3 > /proc/sys/vm/drop_caches && cmp /run/pattern file || exit 1
-        round=$((round + 1)); echo $round > /run/round
+        round=$((round + 1)); echo $round > /run/next && mv /run/next /run/round
     done";
 
 /// Rounds of the host's work so far.

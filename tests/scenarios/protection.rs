@@ -130,6 +130,7 @@ fn a_drive_that_the_host_uses_is_not_taken() -> Result<()> {
     let refuses = |chain: &str| refused(&host, bind, drive, &format!("{drive} → {chain}"));
 
     host.ok("mke2fs -q /dev/nvme0n1 && mount -t ext4 /dev/nvme0n1 /mnt && echo kept > /mnt/file");
+    let namespace = host.ok("cat /sys/class/block/nvme0n1/nsid");
     refuses("nvme0n1 → /mnt");
     host.ok("grep kept /mnt/file && echo more > /mnt/file && sync");
 
@@ -181,8 +182,14 @@ fn a_drive_that_the_host_uses_is_not_taken() -> Result<()> {
     // Free of all that, it is given away, and back with everything on it.
     host.ok(bind);
     host.ok("assign release 01:00.0");
-    host.ok("for i in $(seq 50); do test -b /dev/nvme0n1 && break; sleep 0.1; done");
-    host.ok("mount -t ext4 /dev/nvme0n1 /mnt && grep more /mnt/file && umount /mnt");
+    // The kernel may name its disks the other way round this time.
+    let disks = "for i in $(seq 100); do [ -b /dev/nvme0n1 -a -b /dev/nvme0n2 ] && break; sleep 0.1; \
+                 done; grep -l . /sys/class/block/nvme0n?/nsid";
+    let listed = host.ok(disks);
+    let of_namespace = |place: &&str| host.ok(&format!("cat {place}")) == namespace;
+    let place = listed.lines().find(of_namespace).expect("the namespace is there again");
+    let disk = place.split('/').nth(4).expect("/sys/class/block/DISK/nsid");
+    host.ok(&format!("mount -t ext4 /dev/{disk} /mnt && grep more /mnt/file && umount /mnt"));
 
     // By force it is taken from a process too, and what is lost is said, though no list shows it.
     let inside = start(&host, "sh -c 'exec sleep 1000 < /dev/nvme0n1'");

@@ -7,8 +7,8 @@ use serde::Serialize;
 
 use sriov::Scope;
 
-use super::host::counted;
 use super::output::style;
+use super::output::text::counted;
 use super::output::text::printable;
 use super::page::hang;
 use super::{Context, Format, device, output};

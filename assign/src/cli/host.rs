@@ -7,6 +7,7 @@ use sriov::facts::platform::memory::{Ksm, KsmState, Overcommit};
 use sriov::facts::platform::{Extension, Feature, HugePages, Kind, Module, Platform};
 use sriov::{HostSnapshot, Scope};
 
+use super::output::text::counted;
 use super::page::{Page, bytes};
 use super::{Context, Format, output};
 use crate::failure::Failure;
@@ -318,11 +319,6 @@ fn switch(state: Option<bool>, on: &'static str, off: &'static str) -> &'static 
         Some(false) => off,
         None => "",
     }
-}
-
-/// `1 core`, `2 cores`.
-pub fn counted(count: u64, what: &str) -> String {
-    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 fn list<T: AsRef<str>>(parts: impl IntoIterator<Item = T>, between: &str) -> String {

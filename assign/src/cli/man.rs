@@ -23,7 +23,7 @@ const DATE: &str = "2026-11-22";
 /// Exit codes and what they mean.
 const EXIT_STATUS: [(&str, &str); 5] = [
     ("0", "Done, or nothing to do."),
-    ("1", "Failed."),
+    ("1", "Failed; doctor: a problem was found."),
     ("2", "Bad input: the command line, a document, a device that is not there."),
     ("3", "Refused, to protect the host or isolation."),
     ("4", "Differences found (diff)."),

@@ -29,6 +29,12 @@ enum Verb {
         #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(0..=8))]
         igb: u8,
     },
+    /// Save what assign sees of an emulated host, as tests/hosts keeps it, to standard output
+    Record {
+        /// Which host
+        #[arg(value_enum)]
+        host: Recorded,
+    },
     /// Measure: our own time in making VFs, listings beside lspci (the release programs are built)
     Bench {
         /// The benchmark: a file of tests/benches [default: all]
@@ -42,11 +48,21 @@ enum Verb {
     },
 }
 
+/// Hosts that are recorded for tests.
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Recorded {
+    /// Two cards with VFs, some of them ready for guests, a bridge, and a group of two
+    Igb,
+    /// An NVMe drive with VFs
+    Nvme,
+}
+
 fn main() -> ExitCode {
     let done = match Arguments::parse().verb {
         Verb::Demo => demo().map(|()| ExitCode::SUCCESS),
         Verb::Setup => setup().map(|()| ExitCode::SUCCESS),
         Verb::Shell { no_iommu, igb } => shell(no_iommu, igb).map(|()| ExitCode::SUCCESS),
+        Verb::Record { host } => record(host).map(|()| ExitCode::SUCCESS),
         Verb::Bench { name } => bench(name.as_deref()),
         Verb::Test { arguments } => test(&arguments),
     };
@@ -73,6 +89,27 @@ fn shell(no_iommu: bool, igb: u8) -> Result<()> {
     progress::note("booting a host; leave it with `exit`, or pull the plug with Ctrl-A X");
     let shape = if no_iommu { Host::no_iommu() } else { Host::intel() };
     shape.igb(igb).bridge().vmlinux().shell(&ready, scratch.path())
+}
+
+fn record(host: Recorded) -> Result<()> {
+    setup::ready()?;
+    let (shape, made, what) = match host {
+        Recorded::Igb => (
+            Host::intel().igb(2).bridge().shared_group(),
+            "assign vf create eth0 7 --driver vfio-pci; ip link set eth1 up; assign vf create eth1 3",
+            "two igb cards with VFs, a bridge, and two e1000e that share a group",
+        ),
+        Recorded::Nvme => (
+            Host::intel().nvme(),
+            "assign vf create 01:00.0 4 --driver vfio-pci",
+            "an NVMe drive with 4 VFs",
+        ),
+    };
+    let host = shape.boot()?;
+    host.ok(&format!("set -e; {{ {made}; }} >&2"));
+    let note = format!("Recorded in the emulated host of `cargo lab`: {what}.");
+    print!("{}", host.ok(&format!("assign snapshot --note '{note}'")));
+    Ok(())
 }
 
 fn bench(name: Option<&str>) -> Result<ExitCode> {

@@ -41,6 +41,11 @@ pub fn cut(text: &str, limit: usize) -> String {
     format!("{}…", kept.trim_end())
 }
 
+/// `1 core`, `2 cores`.
+pub fn counted(count: u64, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
 /// Length in bytes of the longest beginning that takes at most `limit` columns.
 fn fitting(text: &str, limit: usize) -> usize {
     let mut taken = 0;

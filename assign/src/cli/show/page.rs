@@ -5,6 +5,7 @@ use sriov::facts::capabilities::Capabilities;
 use sriov::facts::link::Link;
 
 use super::*;
+use crate::cli::output::text::counted;
 use crate::topology::gigatransfers;
 use crate::topology::groups::Verdict;
 
@@ -160,7 +161,9 @@ fn hardware(page: &mut Page, function: &PciFunction) {
 
 fn link_text(link: &Link) -> String {
     let text = |speed: Option<u32>, lanes: Option<u8>| match (speed, lanes) {
-        (Some(speed), Some(lanes)) => format!("{} on {lanes} lanes", gigatransfers(speed)),
+        (Some(speed), Some(lanes)) => {
+            format!("{} on {}", gigatransfers(speed), counted(lanes.into(), "lane"))
+        }
         (Some(speed), None) => gigatransfers(speed),
         _ => "down".to_owned(),
     };
@@ -204,9 +207,15 @@ fn capabilities(page: &mut Page, found: &Capabilities) {
         page.styled("", "it does not answer: gone, without power, or hanging", style::BAD);
     }
     let mut interrupts = Vec::new();
-    interrupts
-        .extend(found.msix.as_ref().map(|msix| format!("MSI-X with {} vectors", msix.vectors)));
-    interrupts.extend(found.msi.as_ref().map(|msi| format!("MSI with {} vectors", msi.vectors)));
+    interrupts.extend(
+        found
+            .msix
+            .as_ref()
+            .map(|msix| format!("MSI-X with {}", counted(msix.vectors.into(), "vector"))),
+    );
+    interrupts.extend(
+        found.msi.as_ref().map(|msi| format!("MSI with {}", counted(msi.vectors.into(), "vector"))),
+    );
     page.line("interrupts", interrupts.join(", "));
     let mut has = Vec::new();
     if found.pcie.as_ref().is_some_and(|pcie| pcie.flr) {
