@@ -418,6 +418,8 @@ fn a_port_without_acs_is_named() {
             flr: false,
             max_speed: None,
             max_width: 1,
+            speed: None,
+            width: 0,
         };
         let extent = Extent::Extended;
         edit(host, PORT).capabilities =

@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Access as Permission, AtFlags, CWD, Mode, OFlags};
+use rustix::fs::{Access as Permission, AtFlags, CWD, Mode, OFlags, RawDir, SeekFrom};
 use rustix::io::Errno;
 
 use crate::attribute::{ATTRIBUTE_BYTES, Access, AttributeError};
@@ -128,11 +128,16 @@ impl Directory {
             access: Access::Read,
             source: error.into(),
         };
+        // It may have been listed before.
+        rustix::fs::seek(&self.descriptor, SeekFrom::Start(0)).map_err(failed)?;
+        let mut room = [const { MaybeUninit::uninit() }; 8192];
+        let mut entries = RawDir::new(&self.descriptor, &mut room);
         let mut names = Vec::new();
-        for entry in rustix::fs::Dir::read_from(&self.descriptor).map_err(failed)? {
+        while let Some(entry) = entries.next() {
             // Names the kernel makes are ASCII; another one cannot be one of ours.
-            if let Ok(name) = entry.map_err(failed)?.file_name().to_str() {
-                names.push(name.to_owned());
+            match entry.map_err(failed)?.file_name().to_str() {
+                Ok("." | "..") | Err(_) => {}
+                Ok(name) => names.push(name.to_owned()),
             }
         }
         Ok(names)

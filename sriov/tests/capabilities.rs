@@ -44,6 +44,7 @@ fn a_physical_function_says_all_it_has() {
     let pcie = found.pcie.expect("PCI Express");
     assert!(pcie.flr && pcie.port == PortKind::Endpoint);
     assert_eq!((pcie.max_speed, pcie.max_width), (Some(2500), 4));
+    assert_eq!((pcie.speed, pcie.width), (Some(2500), 4));
     assert_eq!(found.ari.map(|ari| ari.next_function), Some(1));
     assert_eq!(found.ats.map(|ats| (ats.enabled, ats.queue_depth)), Some((true, 32)));
     let sriov = found.sriov.expect("SR-IOV");

@@ -1,7 +1,7 @@
 //! Reading hosts: what is there, what is odd, and what must not be taken.
 
 use sriov::facts::bars::BarKind;
-use sriov::facts::capabilities::PortKind;
+use sriov::facts::capabilities::{Extent, PortKind};
 use sriov::facts::iommu::{Region, RegionKind};
 use sriov::facts::names;
 use sriov::isolation::{self, NotViable};
@@ -58,10 +58,16 @@ fn detailed(directory: &std::path::Path) -> Tree {
         Function::new("0000:01:00.0", (0x8086, 0x10c9), 0x02_0000)
             .below("0000:00:01.0")
             .group(2)
-            .link("5.0 GT/s PCIe", 4)
+            // As the kernel shows it to those who may not look closer.
+            .link("2.5 GT/s PCIe", 1)
             .bars(&[(0xfe00_0000, 0x2_0000, 0x40200), (0x40_0000_0000, 0x4000, 0x14_220c)])
             .attribute("power_state", "D0")
-            .config(Config::new((0x8086, 0x10c9), 0x02_0000).msix(10, 1)),
+            .config(Config::new((0x8086, 0x10c9), 0x02_0000).msix(10, 1).pcie(
+                PortKind::Endpoint,
+                true,
+                2,
+                4,
+            )),
     );
     tree.group(2, "DMA-FQ", &["0x00000000fee00000 0x00000000feefffff msi"]);
     tree
@@ -87,6 +93,20 @@ fn a_whole_snapshot_has_links_bars_regions_and_capabilities() {
     assert_eq!(group.kind.as_deref(), Some("DMA-FQ"));
     let msi = Region { start: 0xfee0_0000, end: 0xfeef_ffff, kind: RegionKind::Msi };
     assert_eq!(group.reserved, [msi]);
+}
+
+#[test]
+fn without_privilege_the_kernel_tells_of_the_link() {
+    let directory = directory();
+    let tree = detailed(directory.path());
+    let header = Config::new((0x8086, 0x10c9), 0x02_0000).msix(10, 1).cut(64);
+    tree.bytes("sys/bus/pci/devices/0000:01:00.0/config", &header.bytes());
+    let snapshot = HostSnapshot::read_within(&tree.root(), Scope::Whole);
+    let nic = function(&snapshot, "0000:01:00.0");
+    let link = nic.link.as_ref().expect("a link");
+    assert_eq!((link.speed, link.width), (Some(2500), Some(1)));
+    let extent = nic.capabilities.as_ref().map(|known| known.extent);
+    assert_eq!(extent, Some(Extent::Header));
 }
 
 #[test]

@@ -14,5 +14,6 @@ mod machine;
 mod nvme;
 mod policy;
 mod protection;
+mod snapshot;
 mod vf_settings;
 mod virtual_functions;

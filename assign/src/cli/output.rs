@@ -37,7 +37,14 @@ pub enum Format {
 pub fn value<T: Serialize>(format: Format, value: &T) -> Result<(), Failure> {
     match format {
         Format::Table => Ok(()),
-        _ => text_out(serialized(format, value)?.trim_end()),
+        _ => {
+            // Unlike a table, it has no colours that may have to be left out.
+            let mut text = serialized(format, value)?;
+            text.truncate(text.trim_end().len());
+            text.push('\n');
+            let mut stdout = io::stdout().lock();
+            heard(stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush())).map(drop)
+        }
     }
 }
 
@@ -68,7 +75,12 @@ pub fn text_out(text: &str) -> Result<(), Failure> {
 /// Standard output cannot be written.
 pub fn line_out(text: &str) -> Result<bool, Failure> {
     let mut stdout = anstream::stdout();
-    match writeln!(stdout, "{text}").and_then(|()| stdout.flush()) {
+    heard(writeln!(stdout, "{text}").and_then(|()| stdout.flush()))
+}
+
+/// Whether somebody still reads.
+fn heard(written: io::Result<()>) -> Result<bool, Failure> {
+    match written {
         Ok(()) => Ok(true),
         // A reader that has seen enough (`| head`) is no failure.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),

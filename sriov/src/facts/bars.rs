@@ -54,6 +54,9 @@ const MEMORY: u64 = 0x200;
 const PREFETCH: u64 = 0x2000;
 const WIDE: u64 = 0x10_0000;
 
+/// How the kernel writes a range that is not used.
+const UNUSED: &str = "0x0000000000000000 0x0000000000000000 0x0000000000000000";
+
 /// The ranges in `resource`, in the kernel's order; unused ones are left out.
 pub fn read(reader: &mut Reader, device: &Directory) -> Vec<Bar> {
     let Some(text) = reader.text_in(device, "resource") else { return Vec::new() };
@@ -76,6 +79,10 @@ pub fn read(reader: &mut Reader, device: &Directory) -> Vec<Bar> {
 /// First address, last address, flags; the line's number tells the owner (include/linux/pci.h,
 /// `PCI_STD_RESOURCES` on). `Some(None)` is an unused one.
 fn bar(number: usize, line: &str) -> Option<Option<Bar>> {
+    // Most are.
+    if line == UNUSED {
+        return Some(None);
+    }
     let mut words = line.split_whitespace().map(hexadecimal);
     let (start, end, flags) = (words.next()??, words.next()??, words.next()??);
     let kind = match (flags & IO != 0, flags & MEMORY != 0) {

@@ -121,6 +121,12 @@ pub struct Pcie {
     pub max_speed: Option<u32>,
     /// Most lanes; 0 where the register does not say.
     pub max_width: u8,
+    /// Transfers per second and lane now, in MT/s; `None` where the register does not say.
+    #[serde(default)]
+    pub speed: Option<u32>,
+    /// Lanes now; 0 where the link is down or the register does not say.
+    #[serde(default)]
+    pub width: u8,
 }
 
 /// Kinds of PCI Express functions (PCIe section 7.5.3.2, Device/Port Type).

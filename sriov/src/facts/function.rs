@@ -5,9 +5,9 @@
 //! what was odd about it meanwhile means nothing. What is there and not as the kernel writes it is
 //! a problem of this function.
 
-use super::capabilities::Capabilities;
+use super::capabilities::{Capabilities, Extent};
 use super::config_space::ConfigFile;
-use super::link;
+use super::link::{self, Link};
 use super::names;
 use super::pci::PciFunction;
 use super::reader::Reader;
@@ -39,7 +39,7 @@ pub fn read_all(reader: &mut Reader, scope: Scope) -> (Vec<PciFunction>, Vec<Pci
         // The kernel writes addresses in one way only; a recorded tree may have others beside.
         let address = name.parse::<PciAddress>().ok();
         let Some(address) = address.filter(|address| address.to_string() == name) else { continue };
-        match find(reader, &devices, address, scope) {
+        match find(reader, &devices, &name, address, scope) {
             Found::Function(function) => functions.push(*function),
             Found::Gone => gone.push(address),
             Found::Unclear => {}
@@ -60,21 +60,26 @@ pub fn read(reader: &mut Reader, address: PciAddress) -> Option<PciFunction> {
 pub fn read_within(reader: &mut Reader, address: PciAddress, scope: Scope) -> Option<PciFunction> {
     let devices = Directory::open(&reader.root.pci_devices());
     let devices = reader.accept(devices)?;
-    match find(reader, &devices, address, scope) {
+    match find(reader, &devices, &address.to_string(), address, scope) {
         Found::Function(function) => Some(*function),
         Found::Gone | Found::Unclear => None,
     }
 }
 
-fn find(reader: &mut Reader, devices: &Directory, address: PciAddress, scope: Scope) -> Found {
-    let name = address.to_string();
+fn find(
+    reader: &mut Reader,
+    devices: &Directory,
+    name: &str,
+    address: PciAddress,
+    scope: Scope,
+) -> Found {
     let problems = reader.problems.len();
-    let opened = devices.below(&name);
+    let opened = devices.below(name);
     let noted = opened.is_err();
     let Some(device) = reader.accept(opened) else {
         return if noted { Found::Unclear } else { Found::Gone };
     };
-    let function = read_device(reader, devices, &device, address, scope);
+    let function = read_device(reader, (devices, name), &device, address, scope);
     if !device.has("vendor") {
         reader.problems.truncate(problems);
         return Found::Gone;
@@ -93,7 +98,7 @@ fn find(reader: &mut Reader, devices: &Directory, address: PciAddress, scope: Sc
 
 fn read_device(
     reader: &mut Reader,
-    devices: &Directory,
+    (devices, name): (&Directory, &str),
     device: &Directory,
     address: PciAddress,
     scope: Scope,
@@ -111,7 +116,7 @@ fn read_device(
         function.revision = reader.number_in(device, "revision").unwrap_or(0);
         let driver_override = reader.text_in(device, "driver_override");
         function.driver_override = driver_override.filter(|text| is_override(text));
-        function.parent = parent(reader, devices, address);
+        function.parent = parent(reader, devices, name);
         function.reset_methods = reader
             .text_in(device, "reset_method")
             .map(|text| text.split_whitespace().map(str::to_owned).collect())
@@ -121,11 +126,17 @@ fn read_device(
         function.names = Some(names::of(&function));
         // Before anything wakes it.
         function.power_state = reader.text_in(device, "power_state");
-        function.link = link::read(reader, device);
         function.bars = bars::read(reader, device);
     }
     if scope >= Scope::Whole || (scope >= Scope::Planning && function.is_bridge()) {
         function.capabilities = capabilities(reader, device);
+    }
+    if scope >= Scope::Whole {
+        let known = function.capabilities.as_ref().filter(|known| known.extent > Extent::Header);
+        function.link = match known.map(|known| &known.pcie) {
+            Some(pcie) => pcie.as_ref().and_then(Link::of),
+            None => link::read(reader, device),
+        };
     }
     Some(function)
 }
@@ -238,8 +249,8 @@ fn iommu_group(reader: &mut Reader, device: &Directory) -> Option<u32> {
 }
 
 /// The link of a function names every bridge on its way, the nearest last but one.
-fn parent(reader: &mut Reader, devices: &Directory, address: PciAddress) -> Option<PciAddress> {
-    let target = reader.accept(devices.link_target(&address.to_string()))?;
+fn parent(reader: &mut Reader, devices: &Directory, name: &str) -> Option<PciAddress> {
+    let target = reader.accept(devices.link_target(name))?;
     let above = target.parent()?;
     above.file_name()?.to_str()?.parse().ok()
 }

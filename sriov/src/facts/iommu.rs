@@ -1,13 +1,13 @@
 //! The IOMMU and its groups: what can only be given away together.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use super::pci::PciFunction;
 use super::reader::{Reader, hexadecimal};
 use crate::address::PciAddress;
+use crate::directory::Directory;
 use crate::snapshot::Scope;
 
 /// The host's I/O virtualization.
@@ -90,7 +90,14 @@ pub fn read(reader: &mut Reader, functions: &[PciFunction], scope: Scope) -> Iom
     }
     // What else is in a group matters to those who want to give it away.
     if scope >= Scope::Functions {
-        groups.iter_mut().for_each(|(number, group)| complete(reader, *number, group, scope));
+        // A group that is named and has no directory is no stand-in.
+        groups.values_mut().for_each(|group| group.isolates = true);
+        let directory = Directory::open(&reader.root.iommu_groups());
+        if let Some(directory) = reader.accept(directory) {
+            for (number, group) in &mut groups {
+                complete(reader, &directory, *number, group, scope);
+            }
+        }
     }
     let class = reader.root.iommu_class();
     let in_use = !reader.entries(&class).is_empty();
@@ -99,29 +106,40 @@ pub fn read(reader: &mut Reader, functions: &[PciFunction], scope: Scope) -> Iom
 }
 
 /// What the functions do not tell of their group.
-fn complete(reader: &mut Reader, number: u32, group: &mut IommuGroup, scope: Scope) {
-    let directory = reader.root.iommu_groups().join(number.to_string());
-    // Sorted, as the functions are.
-    let read = |name: &String| {
-        name.parse().is_ok_and(|member| group.members.binary_search(&member).is_ok())
-    };
-    let devices = reader.entries(&directory.join("devices"));
-    group.others = devices.into_iter().filter(|name| !read(name)).collect();
-    group.isolates = reader.text(&directory.join("name")).as_deref() != Some(STAND_IN);
+fn complete(
+    reader: &mut Reader,
+    groups: &Directory,
+    number: u32,
+    group: &mut IommuGroup,
+    scope: Scope,
+) {
+    let Some(directory) = reader.accept(groups.below(&number.to_string())) else { return };
+    if let Some(devices) = reader.accept(directory.below("devices")) {
+        // Sorted, as the functions are.
+        let read = |name: &String| {
+            name.parse().is_ok_and(|member| group.members.binary_search(&member).is_ok())
+        };
+        let mut names = reader.accept(devices.names());
+        names.retain(|name| !read(name));
+        names.sort();
+        group.others = names;
+    }
+    group.isolates = reader.text_in(&directory, "name").as_deref() != Some(STAND_IN);
     if scope >= Scope::Whole {
-        group.kind = reader.text(&directory.join("type"));
-        group.reserved = reserved(reader, &directory.join("reserved_regions"));
+        group.kind = reader.text_in(&directory, "type");
+        group.reserved = reserved(reader, &directory);
     }
 }
 
 /// Lines of first address, last address, kind.
-fn reserved(reader: &mut Reader, path: &Path) -> Vec<Region> {
-    let Some(text) = reader.text(path) else { return Vec::new() };
+fn reserved(reader: &mut Reader, directory: &Directory) -> Vec<Region> {
+    let name = "reserved_regions";
+    let Some(text) = reader.text_in(directory, name) else { return Vec::new() };
     let mut regions = Vec::new();
     for line in text.lines() {
         match region(line) {
             Some(region) => regions.push(region),
-            None => reader.note(path, format!("{line:?} is not a reserved region")),
+            None => reader.note(&directory.at(name), format!("{line:?} is not a reserved region")),
         }
     }
     regions.sort();

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::capabilities::Pcie;
 use super::reader::Reader;
 use crate::directory::Directory;
 
@@ -28,7 +29,21 @@ impl Link {
     }
 }
 
-/// The link as the kernel shows it; `None` where it shows none.
+impl Link {
+    /// The link as the function itself has it; `None` where it has none of its own.
+    pub fn of(pcie: &Pcie) -> Option<Link> {
+        let lanes = |lanes: u8| Some(lanes).filter(|lanes| (1..=32).contains(lanes));
+        let link = Link {
+            speed: pcie.speed.filter(|_| pcie.width > 0),
+            width: lanes(pcie.width),
+            max_speed: pcie.max_speed,
+            max_width: lanes(pcie.max_width),
+        };
+        (link != Link::default()).then_some(link)
+    }
+}
+
+/// The link as the kernel shows it, for whom the function does not tell; `None` where it shows none.
 pub fn read(reader: &mut Reader, device: &Directory) -> Option<Link> {
     // Conventional PCI has none of the four.
     if !device.has("max_link_speed") {

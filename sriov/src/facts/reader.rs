@@ -1,5 +1,6 @@
 //! Reading attributes with a memory: what could not be read or understood is noted, not lost.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -99,7 +100,11 @@ impl<'a> Reader<'a> {
         let cause = match directory.read(name, &mut self.room) {
             Ok(None) => return None,
             Ok(Some(bytes)) => {
-                let text = String::from_utf8_lossy(bytes);
+                // The kernel writes ASCII, which needs no look at each piece.
+                let text = match std::str::from_utf8(bytes) {
+                    Ok(text) => Cow::Borrowed(text),
+                    Err(_) => String::from_utf8_lossy(bytes),
+                };
                 match understand(&text) {
                     Some(value) => return Some(value),
                     None => format!("{text:?} is not {expected}"),

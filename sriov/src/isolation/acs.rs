@@ -196,7 +196,15 @@ mod tests {
     }
 
     fn function(at: &str, below: Option<&str>, port: PortKind, acs: Option<Acs>) -> PciFunction {
-        let pcie = Pcie { port, slot: false, flr: true, max_speed: None, max_width: 1 };
+        let pcie = Pcie {
+            port,
+            slot: false,
+            flr: true,
+            max_speed: None,
+            max_width: 1,
+            speed: None,
+            width: 0,
+        };
         let read = Capabilities {
             extent: Extent::Extended,
             pcie: Some(pcie),

@@ -117,8 +117,8 @@ impl Table {
     /// # Errors
     /// Standard output cannot be written.
     pub fn print(&self) -> Result<(), Failure> {
-        let lines = self.lines(width(io::stdout()).map(usize::from));
-        lines.iter().try_for_each(|line| text_out(line))
+        // In one go: a list may have thousands of lines.
+        text_out(&self.lines(width(io::stdout()).map(usize::from)).join("\n"))
     }
 
     /// Its lines for a terminal of this width; `None` for a pipe.

@@ -56,12 +56,13 @@ fn msix<S: ConfigSpace>(walk: &mut Walk<'_, S>, registers: [u8; 12]) -> Option<M
     Some(Msix { vectors, table, pending })
 }
 
-/// Capabilities at 2, device capabilities at 4, link capabilities at 12.
-fn pcie(registers: [u8; 16]) -> Pcie {
-    let [_, _, c0, c1, d0, d1, d2, d3, _, _, _, _, l0, l1, l2, l3] = registers;
+/// Capabilities at 2, device capabilities at 4, link capabilities at 12, link status at 18.
+fn pcie(registers: [u8; 20]) -> Pcie {
+    let [_, _, c0, c1, d0, d1, d2, d3, _, _, _, _, l0, l1, l2, l3, _, _, s0, s1] = registers;
     let capabilities = u16::from_le_bytes([c0, c1]);
     let device = u32::from_le_bytes([d0, d1, d2, d3]);
     let link = u32::from_le_bytes([l0, l1, l2, l3]);
+    let status = u16::from_le_bytes([s0, s1]);
     Pcie {
         port: port(capabilities >> 4 & 0xf),
         slot: capabilities & 1 << 8 != 0,
@@ -69,6 +70,8 @@ fn pcie(registers: [u8; 16]) -> Pcie {
         max_speed: speed(link & 0xf),
         // Six bits.
         max_width: (link >> 4 & 0x3f) as u8,
+        speed: speed(u32::from(status & 0xf)),
+        width: (status >> 4 & 0x3f) as u8,
     }
 }
 
