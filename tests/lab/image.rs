@@ -84,8 +84,10 @@ fn add_base(tree: &mut Tree, kit: &Kit, modules: &[&str]) -> Result<()> {
 /// Everything the host's file system is made of, as text that differs when any of it does.
 fn inputs(kit: &Kit) -> Result<String> {
     let mut text = format!("{}\n{HOST_INIT}{GUEST_INIT}{GUEST_LEASE}", kit.name());
-    // The lab's own file stands for the code that makes the image.
-    let mut files = vec![std::env::current_exe()?];
+    // The lab's own file stands for the code that makes the image. It is asked for by the link to
+    // what runs: cargo may just have put another build of it under its name, and then its path
+    // leads nowhere.
+    let mut files = vec![PathBuf::from("/proc/self/exe")];
     files.extend(binaries::programs()?);
     files.extend(files_below(&examples())?);
     for file in files {

@@ -382,7 +382,8 @@ fn interrupts(_: Facts, function: &PciFunction) -> Vec<Finding> {
     }
     let finding = match &capabilities.msix {
         Some(msix) => {
-            let vectors = format!("{} vectors", msix.vectors);
+            let plural = if msix.vectors == 1 { "" } else { "s" };
+            let vectors = format!("{} vector{plural}", msix.vectors);
             Finding::ok(id, "it interrupts by MSI-X", vectors)
         }
         None if capabilities.extent < Extent::Standard => Finding::warning(
