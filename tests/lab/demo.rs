@@ -51,6 +51,7 @@ fn tell(stage: &mut Stage<'_>) -> Result<()> {
     look(stage)?;
     plan(stage)?;
     apply(stage)?;
+    drift(stage)?;
     let mut first = first_guest(stage)?;
     second_guest(stage)?;
     stop(stage, &mut first)?;
@@ -91,6 +92,18 @@ fn apply(stage: &mut Stage<'_>) -> Result<()> {
     stage
         .say("A policy is a state and not a script. Once it is reached, nothing is left to do:")?;
     stage.run(&apply, &["nothing to do"])?;
+    Ok(())
+}
+
+fn drift(stage: &mut Stage<'_>) -> Result<()> {
+    stage.begin("Somebody else's hand")?;
+    stage.say("A script, or a colleague, takes the VF from its driver:")?;
+    stage.run("echo 0000:01:10.0 > /sys/bus/pci/drivers/vfio-pci/unbind", &[])?;
+    stage.say("What differs is named, one thing a line; scripts look at the exit code.")?;
+    let diff = format!("assign diff -f {POLICY}; echo \"exit code $?\"");
+    stage.run(&diff, &["should be vfio-pci", "exit code 4"])?;
+    stage.say("Applying again mends that, and touches nothing else.")?;
+    stage.run(&format!("assign apply -f {POLICY}"), &["bind to vfio-pci", "1 step made"])?;
     Ok(())
 }
 

@@ -127,6 +127,7 @@ impl Typed {
                 Line::Printed(line) => {
                     drop(clock.take());
                     let hanging = format!("{MARGIN}{MARGIN}");
+                    let line = left_standing(&line);
                     for part in wrap(&format!("{MARGIN}{line}"), WIDTH, &hanging) {
                         print(&part)?;
                     }
@@ -155,6 +156,12 @@ fn print(line: &str) -> Result<()> {
     writeln!(anstream::stdout(), "{line}").context("cannot write to standard output")
 }
 
+/// What a terminal has in the end of a line that was written over itself, as progress is.
+fn left_standing(line: &str) -> &str {
+    let last = line.trim_end_matches('\r').rsplit('\r').next().unwrap_or_default();
+    last.strip_suffix("\u{1b}[K").unwrap_or(last)
+}
+
 /// Breaks a line at its spaces into lines of at most `width` characters, as far as words allow. All
 /// but the first begin with `hanging`. A line with colours in it is left alone.
 fn wrap(line: &str, width: usize, hanging: &str) -> Vec<String> {
@@ -177,6 +184,15 @@ fn wrap(line: &str, width: usize, hanging: &str) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_line_that_was_written_over_shows_its_last_state() {
+        assert_eq!(
+            left_standing("wait ... \rwait ... 1 s\u{1b}[K\rwait ... done\u{1b}[K"),
+            "wait ... done"
+        );
+        assert_eq!(left_standing("plain\r"), "plain");
+    }
 
     #[test]
     fn lines_break_at_spaces() {
