@@ -131,7 +131,7 @@ impl Typed {
                     for part in wrap(&format!("{MARGIN}{line}"), WIDTH, &hanging) {
                         print(&part)?;
                     }
-                    printed.push_str(&line);
+                    printed.push_str(line);
                     printed.push('\n');
                     if text.is_some_and(|text| line.contains(text)) {
                         return Ok((printed, true));
