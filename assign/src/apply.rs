@@ -21,6 +21,7 @@ use crate::failure::{Failure, OwnReason};
 use crate::signals::Signals;
 use crate::state::{Entry, HostLock, State, Transaction};
 
+pub mod leases;
 pub mod policies;
 mod progress;
 mod recover;
@@ -83,6 +84,7 @@ impl<'a> Operation<'a> {
         }
         let lock = state.lock_host()?;
         recover::recover(root, state)?;
+        leases::tell(&leases::return_dead(root, state)?);
         Ok(Operation {
             root,
             state,

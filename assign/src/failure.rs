@@ -69,6 +69,8 @@ pub enum OwnReason {
     Interrupted,
     /// What was waited for did not come in time.
     TimedOut,
+    /// Another guest had the device, and nothing has reset it since.
+    NotReset,
     /// A guest of this name runs already.
     GuestRuns,
     /// Another command is changing the host.

@@ -3,19 +3,23 @@
 //! ```text
 //!  1 boot files open      nothing touched yet: a wrong path is the likeliest mistake
 //!  2 /dev/kvm open        without it there is no guest, so no device need be claimed
-//!  3 snapshot, choice     which VF for which network, or why not (choose.rs, pure)
+//!  3 snapshot, choice     which VF for which network, or why not (choose.rs, pure); what dead
+//!                         guests left is returned before, since it may be chosen
 //!  4 lease taken          before the device is opened: two launchers cannot both open it, and a
-//!                         crash from here on leaves a lease that says who had the device
+//!                         crash from here on leaves a lease that says who had the device; one that
+//!                         the host lends (`driver: host`) is bound now, for this guest only
 //!  5 VFIO groups open     what cannot be opened is given back, and 3 is done again without it
 //!  6 TAPs made            last of the things that can fail: they touch a bridge
 //!  7 spec, assign-vmm     it inherits the descriptors; ours are closed, so its end frees all
 //!  8 console, events      until the guest stops or somebody asks us to
 //!  9 VMM reaped           its descriptors are closed now, which resets the device
-//! 10 lease released       after the reset: nobody else may open the device before
+//! 10 lease released       after the reset: nobody else may open the device before; what was lent
+//!                         has its address and the host's driver again by then
 //! ```
 //!
 //! A guest that reboots goes from 9 to 5 with its lease: a fresh process, freshly opened groups. The
-//! VF stays bound to its pool's driver: the pool owns the binding, the guest only the lease.
+//! VF stays bound to its pool's driver: the pool owns the binding, the guest only the lease, unless
+//! the pool says `driver: host`.
 //!
 //! The steps that decide are pure (`choose`, `spec`), those that open say what to do about a
 //! failure (`handles`, `tap`), and the process can only end with its launcher (`process`).
@@ -44,10 +48,11 @@ use vmm::spec::StopReason;
 use self::choose::{Connection, World};
 use self::console::Console;
 use self::handles::{BootFiles, NotOpened, VfioFiles};
-use self::lease::Lease;
+use self::lease::{Lease, Taken};
 use self::process::Vmm;
 use self::session::Ending;
 use self::spec::Parts;
+use crate::apply::leases;
 use crate::failure::{Failure, OwnReason};
 use crate::signals::Signals;
 use crate::state::State;
@@ -92,8 +97,9 @@ pub enum Ended {
 /// A guest's networks with everything behind them that is open.
 struct Connected<'a> {
     connections: Vec<Connection>,
-    lease: Lease<'a>,
+    /// Dropped before the lease: what is open cannot be given back.
     vfio: Option<VfioFiles>,
+    lease: Lease<'a>,
 }
 
 impl Launch<'_> {
@@ -106,6 +112,7 @@ impl Launch<'_> {
         let boot = BootFiles::open(self.guest)?;
         let kvm = handles::open_kvm(self.root)?;
         lease::check_name(self.state, self.root, &self.guest.name)?;
+        leases::tidy(self.root, self.state)?;
         // From here on, being asked to end means to end in order.
         let signals = Signals::hold().map_err(|error| self.system("hold signals back", &error))?;
         let mut connected = self.connect()?;
@@ -142,15 +149,23 @@ impl Launch<'_> {
                 World { host: &host, pools: self.pools, holders: &holders, failed: &failed };
             let connections = choose::choose(self.guest, world)
                 .map_err(|unconnected| error::unconnected(self.guest, &unconnected))?;
-            let lease = Lease::take(self.state, self.root, &self.guest.name, &connections)?;
-            let Some(lease) = lease else {
-                races += 1;
-                if races < MOST_RACES {
+            let (guest, host) = (&self.guest.name, &host);
+            let lease = match Lease::take(self.state, self.root, guest, host, &connections)? {
+                Taken::All(lease) => lease,
+                // Each round excludes one more device, so the rounds end.
+                Taken::Not(device, failure) => {
+                    failed.insert(device, failure.message);
                     continue;
                 }
-                let message = "other launchers take every device before it can";
-                return Err(Failure::failed(OwnReason::Leased, &self.guest.name, message)
-                    .with_remedy("Try again."));
+                Taken::TooLate => {
+                    races += 1;
+                    if races < MOST_RACES {
+                        continue;
+                    }
+                    let message = "other launchers take every device before it can";
+                    return Err(Failure::failed(OwnReason::Leased, guest, message)
+                        .with_remedy("Try again."));
+                }
             };
             match VfioFiles::open(self.root, &connections) {
                 Ok(vfio) => {

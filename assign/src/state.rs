@@ -18,15 +18,17 @@ mod lock;
 pub mod originals;
 pub mod policies;
 mod store;
+pub mod unreset;
 
 pub use self::policies::{Applied, Step};
 pub use drives::Drive;
 pub use forced::Forced;
 pub use journal::Entry;
-pub use leases::{Lease, Owner};
+pub use leases::{Lease, Loan, Owner};
 pub use lock::HostLock;
 pub use originals::Original;
 pub use store::Transaction;
+pub use unreset::Unreset;
 
 /// Where the state is, unless told otherwise.
 pub const DIRECTORY: &str = "/var/lib/assign";

@@ -447,6 +447,8 @@ fn a_leased_device_is_a_guests() {
         owner: Owner { pid: 42, started: 7 },
         boot_id: String::new(),
         created: 0,
+        instance: None,
+        loan: None,
     };
     let found = diagnose(&snapshot, VF, &[lease]);
     assert_eq!(found.verdict, Verdict::No);

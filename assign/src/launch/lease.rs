@@ -3,15 +3,23 @@
 //! The launcher owns the leases until the guest's process runs, then that process does: they end
 //! with it, and it ends with the launcher. So after SIGKILL of either, nobody has to clean up, and
 //! while the kernel still takes the process apart, the devices still count as held.
+//!
+//! A device of a pool with `driver: host` is the host's until here and again afterwards: it is lent
+//! (see [`crate::apply::leases`]).
 
 use std::collections::BTreeMap;
 
-use sriov::{HostRoot, PciAddress};
+use sriov::isolation::is_vfio_driver;
+use sriov::{HostRoot, HostSnapshot, PciAddress};
 
 use super::choose::{Connection, Given};
 use super::reason::Holder;
+use crate::apply::leases::{self, NotTaken, Used};
 use crate::failure::{Failure, OwnReason, Reason};
-use crate::state::{self, Owner, State};
+use crate::state::{self, Loan, Owner, State};
+
+/// The driver that a lent device has with its guest.
+const LENT_TO: &str = "vfio-pci";
 
 /// Who holds which device now.
 ///
@@ -46,10 +54,23 @@ pub struct Lease<'a> {
     launcher: Owner,
     owner: Owner,
     held: Vec<PciAddress>,
+    used: Used,
+}
+
+/// What came of taking a guest's devices.
+#[derive(Debug)]
+pub enum Taken<'a> {
+    /// They are the guest's.
+    All(Lease<'a>),
+    /// Somebody was faster with one of them.
+    TooLate,
+    /// This one cannot be had, for this reason; another one may.
+    Not(PciAddress, Failure),
 }
 
 impl<'a> Lease<'a> {
-    /// Leases every VF of `connections` to `guest`; `None` where somebody was faster.
+    /// Leases every device of `connections` to `guest`, and binds those that the host lends. `host`
+    /// is what they were chosen from.
     ///
     /// # Errors
     /// Why the state cannot be written; nothing is leased then.
@@ -57,28 +78,28 @@ impl<'a> Lease<'a> {
         state: &'a State,
         root: &'a HostRoot,
         guest: &str,
+        host: &HostSnapshot,
         connections: &[Connection],
-    ) -> Result<Option<Lease<'a>>, Failure> {
-        let launcher = Owner::this(root).ok_or_else(|| {
-            Failure::failed(OwnReason::State, guest, "/proc does not show this process")
-                .with_remedy("Mount it: `mount -t proc proc /proc`.")
-        })?;
+    ) -> Result<Taken<'a>, Failure> {
+        let launcher = leases::this_process(root, guest)?;
         let given = |connection: &Connection| match connection {
-            Connection::Vfio(given) => Some(entry(root, guest, given, launcher)),
+            Connection::Vfio(given) => Some(entry(root, host, guest, given, launcher)),
             Connection::Virtio { .. } => None,
         };
         let entries: Vec<state::Lease> = connections.iter().filter_map(given).collect();
         let held = entries.iter().map(|entry| entry.device).collect();
         if !entries.is_empty() {
-            match state.take_leases(root, &entries) {
+            match leases::take(root, state, &entries) {
                 Ok(()) => {}
-                Err(failure) if failure.reason == Reason::Own(OwnReason::Leased) => {
-                    return Ok(None);
-                }
-                Err(failure) => return Err(failure),
+                Err(NotTaken::Device(device, failure)) => return Ok(Taken::Not(device, failure)),
+                Err(NotTaken::Failed(failure)) => match failure.reason {
+                    Reason::Own(OwnReason::Leased) => return Ok(Taken::TooLate),
+                    _ => return Err(failure),
+                },
             }
         }
-        Ok(Some(Lease { state, root, launcher, owner: launcher, held }))
+        let used = Used::No;
+        Ok(Taken::All(Lease { state, root, launcher, owner: launcher, held, used }))
     }
 
     /// The guest's process runs: it is the owner from now on.
@@ -86,6 +107,7 @@ impl<'a> Lease<'a> {
     /// # Errors
     /// Why the state cannot be written, or that the process has gone already.
     pub fn hand_to(&mut self, pid: u32) -> Result<(), Failure> {
+        self.used = Used::Yes;
         self.move_to(pid)
     }
 
@@ -104,40 +126,59 @@ impl<'a> Lease<'a> {
         Ok(())
     }
 
-    /// Gives the devices back.
+    /// Gives the devices back, lent ones to the host; the guest's process has ended. Tells what a
+    /// person should know.
     ///
     /// # Errors
-    /// Why the state cannot be written. The leases are dead all the same once this process ends.
+    /// Why one could not be given back. Its lease is dead once this process ends, and the next
+    /// command that changes this host tries again.
     pub fn release(mut self) -> Result<(), Failure> {
-        self.end()
+        for note in self.end()? {
+            anstream::eprintln!("assign: {note}");
+        }
+        Ok(())
     }
 
-    fn end(&mut self) -> Result<(), Failure> {
-        let mut result = Ok(());
-        for device in std::mem::take(&mut self.held) {
-            // Where handing over stopped half way, either of the two may be the owner; a release
-            // by another one does nothing.
-            for owner in [self.launcher, self.owner] {
-                result = result.and(self.state.release_lease(device, &owner));
-            }
+    fn end(&mut self) -> Result<Vec<String>, Failure> {
+        let held = std::mem::take(&mut self.held);
+        if held.is_empty() {
+            return Ok(Vec::new());
         }
-        result
+        // Where handing over stopped half way, either of the two may be the owner.
+        leases::release(self.root, self.state, &held, [self.launcher, self.owner], self.used)
     }
 }
 
 impl Drop for Lease<'_> {
     fn drop(&mut self) {
         // The error that led here is reported; what could not be given back here is dead when
-        // this process has ended.
+        // this process has ended, and the next command returns it.
         self.end().ok();
     }
 }
 
-fn entry(root: &HostRoot, guest: &str, given: &Given, owner: Owner) -> state::Lease {
+fn entry(
+    root: &HostRoot,
+    host: &HostSnapshot,
+    guest: &str,
+    given: &Given,
+    owner: Owner,
+) -> state::Lease {
     state::Lease {
         vf: Some(given.vf),
         pool: Some(given.pool.clone()),
         group: Some(given.group),
+        loan: loan(host, given.address),
         ..state::Lease::new(root, given.address, guest, owner)
     }
+}
+
+/// What the host lends with a device: nothing where its pool bound it already.
+fn loan(host: &HostSnapshot, device: PciAddress) -> Option<Loan> {
+    let function = host.function(device)?;
+    let is_given_away = function.driver.as_deref().is_some_and(is_vfio_driver);
+    (!is_given_away).then(|| Loan {
+        from: sriov::act::bind::original(host, function),
+        driver: LENT_TO.to_owned(),
+    })
 }

@@ -1,17 +1,28 @@
 //! Leases: which guest has which device.
 //!
 //! A lease belongs to a process, named by its id and its start time, since ids are used again. When
-//! that process is gone, or the host was booted since, the lease is dead, counts for nothing, and
-//! goes when the next one is taken: a killed guest's device is free again without anybody's doing.
+//! that process is gone, or the host was booted since, the lease is dead:
+//!
+//! ```text
+//! taken ──► the launcher's ──► the machine's ──► the launcher's ──► released
+//!              │                   │                  │
+//!              └───────────────────┴── process gone ──┴──► dead ──► claimed by whoever returns the
+//!                                                                  device, and is its owner meanwhile
+//! ```
+//!
+//! A dead lease on a device that stays with its pool's driver counts for nothing. One on a device
+//! that was lent ([`Loan`]) holds until the device is with the host again. Owners only ever change by
+//! comparing with the one that is expected, so that of two who want a lease one gets it.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use sriov::facts::platform;
-use sriov::{HostRoot, PciAddress, VfRef, attribute};
+use sriov::{Binding, Change, HostRoot, PciAddress, Target, VfRef, attribute};
 
 use super::State;
-use super::store::Table;
+use super::originals;
+use super::store::{Table, Transaction};
 use crate::failure::{Failure, OwnReason};
 
 const LEASES: Table = Table::new("leases");
@@ -35,6 +46,22 @@ pub struct Lease {
     pub boot_id: String,
     /// When it was taken, in seconds since 1970.
     pub created: u64,
+    /// Which device at this address it is: see [`originals::instance`].
+    #[serde(default)]
+    pub instance: Option<u64>,
+    /// For a device that the host has again when its guest is gone.
+    #[serde(default)]
+    pub loan: Option<Loan>,
+}
+
+/// What the host lends to a guest: written down before the device is touched, so that whoever finds
+/// it can give the device back, however far its binding came.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Loan {
+    /// Its driver, override and address with the host.
+    pub from: Binding,
+    /// The driver it has with its guest.
+    pub driver: String,
 }
 
 /// A process that cannot be mistaken for a later one with its id.
@@ -47,15 +74,17 @@ pub struct Owner {
 }
 
 impl Owner {
-    /// The process of this id, if it runs; a zombie does not.
+    /// The process of this id, if it runs. A zombie does not, unless threads of it are left, which
+    /// hold its files open.
     pub fn of(root: &HostRoot, pid: u32) -> Option<Owner> {
         let stat = attribute::read(&root.proc(&format!("{pid}/stat"))).ok()??;
         // The second field is the command's name in parentheses, which may hold anything.
         let (_, fields) = stat.rsplit_once(')')?;
         let mut fields = fields.split_whitespace();
         let state = fields.next()?;
-        let started = fields.nth(18)?.parse().ok()?;
-        (!matches!(state, "Z" | "X")).then_some(Owner { pid, started })
+        let threads: u32 = fields.nth(16)?.parse().ok()?;
+        let started = fields.nth(1)?.parse().ok()?;
+        (!matches!(state, "Z" | "X") || threads > 1).then_some(Owner { pid, started })
     }
 
     /// This process.
@@ -77,7 +106,38 @@ impl Lease {
             owner,
             boot_id: platform::boot_id(root),
             created: now.unwrap_or(0),
+            instance: originals::instance(root, device),
+            loan: None,
         }
+    }
+
+    /// The device: a VF by its place, since that is how the steps on VFs name it.
+    pub fn target(&self) -> Target {
+        self.vf.map_or(Target::Function(self.device), Target::Vf)
+    }
+
+    /// The step that gives a lent device to its guest.
+    pub fn bind(&self) -> Option<Change> {
+        let loan = self.loan.as_ref()?;
+        let (from, driver) = (loan.from.clone(), loan.driver.clone());
+        Some(Change::Bind { device: self.target(), from, driver })
+    }
+
+    /// The step that gives a lent device back to the host.
+    pub fn give_back(&self) -> Option<Change> {
+        let loan = self.loan.as_ref()?;
+        let (from, to) = (Binding::forced(&loan.driver), loan.from.clone());
+        Some(Change::Restore { device: self.target(), from, to })
+    }
+
+    /// Whether its device is still the one that was leased: not another one in its place.
+    pub fn is_of_this_device(&self, root: &HostRoot) -> bool {
+        self.instance.is_none() || self.instance == originals::instance(root, self.device)
+    }
+
+    /// Whether nobody else may touch the device: its process runs, or it was lent and is not back.
+    pub fn holds(&self, root: &HostRoot) -> bool {
+        self.is_alive(root) || (self.loan.is_some() && self.boot_id == platform::boot_id(root))
     }
 
     /// Whether its process still runs, on the boot it was taken on.
@@ -95,41 +155,47 @@ impl Lease {
 }
 
 impl State {
-    /// Every lease that is alive. Dead ones stay where they are until the next lease is taken.
+    /// Every lease that holds its device: those of running processes, and those of dead ones whose
+    /// devices are not with the host again yet.
     pub fn leases(&self, root: &HostRoot) -> Result<Vec<Lease>, Failure> {
-        let mut leases: Vec<Lease> = self.all(LEASES)?;
-        leases.retain(|lease| lease.is_alive(root));
+        let mut leases = self.leases_ever()?;
+        leases.retain(|lease| lease.holds(root));
         Ok(leases)
+    }
+
+    /// Every lease that was not released, dead ones as well.
+    pub fn leases_ever(&self) -> Result<Vec<Lease>, Failure> {
+        self.all(LEASES)
     }
 
     /// Every lease of this boot, of a host whose processes cannot be asked.
     pub fn leases_of(&self, boot_id: &str) -> Result<Vec<Lease>, Failure> {
-        let mut leases: Vec<Lease> = self.all(LEASES)?;
+        let mut leases = self.leases_ever()?;
         leases.retain(|lease| lease.boot_id == boot_id);
         Ok(leases)
     }
 
-    /// Takes devices for a guest: all of them or none, and for one guest only. Nobody changes the
-    /// host meanwhile; the caller must not hold [`State::lock_host`].
+    /// Takes devices for a guest: all of them or none, and for one guest only. Dead leases on devices
+    /// that were not lent go. The caller has [`State::lock_host`], so that nobody changes the devices
+    /// between a look at their leases and the change.
     ///
     /// # Errors
-    /// Refuses ([`OwnReason::Leased`]), naming the guest, while a live lease holds one of the
-    /// devices or its group; and ([`OwnReason::GuestRuns`]) while a guest of the same name holds
-    /// any.
+    /// Refuses ([`OwnReason::Leased`]), naming the guest, while a lease holds one of the devices or
+    /// its group; and ([`OwnReason::GuestRuns`]) while a guest of the same name holds any.
     pub fn take_leases(&self, root: &HostRoot, leases: &[Lease]) -> Result<(), Failure> {
-        let _host = self.lock_host()?;
         self.change(|state| {
             let mut held = Vec::new();
             for other in state.all::<Lease>(LEASES)? {
-                if other.is_alive(root) {
+                if other.holds(root) {
                     held.push(other);
                 } else {
                     state.remove(LEASES, &other.device.to_string())?;
                 }
             }
             for lease in leases {
-                let namesake =
-                    |other: &&Lease| other.guest == lease.guest && other.owner != lease.owner;
+                let namesake = |other: &&Lease| {
+                    other.guest == lease.guest && other.owner != lease.owner && other.is_alive(root)
+                };
                 if let Some(other) = held.iter().find(namesake) {
                     return Err(runs(other));
                 }
@@ -141,6 +207,51 @@ impl State {
             }
             Ok(())
         })
+    }
+
+    /// Makes `owner` the owner of a dead lease, for it to return the device. False where the lease is
+    /// not as it was seen any more: somebody returned it, or its launcher lives and has it again.
+    pub fn claim_dead_lease(
+        &self,
+        root: &HostRoot,
+        seen: &Lease,
+        owner: Owner,
+    ) -> Result<bool, Failure> {
+        self.change(|state| {
+            let key = seen.device.to_string();
+            match state.get::<Lease>(LEASES, &key)? {
+                Some(lease) if lease == *seen && !lease.is_alive(root) => {
+                    state.put(LEASES, &key, &Lease { owner, ..lease })?;
+                    Ok(true)
+                }
+                _ => Ok(false),
+            }
+        })
+    }
+
+    /// Ends a dead lease on a device that needs no step to be free; what `remember` says is
+    /// remembered with it. `None` where the lease is not as it was seen any more.
+    pub fn end_dead_lease<T>(
+        &self,
+        root: &HostRoot,
+        seen: &Lease,
+        remember: impl FnOnce(&Transaction<'_>) -> Result<T, Failure>,
+    ) -> Result<Option<T>, Failure> {
+        self.change(|state| {
+            let key = seen.device.to_string();
+            match state.get::<Lease>(LEASES, &key)? {
+                Some(lease) if lease == *seen && !lease.is_alive(root) => {
+                    state.remove(LEASES, &key)?;
+                    remember(state).map(Some)
+                }
+                _ => Ok(None),
+            }
+        })
+    }
+
+    /// The lease on a device, whoever has it.
+    pub fn lease_on(&self, device: PciAddress) -> Result<Option<Lease>, Failure> {
+        Ok(self.leases_ever()?.into_iter().find(|lease| lease.device == device))
     }
 
     /// Hands a lease from `from` to another process, such as the guest's machine once it runs.
@@ -177,13 +288,18 @@ impl State {
     /// Gives a device back. A lease that belongs to another owner by now is left alone, so that a
     /// late release cannot take the device from its next guest.
     pub fn release_lease(&self, device: PciAddress, owner: &Owner) -> Result<(), Failure> {
-        self.change(|state| {
-            let key = device.to_string();
-            match state.get::<Lease>(LEASES, &key)? {
-                Some(lease) if lease.owner == *owner => state.remove(LEASES, &key),
-                _ => Ok(()),
-            }
-        })
+        self.change(|state| state.end_lease(device, owner))
+    }
+}
+
+impl Transaction<'_> {
+    /// Ends a lease that belongs to this owner; leaves alone any other.
+    pub fn end_lease(&self, device: PciAddress, owner: &Owner) -> Result<(), Failure> {
+        let key = device.to_string();
+        match self.get::<Lease>(LEASES, &key)? {
+            Some(lease) if lease.owner == *owner => self.remove(LEASES, &key),
+            _ => Ok(()),
+        }
     }
 }
 

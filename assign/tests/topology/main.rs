@@ -25,6 +25,8 @@ fn lease(device: &str, guest: &str) -> Lease {
         owner: Owner { pid: 1, started: 1 },
         boot_id: String::new(),
         created: 0,
+        instance: None,
+        loan: None,
     }
 }
 
