@@ -129,6 +129,7 @@ pub fn remove(root: &HostRoot, state: &State, names: &[String]) -> Result<Report
     for change in &changes {
         check_removal(&snapshot, change, &leases, &kept)?;
     }
+    let changes = with_memory(&snapshot, changes);
     match operation.perform_what_is_left(&changes) {
         Ok(left) => report.notes.extend(left),
         Err(error) => return Err(operation.roll_back(error)),
@@ -136,6 +137,30 @@ pub fn remove(root: &HostRoot, state: &State, names: &[String]) -> Result<Report
     report.changes = operation.done();
     operation.commit(|state| names.iter().try_for_each(|name| state.forget_policy(name)))?;
     Ok(report)
+}
+
+/// The same, remembering what VFs have that go: should a later step fail, they are to have it again,
+/// before any driver of the host takes them.
+fn with_memory(snapshot: &HostSnapshot, changes: Vec<Change>) -> Vec<Change> {
+    let mut steps = Vec::new();
+    for change in changes {
+        let Change::SetVfCount { pf, to: 0, .. } = change else {
+            steps.push(change);
+            continue;
+        };
+        let function = snapshot.function(pf);
+        let facts = function.and_then(|function| Some((function, function.sriov.as_ref()?)));
+        let remembered =
+            facts.map_or_else(Vec::new, |(pf, facts)| vfs::remember(snapshot, pf, facts));
+        let is_on = facts.is_some_and(|(_, facts)| facts.autoprobe);
+        let guard = |from, to| Change::SetAutoprobe { pf, from, to };
+        let guarded = is_on && !remembered.is_empty();
+        steps.extend(guarded.then(|| guard(true, false)));
+        steps.extend(remembered);
+        steps.push(change);
+        steps.extend(guarded.then(|| guard(false, true)));
+    }
+    steps
 }
 
 /// Neither a guest nor a policy that stays may lose a VF, or its way to the network.

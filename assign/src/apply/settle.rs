@@ -8,6 +8,8 @@ use std::collections::BTreeSet;
 use sriov::nvme::SecondaryState;
 use sriov::{Change, PciAddress, Target, Undo, VfSetting};
 
+use super::before;
+
 /// The changes that take back `changes` (first to last), in order.
 pub fn settle(changes: &[Change]) -> Vec<Change> {
     let mut sums: Vec<Change> = Vec::new();
@@ -29,10 +31,11 @@ pub fn settle(changes: &[Change]) -> Vec<Change> {
         (Change::SetNvmeSecondary { .. }, _) | (_, Target::Function(_)) => false,
         (_, Target::Vf(vf)) => resized.contains(&vf.pf),
     };
+    let vfs = before::vfs(changes);
     let mut back: Vec<Change> = sums
         .iter()
         .rev()
-        .filter(|sum| !is_nothing(sum) && !gone(sum))
+        .filter(|sum| !is_nothing(sum) && !gone(sum) && !before::is_remade(sum, &vfs))
         .filter_map(|sum| match sum.undo() {
             Undo::Change(back) => Some(back),
             Undo::Nothing | Undo::Impossible(_) => None,
@@ -42,7 +45,7 @@ pub fn settle(changes: &[Change]) -> Vec<Change> {
     for pf in resized {
         back = share_out_between(back, pf);
     }
-    back
+    before::remake(back, changes)
 }
 
 /// An NVMe PF is reset to get back its share while it has no VFs, and their controllers are given
@@ -157,7 +160,7 @@ fn is_nothing(change: &Change) -> bool {
         Change::SetNvmePrimary { from, to, .. } => from == to,
         Change::SetNvmeSecondary { from, to, .. } => from == to,
         Change::SetVf { setting, .. } => setting.is_nothing(),
-        // What a VF had before goes with it for good, once all is done.
+        // A VF of ours goes for good; one that was there before is made as it was.
         Change::RememberVf { .. } | Change::RemakeVf { .. } => true,
         Change::Bind { from, driver, .. } => from.driver.as_ref() == Some(driver),
         Change::Restore { from, to, .. } => from.same_hands(to),

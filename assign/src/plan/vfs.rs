@@ -81,7 +81,7 @@ fn autoprobe(pf: &PciFunction, from: bool, to: bool) -> Change {
 
 /// What the VFs have that are about to go, for them to have it again should a later step fail. Those
 /// of a drive are taken from their drivers and set offline by steps of their own.
-fn remember(snapshot: &HostSnapshot, pf: &PciFunction, facts: &PfFacts) -> Vec<Change> {
+pub fn remember(snapshot: &HostSnapshot, pf: &PciFunction, facts: &PfFacts) -> Vec<Change> {
     if facts.nvme.is_some() {
         return Vec::new();
     }
