@@ -97,7 +97,7 @@ pub fn plan(snapshot: &HostSnapshot, policies: &[Policy], known: Known<'_>) -> P
         .collect();
     for (address, feeds) in &feeds {
         let Some(pf) = snapshot.function(*address) else { continue };
-        plan.refusals.extend(conflicts::find(pf, feeds, &others));
+        plan.refusals.extend(conflicts::find(snapshot, pf, feeds, &others));
         plan.notes.extend(disturbance(snapshot, pf, feeds));
         match vfs::steps(snapshot, pf, feeds, known.leases) {
             Ok(steps) => plan.steps.extend(steps),
@@ -124,6 +124,6 @@ fn no_iommu(snapshot: &HostSnapshot) -> Failure {
 fn disturbance(snapshot: &HostSnapshot, pf: &PciFunction, feeds: &[Feed<'_>]) -> Option<String> {
     let present = pf.sriov.as_ref()?.present;
     let used = usage::of(snapshot, pf).into_iter().next()?;
-    let changes = feeds.iter().any(|feed| feed.pool.count != present);
+    let changes = feeds.iter().any(|feed| feed.pool.count() != Some(present));
     changes.then(|| format!("{used}: may lose its link for a moment while its VFs are made"))
 }

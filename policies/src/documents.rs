@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 use crate::document::{self, Node};
 use crate::error::{Error, Errors, Report};
 use crate::guest::{self, Guest};
-use crate::policy::{self, Policy, Pool};
+use crate::policy::{self, Policy};
+use crate::pool::Pool;
 use crate::read::{Fields, Taken, choice, name};
 
 /// One text and the name it goes by in errors: the path of its file. Relative paths within the text

@@ -6,8 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::document::{Node, Span};
 use crate::error::{Report, quote};
-use crate::read::{Fields, Taken, list, name, number, text};
+use crate::read::{Fields, Taken, boolean, choice, list, name, number, text};
 use crate::scalar;
+use crate::selector::numa_node_number;
 
 /// Most vCPUs of a guest; the VMM's own limit.
 pub const MAX_CPUS: u8 = 64;
@@ -19,6 +20,8 @@ const MAX_MEMORY: u64 = 16 << 40;
 const MAX_CMDLINE: usize = 2047;
 /// Most networks of a guest.
 const MAX_NETWORKS: usize = 16;
+/// Most other devices of a guest.
+const MAX_DEVICES: usize = 16;
 
 /// One guest machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,12 +30,23 @@ pub struct Guest {
     pub name: String,
     /// Number of vCPUs, 1 to [`MAX_CPUS`].
     pub cpus: u8,
-    /// Memory in bytes, at least [`MIN_MEMORY`], a multiple of 1 MiB.
-    pub memory_bytes: u64,
+    /// Its memory.
+    pub memory: Memory,
     /// What it boots.
     pub boot: Boot,
     /// Its network interfaces, in the order of the text.
     pub networks: Vec<GuestNetwork>,
+    /// Other devices it gets as they are, in the order of the text.
+    pub devices: Vec<GuestDevice>,
+}
+
+/// The memory of a guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Memory {
+    /// In bytes, at least [`MIN_MEMORY`], a multiple of 1 MiB.
+    pub size: u64,
+    /// The host's NUMA node it comes from; `None` leaves that to the kernel.
+    pub numa: Option<u32>,
 }
 
 /// What a guest boots. Relative paths of the text are joined to the folder of its file.
@@ -58,11 +72,37 @@ pub struct GuestNetwork {
     pub fallback: Option<Virtio>,
 }
 
-/// A wish for a VF.
+/// A device of a guest that is no network card to us, such as a GPU or a drive's controller.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestDevice {
+    /// Its name, unique among the devices and networks of the guest.
+    pub name: String,
+    /// The pool it is taken from.
+    pub claim: Claim,
+    /// Whether the guest starts without it where none is to be had.
+    pub optional: bool,
+}
+
+/// A wish for a device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claim {
     /// Name of the pool.
     pub pool: String,
+    /// Whether it has to be near the guest's memory; only with [`Memory::numa`] other than ignored.
+    pub numa: NumaChoice,
+}
+
+/// Whether a device has to be on the NUMA node that the guest's memory comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "kebab-case")]
+pub enum NumaChoice {
+    /// Any will do.
+    #[default]
+    Ignore,
+    /// One that is, if one is free.
+    Preferred,
+    /// No other.
+    Required,
 }
 
 /// A virtio network device.
@@ -73,6 +113,7 @@ pub struct Virtio {
 }
 
 const NETWORK_FORM: &str = "claim: {pool: lan}, or virtio: {bridge: br0}";
+const DEVICE_FORM: &str = "- {name: gpu0, claim: {pool: gpu}}";
 const BOOT_FORM: &str = "boot: {kernel: vmlinuz, initrd: initrd.img, cmdline: console=ttyS0}";
 
 /// Reads the `spec` of a guest whose name is read already. `folder` is where its file lies.
@@ -87,29 +128,37 @@ pub(crate) fn read(
     if let Some((name, at)) = &named {
         names.take(name, *at, "guest", report);
     }
-    let known = ["cpus", "memory", "boot", "networks"];
+    let known = ["cpus", "memory", "boot", "networks", "devices"];
     let spec = Fields::of(spec?, "a guest's `spec`", &known, report)?;
     let cpus = match spec.get("cpus", report) {
         Some(node) => cpu_count(node, report),
         None => Some(1),
     };
-    let memory = spec.need("memory", "memory: {size: 512MiB}", report);
-    let memory_bytes = memory.and_then(|node| memory_size(node, report));
+    let memory_node = spec.need("memory", "memory: {size: 512MiB}", report);
+    let memory = memory_node.and_then(|node| read_memory(node, report));
     let boot = spec.need("boot", BOOT_FORM, report);
     let boot = boot.and_then(|node| read_boot(node, folder, report));
+    // A node that was given and is wrong is no reason to complain that it is missing.
+    let near = memory.is_none_or(|memory| memory.numa.is_some());
+    let mut claims = Claims { near, taken: Taken::default() };
     let mut networks = Vec::new();
     if let Some(node) = spec.get("networks", report) {
-        let mut taken = Taken::default();
         let form = "- {name: net0, claim: {pool: lan}}";
         for item in list(node, "`networks`", MAX_NETWORKS, form, report) {
-            networks.extend(network(item, &mut taken, report));
+            networks.extend(network(item, &mut claims, report));
+        }
+    }
+    let mut devices = Vec::new();
+    if let Some(node) = spec.get("devices", report) {
+        for item in list(node, "`devices`", MAX_DEVICES, DEVICE_FORM, report) {
+            devices.extend(device(item, &mut claims, report));
         }
     }
     if report.count() != before {
         return None;
     }
     let (name, _) = named?;
-    Some(Guest { name, cpus: cpus?, memory_bytes: memory_bytes?, boot: boot?, networks })
+    Some(Guest { name, cpus: cpus?, memory: memory?, boot: boot?, networks, devices })
 }
 
 fn cpu_count(node: &Node, report: &mut Report<'_>) -> Option<u8> {
@@ -119,16 +168,18 @@ fn cpu_count(node: &Node, report: &mut Report<'_>) -> Option<u8> {
     u8::try_from(count).ok()
 }
 
-fn memory_size(node: &Node, report: &mut Report<'_>) -> Option<u64> {
-    let fields = Fields::of(node, "`memory`", &["size"], report)?;
+fn read_memory(node: &Node, report: &mut Report<'_>) -> Option<Memory> {
+    let fields = Fields::of(node, "`memory`", &["size", "numa"], report)?;
+    let before = report.count();
+    let numa = fields.get("numa", report);
+    let numa = numa.and_then(|node| numa_node_number(node, "`numa`", report));
     let node = fields.need("size", "size: 512MiB", report)?;
-    let bytes = scalar::size(node, "`size`", report)?;
-    let ok = (MIN_MEMORY..=MAX_MEMORY).contains(&bytes);
-    if !ok {
-        let message = format!("a guest cannot have {} MiB of memory", bytes >> 20);
+    let size = scalar::size(node, "`size`", report)?;
+    if !(MIN_MEMORY..=MAX_MEMORY).contains(&size) {
+        let message = format!("a guest cannot have {} MiB of memory", size >> 20);
         report.error(node.span, message, Some("64MiB to 16384GiB"));
     }
-    ok.then_some(bytes)
+    (report.count() == before).then_some(Memory { size, numa })
 }
 
 fn read_boot(node: &Node, folder: &Path, report: &mut Report<'_>) -> Option<Boot> {
@@ -171,16 +222,23 @@ fn cmdline(node: &Node, report: &mut Report<'_>) -> Option<String> {
     Some(text.to_owned())
 }
 
-fn network(node: &Node, taken: &mut Taken, report: &mut Report<'_>) -> Option<GuestNetwork> {
+/// What the claims of a guest are checked against.
+struct Claims {
+    /// Whether the guest's memory has a NUMA node to be near to.
+    near: bool,
+    taken: Taken,
+}
+
+fn network(node: &Node, claims: &mut Claims, report: &mut Report<'_>) -> Option<GuestNetwork> {
     let before = report.count();
     let known = ["name", "claim", "fallback", "virtio"];
     let fields = Fields::of(node, "a network", &known, report)?;
     let name_node = fields.need("name", "name: net0", report);
     let name = name_node.and_then(|node| name(node, "a network's `name`", report));
     if let (Some(node), Some(name)) = (name_node, &name) {
-        taken.take(name, node.span, "network of this guest", report);
+        claims.taken.take(name, node.span, "network or device of this guest", report);
     }
-    let claim = fields.get("claim", report).and_then(|node| claim(node, report));
+    let claim = fields.get("claim", report).and_then(|node| claim(node, claims, report));
     let plain = fields.get("virtio", report);
     let fallback = fields.get("fallback", report);
     let misplaced = match (fields.has("claim"), fields.has("fallback"), fields.has("virtio")) {
@@ -207,10 +265,40 @@ fn network(node: &Node, taken: &mut Taken, report: &mut Report<'_>) -> Option<Gu
     (report.count() == before).then_some(GuestNetwork { name: name?, claim, fallback: virtio })
 }
 
-fn claim(node: &Node, report: &mut Report<'_>) -> Option<Claim> {
-    let fields = Fields::of(node, "`claim`", &["pool"], report)?;
+fn device(node: &Node, claims: &mut Claims, report: &mut Report<'_>) -> Option<GuestDevice> {
+    let fields = Fields::of(node, "a device", &["name", "claim", "optional"], report)?;
+    let name_node = fields.need("name", "name: gpu0", report);
+    let name = name_node.and_then(|node| name(node, "a device's `name`", report));
+    if let (Some(node), Some(name)) = (name_node, &name) {
+        claims.taken.take(name, node.span, "network or device of this guest", report);
+    }
+    let claim_node = fields.need("claim", "claim: {pool: gpu}", report);
+    let claim = claim_node.and_then(|node| claim(node, claims, report));
+    let optional = match fields.get("optional", report) {
+        Some(node) => boolean(node, "`optional`", report)?,
+        None => false,
+    };
+    Some(GuestDevice { name: name?, claim: claim?, optional })
+}
+
+fn claim(node: &Node, claims: &Claims, report: &mut Report<'_>) -> Option<Claim> {
+    let fields = Fields::of(node, "`claim`", &["pool", "numa"], report)?;
+    let choices = [
+        ("ignore", NumaChoice::Ignore),
+        ("preferred", NumaChoice::Preferred),
+        ("required", NumaChoice::Required),
+    ];
+    let numa_node = fields.get("numa", report);
+    let numa = numa_node.and_then(|node| choice(node, "`numa`", &choices, report));
+    if let (Some(node), Some(NumaChoice::Preferred | NumaChoice::Required)) = (numa_node, numa)
+        && !claims.near
+    {
+        let message = "the claim asks for a device near the guest's memory, which has no NUMA node";
+        let form = "`numa` in the guest's memory as well: memory: {size: 512MiB, numa: 0}";
+        report.error(node.span, message, Some(form));
+    }
     let node = fields.need("pool", "pool: lan", report)?;
-    Some(Claim { pool: name(node, "`pool`", report)? })
+    Some(Claim { pool: name(node, "`pool`", report)?, numa: numa.unwrap_or_default() })
 }
 
 fn virtio(node: &Node, report: &mut Report<'_>) -> Option<Virtio> {

@@ -19,18 +19,25 @@ mod documents;
 mod error;
 mod guest;
 mod load;
+mod network;
 mod policy;
+mod pool;
 mod read;
+mod rules;
 mod scalar;
 mod selector;
 
 pub use documents::{Documents, Source, parse};
 pub use error::{Error, Errors};
-pub use guest::{Boot, Claim, Guest, GuestNetwork, MAX_CPUS, MIN_MEMORY, Virtio};
+pub use guest::{
+    Boot, Claim, Guest, GuestDevice, GuestNetwork, MAX_CPUS, MIN_MEMORY, Memory, NumaChoice, Virtio,
+};
 pub use load::{MAX_FILE_BYTES, load, load_each};
-pub use policy::{
-    Driver, Expect, GroupIsolation, Isolation, MacPolicy, NoIommu, Policy, Pool, PoolNetwork,
-    Release, Restore,
+pub use network::{MacPolicy, PoolNetwork};
+pub use policy::Policy;
+pub use pool::{Driver, Expect, Order, Pool, PoolDevices};
+pub use rules::{
+    Acs, DeviceName, Exception, GroupIsolation, Isolation, NoIommu, Protection, Release, Restore,
 };
 pub use scalar::{ClassPrefix, VfIndexes};
-pub use selector::{Mismatch, Selector};
+pub use selector::{LinkSpeed, Mismatch, Selector};

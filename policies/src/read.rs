@@ -13,7 +13,8 @@ use crate::error::{Report, quote};
 pub(crate) struct Fields<'n> {
     what: &'static str,
     at: Span,
-    values: HashMap<&'n str, &'n Node>,
+    /// Each with its place and value.
+    values: HashMap<&'n str, (Span, &'n Node)>,
 }
 
 impl<'n> Fields<'n> {
@@ -48,7 +49,7 @@ impl<'n> Fields<'n> {
                     format!("{} is given twice, first in line {}", quote(name), first.line);
                 report.error(key.span, message, Some("each field once"));
             } else if known.contains(&name.as_str()) {
-                fields.values.insert(name, value);
+                fields.values.insert(name, (key.span, value));
             } else {
                 let hint = match nearest(name, known) {
                     Some(near) => format!(": did you mean `{near}`?"),
@@ -63,7 +64,7 @@ impl<'n> Fields<'n> {
 
     /// A field that may be left out; given without a value it is an error.
     pub fn get(&self, name: &str, report: &mut Report<'_>) -> Option<&'n Node> {
-        let node = *self.values.get(name)?;
+        let (_, node) = *self.values.get(name)?;
         if node.is_null() {
             let message = format!("`{name}` is given without a value");
             report.error(node.span, message, Some("give a value, or leave the field out"));
@@ -84,6 +85,11 @@ impl<'n> Fields<'n> {
     /// Whether the field is written at all.
     pub fn has(&self, name: &str) -> bool {
         self.values.contains_key(name)
+    }
+
+    /// Where the field is written, if it is.
+    pub fn place(&self, name: &str) -> Option<Span> {
+        self.values.get(name).map(|(at, _)| *at)
     }
 }
 
@@ -241,6 +247,29 @@ pub(crate) fn choice<T: Copy>(
         return Some(*value);
     }
     report.error(node.span, format!("{what} cannot be {}", node.describe()), Some(&form));
+    None
+}
+
+/// A truth value as YAML 1.2's core schema has them (section 10.3.2); `yes`, `no`, `on` and `off`,
+/// which YAML 1.1 had as well, are words.
+pub(crate) fn boolean(node: &Node, what: &str, report: &mut Report<'_>) -> Option<bool> {
+    let form = "true, false";
+    let Value::Scalar { text, plain } = &node.value else {
+        let message = format!("{what} is true or false, not {}", node.describe());
+        report.error(node.span, message, Some(form));
+        return None;
+    };
+    let value = match text.as_str() {
+        "true" | "True" | "TRUE" => Some(true),
+        "false" | "False" | "FALSE" => Some(false),
+        _ => None,
+    };
+    let message = match value {
+        Some(_) if *plain => return value,
+        Some(_) => format!("{what} is true or false: write {text} without quotes"),
+        None => format!("{what} is true or false, not {}", quote(text)),
+    };
+    report.error(node.span, message, Some(form));
     None
 }
 

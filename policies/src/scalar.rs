@@ -3,10 +3,12 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use sriov::{MacAddress, PciAddress, PciRoot};
 
 use crate::document::{Node, Value};
 use crate::error::{Report, quote};
 use crate::read::{plain_meaning, text};
+use crate::rules::DeviceName;
 
 /// VF indexes of one PF, as ranges that are sorted and do not touch.
 ///
@@ -251,13 +253,154 @@ pub(crate) fn size(node: &Node, what: &str, report: &mut Report<'_>) -> Option<u
     bytes
 }
 
+/// A rate in Mbit/s: a plain number, or one with its unit.
+pub(crate) fn rate(node: &Node, what: &str, report: &mut Report<'_>) -> Option<u32> {
+    let form = "a whole number of Mbit/s, or one with Mbit or Gbit, such as 500Mbit or 1Gbit";
+    let Value::Scalar { text, plain } = &node.value else {
+        report.error(node.span, format!("{what} is a rate, not {}", node.describe()), Some(form));
+        return None;
+    };
+    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (digits, unit) = text.split_at(split);
+    let factor = match unit.trim_start() {
+        "" if *plain && !digits.is_empty() => Some(1),
+        "Mbit" | "Mbit/s" => Some(1),
+        "Gbit" | "Gbit/s" => Some(1000),
+        _ => None,
+    };
+    let number = digits.parse::<u32>().ok().filter(|_| !digits.starts_with('0') || digits == "0");
+    let rate = number.zip(factor).and_then(|(number, factor)| number.checked_mul(factor));
+    if rate.is_none() {
+        report.error(node.span, format!("{what} cannot be {}", quote(text)), Some(form));
+    }
+    rate
+}
+
+/// The speed of a link in MT/s, written in GT/s as the PCI Express specification does.
+pub(crate) fn speed(node: &Node, report: &mut Report<'_>) -> Option<u32> {
+    let form = "a speed such as 2.5GT/s, 8GT/s or 16GT/s";
+    let text = text(node, "`min`", form, report)?;
+    let parse = || {
+        let (whole, tenths) = {
+            let number = text.strip_suffix("GT/s")?.trim_end();
+            number.split_once('.').unwrap_or((number, "0"))
+        };
+        let digits = |part: &str| !part.is_empty() && part.bytes().all(|c| c.is_ascii_digit());
+        let (1..=3, 1, true, true) = (whole.len(), tenths.len(), digits(whole), digits(tenths))
+        else {
+            return None;
+        };
+        let speed = whole.parse::<u32>().ok()? * 1000 + tenths.parse::<u32>().ok()? * 100;
+        (speed > 0).then_some(speed)
+    };
+    let speed = parse();
+    if speed.is_none() {
+        report.error(node.span, format!("`min` cannot be {}", quote(text)), Some(form));
+    }
+    speed
+}
+
+/// A speed in MT/s as [`speed`] reads it: `2.5GT/s`.
+pub(crate) fn show_speed(speed: u32) -> String {
+    match (speed / 1000, speed % 1000 / 100) {
+        (whole, 0) => format!("{whole}GT/s"),
+        (whole, tenths) => format!("{whole}.{tenths}GT/s"),
+    }
+}
+
+/// A PCI address.
+pub(crate) fn address(node: &Node, what: &str, report: &mut Report<'_>) -> Option<PciAddress> {
+    let form = "domain:bus:device.function in hexadecimal, such as 0000:01:00.0, or 01:00.0";
+    parsed(node, what, form, report)
+}
+
+/// A root bus.
+pub(crate) fn pci_root(node: &Node, report: &mut Report<'_>) -> Option<PciRoot> {
+    let form = r#"domain:bus in hexadecimal, in quotes, such as "0000:00""#;
+    parsed(node, "`pciRoot`", form, report)
+}
+
+/// An Ethernet address.
+pub(crate) fn mac(node: &Node, report: &mut Report<'_>) -> Option<MacAddress> {
+    let form = r#"six bytes in hexadecimal, in quotes, such as "52:54:00:12:34:56""#;
+    parsed(node, "`permanentMac`", form, report)
+}
+
+fn parsed<T: std::str::FromStr>(
+    node: &Node,
+    what: &str,
+    form: &str,
+    report: &mut Report<'_>,
+) -> Option<T> {
+    let text = text(node, what, form, report)?;
+    let value = text.parse().ok();
+    if value.is_none() {
+        report.error(node.span, format!("{what} cannot be {}", quote(text)), Some(form));
+    }
+    value
+}
+
+/// A serial number: printable ASCII, as drives and the kernel write them.
+pub(crate) fn serial(node: &Node, report: &mut Report<'_>) -> Option<String> {
+    let form = "a serial number as `assign show` prints it, in quotes";
+    let text = text(node, "`serial`", form, report)?;
+    let printable = |c: u8| c.is_ascii_graphic() || c == b' ';
+    let ok = (1..=64).contains(&text.len()) && text.bytes().all(printable) && text.trim() == text;
+    if !ok {
+        report.error(node.span, format!("`serial` cannot be {}", quote(text)), Some(form));
+    }
+    ok.then(|| text.to_owned())
+}
+
+/// A device by its address or the name of its interface.
+pub(crate) fn device(node: &Node, report: &mut Report<'_>) -> Option<DeviceName> {
+    let form =
+        "a PCI address such as 0000:01:00.0, or the name of a network interface such as eth0";
+    let text = text(node, "`device`", form, report)?;
+    let device = device_name(text);
+    if device.is_none() {
+        report.error(node.span, format!("`device` cannot be {}", quote(text)), Some(form));
+    }
+    device
+}
+
+pub(crate) fn device_name(text: &str) -> Option<DeviceName> {
+    match text.parse() {
+        Ok(address) => Some(DeviceName::Address(address)),
+        Err(_) => {
+            is_netdev_name(text, LONGEST_ALTNAME).then(|| DeviceName::Interface(text.to_owned()))
+        }
+    }
+}
+
+/// Longest name of an interface in bytes (`IFNAMSIZ` less its NUL).
+const LONGEST_NAME: usize = 15;
+/// Longest other name of an interface in bytes (`ALTIFNAMSIZ` less its NUL).
+const LONGEST_ALTNAME: usize = 127;
+
+/// Whether the kernel takes this for the name of an interface (`dev_valid_name`).
+fn is_netdev_name(name: &str, longest: usize) -> bool {
+    let bad = |c: char| matches!(c, '/' | ':') || c.is_whitespace() || c.is_control();
+    (1..=longest).contains(&name.len()) && !name.contains(bad) && name != "." && name != ".."
+}
+
+/// Another name of a network interface.
+pub(crate) fn altname(node: &Node, report: &mut Report<'_>) -> Option<String> {
+    let form = "another name of a network interface (ip link: altname), at most 127 characters";
+    let name = text(node, "`altname`", form, report)?;
+    let ok = is_netdev_name(name, LONGEST_ALTNAME);
+    if !ok {
+        report.error(node.span, format!("`altname` cannot be {}", quote(name)), Some(form));
+    }
+    ok.then(|| name.to_owned())
+}
+
 /// A name of a network interface: at most 15 bytes, as the kernel's `dev_valid_name` accepts it.
 pub(crate) fn interface(node: &Node, what: &str, report: &mut Report<'_>) -> Option<String> {
     let form =
         "the name of a network interface, such as eth0: at most 15 characters, no / : or space";
     let name = text(node, what, form, report)?;
-    let bad = |c: char| matches!(c, '/' | ':') || c.is_whitespace() || c.is_control();
-    let ok = (1..=15).contains(&name.len()) && !name.contains(bad) && name != "." && name != "..";
+    let ok = is_netdev_name(name, LONGEST_NAME);
     if !ok {
         report.error(node.span, format!("{what} cannot be {}", quote(name)), Some(form));
     }

@@ -1,22 +1,27 @@
-//! Which physical functions feed a pool.
+//! Which functions feed a pool.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
-use sriov::{PciAddress, PciFunction};
+use sriov::{HostSnapshot, MacAddress, PciAddress, PciFunction, PciRoot};
 
 use crate::document::Node;
 use crate::error::Report;
-use crate::read::{Fields, text};
+use crate::read::{Fields, number, text};
 use crate::scalar::{self, ClassPrefix};
 
 /// Conditions a function must meet, all of them; at least one is given.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Selector {
     /// PCI vendor ID.
     pub vendor: Option<u16>,
     /// PCI device ID.
     pub device: Option<u16>,
+    /// PCI subsystem vendor ID.
+    pub subsystem_vendor: Option<u16>,
+    /// PCI subsystem device ID.
+    pub subsystem_device: Option<u16>,
     /// The beginning of its class code.
     pub class: Option<ClassPrefix>,
     /// Name of the driver it is bound to.
@@ -25,40 +30,124 @@ pub struct Selector {
     pub address: Option<PciAddress>,
     /// Name of one of its network interfaces.
     pub interface: Option<String>,
+    /// Another name (altname) of one of its network interfaces.
+    pub altname: Option<String>,
+    /// The address that one of its network interfaces was made with.
+    pub permanent_mac: Option<MacAddress>,
+    /// Its serial number, case aside: that of an NVMe drive, or of the PCI Express device.
+    pub serial: Option<String>,
+    /// The root bus it is below.
+    pub pci_root: Option<PciRoot>,
+    /// The NUMA node it is on.
+    pub numa_node: Option<u32>,
+    /// What its link can do.
+    pub link_speed: Option<LinkSpeed>,
+}
+
+/// The speed of a PCI Express link, whatever it runs at now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkSpeed {
+    /// The least it must be able to do, in MT/s and lane (8000 is 8 GT/s).
+    pub min: u32,
 }
 
 /// The first condition that a function does not meet: "its vendor is 1af4, not 8086".
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-#[error("its {field} is {found}, not {wanted}")]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mismatch {
     /// The field of the selector, such as `vendor`.
     pub field: String,
     /// What the selector asks for.
     pub wanted: String,
-    /// What the function has; "none" where it has nothing of the kind.
+    /// What the function has; "none" where it has nothing of the kind, "unknown (…)" where that
+    /// cannot be told.
     pub found: String,
 }
 
-impl Selector {
-    /// Whether `function` meets every condition; if not, the first that it misses.
-    pub fn matches(&self, function: &PciFunction) -> Result<(), Mismatch> {
-        let id = |id: u16| format!("{id:04x}");
-        let none = || "none".to_owned();
-        let miss = |field: &str, wanted: String, found: String| {
-            Err(Mismatch { field: field.to_owned(), wanted, found })
+impl std::error::Error for Mismatch {}
+
+impl fmt::Display for Mismatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = match self.field.as_str() {
+            "subsystemVendor" => "subsystem vendor",
+            "subsystemDevice" => "subsystem device",
+            "permanentMac" => "permanent MAC address",
+            "pciRoot" => "PCI root",
+            "numaNode" => "NUMA node",
+            "linkSpeed" => "link speed",
+            name => name,
         };
+        write!(f, "its {name} is {}, not {}", self.found, self.wanted)
+    }
+}
+
+impl Selector {
+    /// Whether `function` of `host` meets every condition; if not, the first that it misses.
+    ///
+    /// # Errors
+    /// The condition, and what the function has instead.
+    pub fn matches(&self, host: &HostSnapshot, function: &PciFunction) -> Result<(), Mismatch> {
+        self.matches_taken(host, function)?;
+        self.shown_by_driver(host, function)
+    }
+
+    /// The same for a function that this program took from its driver: what only the host's driver
+    /// shows (driver, interface, altname, permanent MAC address, an NVMe drive's serial number) is
+    /// passed over, since it went with the driver.
+    ///
+    /// # Errors
+    /// As [`Selector::matches`].
+    pub fn matches_taken(
+        &self,
+        host: &HostSnapshot,
+        function: &PciFunction,
+    ) -> Result<(), Mismatch> {
+        let id = |id: u16| format!("{id:04x}");
         if let Some(wanted) = self.address.filter(|wanted| *wanted != function.address) {
             return miss("address", wanted.to_string(), function.address.to_string());
         }
-        if let Some(wanted) = self.vendor.filter(|wanted| *wanted != function.vendor) {
-            return miss("vendor", id(wanted), id(function.vendor));
-        }
-        if let Some(wanted) = self.device.filter(|wanted| *wanted != function.device) {
-            return miss("device", id(wanted), id(function.device));
+        for (field, wanted, found) in [
+            ("vendor", self.vendor, function.vendor),
+            ("device", self.device, function.device),
+            ("subsystemVendor", self.subsystem_vendor, function.subsystem_vendor),
+            ("subsystemDevice", self.subsystem_device, function.subsystem_device),
+        ] {
+            if let Some(wanted) = wanted.filter(|wanted| *wanted != found) {
+                return miss(field, id(wanted), id(found));
+            }
         }
         if let Some(wanted) = self.class.filter(|wanted| !wanted.matches(function.class)) {
             return miss("class", wanted.to_string(), format!("{:06x}", function.class));
         }
+        if let Some(wanted) = self.pci_root {
+            let found = host.root_of(function);
+            if found != wanted {
+                return miss("pciRoot", wanted.to_string(), found.to_string());
+            }
+        }
+        if let Some(wanted) = self.numa_node.filter(|wanted| function.numa_node != Some(*wanted)) {
+            let found = function.numa_node.map_or_else(none, |node| node.to_string());
+            return miss("numaNode", wanted.to_string(), found);
+        }
+        if let (Some(wanted), Some(found)) = (&self.serial, &function.serial)
+            && !found.eq_ignore_ascii_case(wanted)
+        {
+            return miss("serial", wanted.clone(), found.clone());
+        }
+        if let Some(LinkSpeed { min }) = self.link_speed {
+            let speed = function.link.as_ref().and_then(|link| link.max_speed);
+            if speed.is_none_or(|speed| speed < min) {
+                let found = match (&function.link, speed) {
+                    (_, Some(speed)) => format!("{} at most", scalar::show_speed(speed)),
+                    (Some(_), None) => unknown("the kernel does not say"),
+                    (None, None) => unknown("it shows no link of its own"),
+                };
+                return miss("linkSpeed", format!("{} or more", scalar::show_speed(min)), found);
+            }
+        }
+        Ok(())
+    }
+
+    fn shown_by_driver(&self, host: &HostSnapshot, function: &PciFunction) -> Result<(), Mismatch> {
         if let Some(wanted) = &self.driver
             && function.driver.as_ref() != Some(wanted)
         {
@@ -67,40 +156,117 @@ impl Selector {
         if let Some(wanted) = &self.interface
             && !function.netdevs.contains(wanted)
         {
-            let found = match function.netdevs.is_empty() {
-                true => none(),
-                false => function.netdevs.join(", "),
-            };
-            return miss("interface", wanted.clone(), found);
+            return miss("interface", wanted.clone(), join(&function.netdevs));
         }
-        Ok(())
+        let netdevs = || function.netdevs.iter().filter_map(|name| host.netdev(name));
+        if let Some(wanted) = &self.altname {
+            let names: Vec<String> = netdevs().flat_map(|netdev| netdev.altnames.clone()).collect();
+            if !names.contains(wanted) {
+                return miss("altname", wanted.clone(), join(&names));
+            }
+        }
+        if let Some(wanted) = self.permanent_mac {
+            let macs: Vec<MacAddress> =
+                netdevs().filter_map(|netdev| netdev.permanent_mac).collect();
+            if !macs.contains(&wanted) {
+                let found = match (macs.is_empty(), function.netdevs.is_empty()) {
+                    (true, true) => none(),
+                    (true, false) => unknown("the kernel does not say"),
+                    _ => join(&macs),
+                };
+                return miss("permanentMac", wanted.to_string(), found);
+            }
+        }
+        match (&self.serial, &function.serial) {
+            (Some(wanted), None) => {
+                miss("serial", wanted.clone(), unknown("it has none, no driver, or is asleep"))
+            }
+            _ => Ok(()),
+        }
     }
 
-    /// Reads `from`.
-    pub(crate) fn read(node: &Node, report: &mut Report<'_>) -> Option<Selector> {
-        const KNOWN: [&str; 6] = ["vendor", "device", "class", "driver", "address", "interface"];
+    /// Reads a selector; `what` is the field it is the value of.
+    pub(crate) fn read(
+        node: &Node,
+        what: &'static str,
+        report: &mut Report<'_>,
+    ) -> Option<Selector> {
+        const KNOWN: [&str; 14] = [
+            "vendor",
+            "device",
+            "subsystemVendor",
+            "subsystemDevice",
+            "class",
+            "driver",
+            "address",
+            "interface",
+            "altname",
+            "permanentMac",
+            "serial",
+            "pciRoot",
+            "numaNode",
+            "linkSpeed",
+        ];
         let before = report.count();
-        let fields = Fields::of(node, "`from`", &KNOWN, report)?;
+        let fields = Fields::of(node, what, &KNOWN, report)?;
         if !KNOWN.iter().any(|name| fields.has(name)) {
-            let message = "`from` selects nothing: give at least one condition";
+            let message = format!("{what} selects nothing: give at least one condition");
             report.error(node.span, message, Some(&KNOWN.join(", ")));
             return None;
         }
-        let vendor = fields.get("vendor", report);
-        let device = fields.get("device", report);
+        let mut id = |name: &str, what| {
+            fields.get(name, report).and_then(|node| scalar::pci_id(node, what, report))
+        };
+        let vendor = id("vendor", "`vendor`");
+        let device = id("device", "`device`");
+        let subsystem_vendor = id("subsystemVendor", "`subsystemVendor`");
+        let subsystem_device = id("subsystemDevice", "`subsystemDevice`");
         let class = fields.get("class", report);
         let driver = fields.get("driver", report);
         let address = fields.get("address", report);
         let interface = fields.get("interface", report);
+        let altname = fields.get("altname", report);
+        let permanent_mac = fields.get("permanentMac", report);
+        let serial = fields.get("serial", report);
+        let pci_root = fields.get("pciRoot", report);
+        let numa_node = fields.get("numaNode", report);
+        let link_speed = fields.get("linkSpeed", report);
         let selector = Selector {
-            vendor: vendor.and_then(|node| scalar::pci_id(node, "`vendor`", report)),
-            device: device.and_then(|node| scalar::pci_id(node, "`device`", report)),
+            vendor,
+            device,
+            subsystem_vendor,
+            subsystem_device,
             class: class.and_then(|node| scalar::class(node, report)),
             driver: driver.and_then(|node| driver_name(node, report)),
-            address: address.and_then(|node| pci_address(node, report)),
+            address: address.and_then(|node| scalar::address(node, "`address`", report)),
             interface: interface.and_then(|node| scalar::interface(node, "`interface`", report)),
+            altname: altname.and_then(|node| scalar::altname(node, report)),
+            permanent_mac: permanent_mac.and_then(|node| scalar::mac(node, report)),
+            serial: serial.and_then(|node| scalar::serial(node, report)),
+            pci_root: pci_root.and_then(|node| scalar::pci_root(node, report)),
+            numa_node: numa_node.and_then(|node| numa_node_number(node, "`numaNode`", report)),
+            link_speed: link_speed.and_then(|node| link_speed_min(node, report)),
         };
         (report.count() == before).then_some(selector)
+    }
+}
+
+fn miss(field: &str, wanted: String, found: String) -> Result<(), Mismatch> {
+    Err(Mismatch { field: field.to_owned(), wanted, found })
+}
+
+fn none() -> String {
+    "none".to_owned()
+}
+
+fn unknown(why: &str) -> String {
+    format!("unknown ({why})")
+}
+
+fn join<T: fmt::Display>(items: &[T]) -> String {
+    match items.is_empty() {
+        true => none(),
+        false => items.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
     }
 }
 
@@ -111,12 +277,23 @@ impl fmt::Display for Selector {
         let mut add = |name: &str, value: Option<String>| {
             parts.extend(value.map(|value| format!("{name}: {value}")));
         };
-        add("vendor", self.vendor.map(|id| format!("\"{id:04x}\"")));
-        add("device", self.device.map(|id| format!("\"{id:04x}\"")));
-        add("class", self.class.map(|class| format!("\"{class}\"")));
+        let id = |id: Option<u16>| id.map(|id| format!("\"{id:04x}\""));
+        let quoted = |value: Option<String>| value.map(|value| format!("\"{value}\""));
+        add("vendor", id(self.vendor));
+        add("device", id(self.device));
+        add("subsystemVendor", id(self.subsystem_vendor));
+        add("subsystemDevice", id(self.subsystem_device));
+        add("class", quoted(self.class.map(|class| class.to_string())));
         add("driver", self.driver.clone());
-        add("address", self.address.map(|address| format!("\"{address}\"")));
+        add("address", quoted(self.address.map(|address| address.to_string())));
         add("interface", self.interface.clone());
+        add("altname", self.altname.clone());
+        add("permanentMac", quoted(self.permanent_mac.map(|mac| mac.to_string())));
+        add("serial", quoted(self.serial.clone()));
+        add("pciRoot", quoted(self.pci_root.map(|root| root.to_string())));
+        add("numaNode", self.numa_node.map(|node| node.to_string()));
+        let speed = |speed: LinkSpeed| format!("{{min: {}}}", scalar::show_speed(speed.min));
+        add("linkSpeed", self.link_speed.map(speed));
         write!(f, "{{{}}}", parts.join(", "))
     }
 }
@@ -134,15 +311,15 @@ fn driver_name(node: &Node, report: &mut Report<'_>) -> Option<String> {
     ok.then(|| name.to_owned())
 }
 
-fn pci_address(node: &Node, report: &mut Report<'_>) -> Option<PciAddress> {
-    let form = "domain:bus:device.function in hexadecimal, such as 0000:01:00.0, or 01:00.0";
-    let text = text(node, "`address`", form, report)?;
-    let address = text.parse().ok();
-    if address.is_none() {
-        let message = format!("`address` cannot be {}", crate::error::quote(text));
-        report.error(node.span, message, Some(form));
-    }
-    address
+/// A node's number: the kernel has room for 1,024 (`CONFIG_NODES_SHIFT` is 10 at most).
+pub(crate) fn numa_node_number(node: &Node, what: &str, report: &mut Report<'_>) -> Option<u32> {
+    u32::try_from(number(node, what, 0..=1023, report)?).ok()
+}
+
+fn link_speed_min(node: &Node, report: &mut Report<'_>) -> Option<LinkSpeed> {
+    let fields = Fields::of(node, "`linkSpeed`", &["min"], report)?;
+    let node = fields.need("min", "min: 8GT/s", report)?;
+    Some(LinkSpeed { min: scalar::speed(node, report)? })
 }
 
 #[cfg(test)]
@@ -167,12 +344,14 @@ mod tests {
 
     #[test]
     fn all_conditions_must_hold() {
+        let host = HostSnapshot::default();
         let all = selector(
             r#"{"vendor": 32902, "device": 4297, "class": "02", "driver": "igb",
                 "address": "0000:01:00.0", "interface": "eth0"}"#,
         );
-        assert_eq!(all.matches(&function()), Ok(()));
-        let miss = |json| selector(json).matches(&function()).expect_err("a mismatch").to_string();
+        assert_eq!(all.matches(&host, &function()), Ok(()));
+        let miss =
+            |json| selector(json).matches(&host, &function()).expect_err("a mismatch").to_string();
         assert_eq!(miss(r#"{"vendor": 6900}"#), "its vendor is 8086, not 1af4");
         assert_eq!(miss(r#"{"class": "0108"}"#), "its class is 020000, not 0108");
         assert_eq!(miss(r#"{"interface": "eth1"}"#), "its interface is eth0, not eth1");
@@ -180,8 +359,9 @@ mod tests {
 
     #[test]
     fn a_function_without_driver_or_interface_has_none() {
+        let host = HostSnapshot::default();
         let bare = PciFunction { driver: None, netdevs: Vec::new(), ..function() };
-        let miss = |json| selector(json).matches(&bare).expect_err("a mismatch").to_string();
+        let miss = |json| selector(json).matches(&host, &bare).expect_err("a mismatch").to_string();
         assert_eq!(miss(r#"{"driver": "igb"}"#), "its driver is none, not igb");
         assert_eq!(miss(r#"{"interface": "eth0"}"#), "its interface is none, not eth0");
     }

@@ -31,8 +31,8 @@ fn the_edge_node_is_read_as_it_is_written() {
     let (policy, pool) = documents.pool("lan").expect("the pool of edge-node.yaml");
     assert_eq!(policy.name, "edge-node");
     assert_eq!(pool.from.to_string(), r#"{vendor: "8086", device: "10c9", interface: eth0}"#);
-    assert_eq!(pool.count, 1);
-    assert_eq!(pool.indexes.iter().collect::<Vec<_>>(), [0]);
+    assert_eq!(pool.count(), Some(1));
+    assert_eq!(pool.indexes().collect::<Vec<_>>(), [0]);
     assert_eq!(pool.network.mac, MacPolicy::Derive);
 }
 

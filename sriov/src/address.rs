@@ -117,6 +117,59 @@ impl From<PciAddress> for String {
     }
 }
 
+/// A root bus: what leads from the processors to a tree of PCI devices. Written `0000:00`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct PciRoot {
+    /// PCI segment group; not limited to 16 bits.
+    pub domain: u32,
+    /// Its bus number, 0 to 255.
+    pub bus: u8,
+}
+
+impl fmt::Display for PciRoot {
+    /// As the kernel names it in `/sys/devices`: the domain in four digits or more.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&format!("{:04x}:{:02x}", self.domain, self.bus))
+    }
+}
+
+impl FromStr for PciRoot {
+    type Err = RootError;
+
+    /// Accepts `dddd:bb` with four to eight digits of domain.
+    fn from_str(text: &str) -> Result<PciRoot, RootError> {
+        let parse = || {
+            let (domain, bus) = text.split_once(':')?;
+            let ok = (4..=8).contains(&domain.len()) && bus.len() == 2;
+            let root = PciRoot { domain: hex(domain)?, bus: u8::try_from(hex(bus)?).ok()? };
+            ok.then_some(root)
+        };
+        parse().ok_or_else(|| RootError { text: text.chars().take(64).collect() })
+    }
+}
+
+/// A text that is not a root bus.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} is no PCI root: write domain:bus in hexadecimal, such as 0000:00")]
+pub struct RootError {
+    text: String,
+}
+
+impl TryFrom<String> for PciRoot {
+    type Error = RootError;
+
+    fn try_from(text: String) -> Result<PciRoot, RootError> {
+        text.parse()
+    }
+}
+
+impl From<PciRoot> for String {
+    fn from(root: PciRoot) -> String {
+        root.to_string()
+    }
+}
+
 /// A virtual function by its parent and index: its identity as long as the VFs exist, and the
 /// same again when they are made anew.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -31,7 +31,7 @@ pub mod vf_settings;
 pub mod vfio;
 pub mod watch;
 
-pub use address::{PciAddress, VfRef};
+pub use address::{PciAddress, PciRoot, VfRef};
 pub use change::{Binding, Change, Target, Undo};
 pub use facts::pci::{PciFunction, PfFacts};
 pub use failure::{ChangeError, Class, Reason};

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::address::{PciAddress, VfRef};
+use crate::address::{PciAddress, PciRoot, VfRef};
 use crate::facts::block::{self, BlockDevice};
 use crate::facts::console::{self, Console};
 use crate::facts::elsewhere::{self, Elsewhere};
@@ -153,6 +153,18 @@ impl HostSnapshot {
     /// Where a VF is now.
     pub fn vf_address(&self, vf: VfRef) -> Option<PciAddress> {
         self.function(vf.pf)?.sriov.as_ref()?.vfs.get(&vf.index).copied()
+    }
+
+    /// The root bus that leads to a function: the one of its uppermost bridge.
+    pub fn root_of(&self, function: &PciFunction) -> PciRoot {
+        let (mut address, mut parent) = (function.address, function.parent);
+        // A saved snapshot may have a bridge above itself; no path is longer than there are buses.
+        for _ in 0..=u8::MAX {
+            let Some(above) = parent else { break };
+            address = above;
+            parent = self.function(above).and_then(|bridge| bridge.parent);
+        }
+        PciRoot { domain: address.domain(), bus: address.bus() }
     }
 
     /// The interface through which a PF's VFs are set: its port on the wire.

@@ -200,7 +200,7 @@ fn check_removal(
                     }
                 }
             }
-            match kept.iter().find_map(|applied| uses(&applied.policy, function)) {
+            match kept.iter().find_map(|applied| uses(snapshot, &applied.policy, function)) {
                 Some((policy, pool)) => Err(used(change, policy, pool)),
                 None => Ok(()),
             }
@@ -214,8 +214,12 @@ fn check_removal(
     }
 }
 
-fn uses<'a>(policy: &'a Policy, pf: &PciFunction) -> Option<(&'a Policy, &'a Pool)> {
-    let pool = policy.pools.iter().find(|pool| pool.from.matches(pf).is_ok())?;
+fn uses<'a>(
+    snapshot: &HostSnapshot,
+    policy: &'a Policy,
+    pf: &PciFunction,
+) -> Option<(&'a Policy, &'a Pool)> {
+    let pool = policy.pools.iter().find(|pool| pool.from.matches(snapshot, pf).is_ok())?;
     Some((policy, pool))
 }
 

@@ -153,14 +153,15 @@ fn vf(
     if !world.host.iommu.present {
         return Err(NoVf::NoIommu { remedy: world.host.iommu_remedy().to_owned() });
     }
-    let feeds =
-        |function: &&PciFunction| function.sriov.is_some() && pool.from.matches(function).is_ok();
+    let feeds = |function: &&PciFunction| {
+        function.sriov.is_some() && pool.from.matches(world.host, function).is_ok()
+    };
     let mut rejected = Vec::new();
     for pf in world.host.functions.iter().filter(feeds) {
         let interface = world.host.port_of(pf).map(|port| port.name.clone());
-        for index in pool.indexes.iter() {
+        for index in pool.indexes() {
             let vf = VfRef { pf: pf.address, index };
-            match examine(vf, pool, world, before) {
+            match examine(vf, world, before) {
                 Ok((function, group)) => {
                     return Ok(Given {
                         network: network.name.clone(),
@@ -198,7 +199,6 @@ fn mac(pf: &PciFunction, index: u16) -> Option<MacAddress> {
 /// Whether nothing speaks against giving this VF; its function and group if so.
 fn examine<'a>(
     vf: VfRef,
-    pool: &Pool,
     world: World<'a>,
     before: &[Connection],
 ) -> Result<(&'a PciFunction, u32), Why> {
@@ -218,8 +218,8 @@ fn examine<'a>(
     if let Some(network) = taken {
         return Err(Why::TakenHere { network });
     }
-    if function.driver.as_deref() != Some(pool.driver.name()) {
-        let wanted = pool.driver.name().to_owned();
+    if function.driver.as_deref() != Some("vfio-pci") {
+        let wanted = "vfio-pci".to_owned();
         return Err(Why::OtherDriver { driver: function.driver.clone(), wanted });
     }
     isolation::viability(host, function, &[])

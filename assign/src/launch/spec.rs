@@ -36,7 +36,7 @@ impl Parts {
         GuestSpec {
             name: guest.name.clone(),
             cpus: guest.cpus,
-            memory_bytes: guest.memory_bytes,
+            memory_bytes: guest.memory.size,
             kvm: number(&self.kvm),
             boot: Boot {
                 kernel: number(&self.boot.kernel),

@@ -34,7 +34,7 @@ pub struct Rejected {
 pub fn find(snapshot: &HostSnapshot, pool: &Pool) -> Candidates {
     let (mut accepted, mut rejected) = (Vec::new(), Vec::new());
     for function in &snapshot.functions {
-        let mismatch = pool.from.matches(function).err();
+        let mismatch = pool.from.matches(snapshot, function).err();
         let reason = match mismatch {
             // A device that was not meant and could not be is no news.
             Some(_) if function.sriov.is_none() => continue,

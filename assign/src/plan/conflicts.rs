@@ -2,15 +2,20 @@
 //! priority; the policies have to agree.
 
 use policies::Policy;
-use sriov::PciFunction;
+use sriov::{HostSnapshot, PciFunction};
 
 use super::Feed;
 use crate::failure::{Failure, OwnReason};
 
 /// Conflicts among the pools that a PF feeds, and with policies applied before.
-pub(super) fn find(pf: &PciFunction, feeds: &[Feed<'_>], others: &[&Policy]) -> Vec<Failure> {
+pub(super) fn find(
+    snapshot: &HostSnapshot,
+    pf: &PciFunction,
+    feeds: &[Feed<'_>],
+    others: &[&Policy],
+) -> Vec<Failure> {
     let applied = others.iter().flat_map(|policy| {
-        let pools = policy.pools.iter().filter(|pool| pool.from.matches(pf).is_ok());
+        let pools = policy.pools.iter().filter(|pool| pool.from.matches(snapshot, pf).is_ok());
         pools.map(|pool| Feed { policy, pool })
     });
     let applied: Vec<Feed<'_>> = applied.collect();
@@ -23,10 +28,11 @@ pub(super) fn find(pf: &PciFunction, feeds: &[Feed<'_>], others: &[&Policy]) -> 
 }
 
 fn between(pf: &PciFunction, one: &Feed<'_>, other: &Feed<'_>) -> Option<Failure> {
-    let problem = if one.pool.count != other.pool.count {
-        format!("want {} and {} VFs on it", one.pool.count, other.pool.count)
+    let ((count, indexes), (others, used)) = (one.pool.vfs()?, other.pool.vfs()?);
+    let problem = if count != others {
+        format!("want {count} and {others} VFs on it")
     } else {
-        let index = one.pool.indexes.overlap(&other.pool.indexes)?;
+        let index = indexes.overlap(used)?;
         format!("both use its VF {index}")
     };
     let message = format!(

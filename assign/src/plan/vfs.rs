@@ -25,7 +25,7 @@ pub(super) fn steps(
     leases: &[Lease],
 ) -> Result<Vec<Step>, Vec<Failure>> {
     let (Some(facts), Some(first)) = (&pf.sriov, feeds.first()) else { return Ok(Vec::new()) };
-    let count = first.pool.count;
+    let Some(count) = first.pool.count() else { return Ok(Vec::new()) };
     check_count(pf, facts, count).map_err(|failure| vec![failure])?;
     let by = |feed: &Feed<'_>, change| Step { policy: feed.policy.name.clone(), change };
     let mut steps: Vec<Step> =
@@ -40,14 +40,14 @@ pub(super) fn steps(
     let [before, after] = frame(snapshot, pf, facts, count).map_err(|failure| vec![failure])?;
     steps.extend(before.into_iter().map(|change| by(first, change)));
     for feed in feeds {
-        for index in feed.pool.indexes.iter() {
+        for index in feed.pool.indexes() {
             let device = Target::Vf(VfRef { pf: pf.address, index });
-            let driver = feed.pool.driver.name().to_owned();
+            let driver = "vfio-pci".to_owned();
             steps.push(by(feed, Change::Bind { device, from: Binding::default(), driver }));
         }
     }
     for feed in feeds {
-        for index in feed.pool.indexes.iter() {
+        for index in feed.pool.indexes() {
             let vf = VfRef { pf: pf.address, index };
             if let Some(to) = wanted_mac(snapshot, pf, feed.pool, index) {
                 steps.push(by(feed, Change::SetVfMac { vf, from: MacAddress([0; 6]), to }));
@@ -218,13 +218,13 @@ fn adopt(
 ) -> Result<Vec<Step>, Vec<Failure>> {
     let together: Vec<_> = feeds
         .iter()
-        .flat_map(|feed| feed.pool.indexes.iter().filter_map(|index| facts.vfs.get(&index)))
+        .flat_map(|feed| feed.pool.indexes().filter_map(|index| facts.vfs.get(&index)))
         .copied()
         .collect();
     let (mut bindings, mut addresses, mut refusals) = (Vec::new(), Vec::new(), Vec::new());
     for feed in feeds {
         let by = |change| Step { policy: feed.policy.name.clone(), change };
-        for index in feed.pool.indexes.iter() {
+        for index in feed.pool.indexes() {
             let vf = VfRef { pf: pf.address, index };
             let Some(function) = facts.vfs.get(&index).and_then(|at| snapshot.function(*at)) else {
                 continue;
@@ -234,7 +234,7 @@ fn adopt(
                 continue;
             }
             let steps = [
-                bind(snapshot, function, vf, feed.pool.driver.name()),
+                bind(snapshot, function, vf, "vfio-pci"),
                 set_mac(snapshot, pf, facts, feed.pool, vf),
             ];
             let lease = leases.iter().find(|lease| lease.device == function.address);

@@ -107,7 +107,7 @@ fn networks() {
       |              ^
       = accepted: claim: {pool: lan}, or virtio: {bridge: br0}
 
-    host.yaml:8:35: another network of this guest is already named `net0`
+    host.yaml:8:35: another network or device of this guest is already named `net0`
     8 |   networks: [{name: net0}, {name: net0, claim: {}}]
       |                                   ^^^^
       = accepted: each name once, in all files given together
@@ -145,5 +145,5 @@ fn relative_paths_start_from_the_folder_of_the_file() {
     let guest = parse(&[source]).expect("a valid guest").guests.remove(0);
     assert_eq!(guest.boot.kernel.to_str(), Some("some/where/k"));
     assert_eq!(guest.boot.initrd.as_deref().and_then(|path| path.to_str()), Some("/i"));
-    assert_eq!((guest.cpus, guest.memory_bytes), (1, 64 << 20));
+    assert_eq!((guest.cpus, guest.memory.size), (1, 64 << 20));
 }

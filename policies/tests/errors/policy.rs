@@ -28,7 +28,7 @@ fn unknown_and_repeated_fields() {
     host.yaml:6:19: a pool has no field `form`: did you mean `from`?
     6 |     - {name: lan, form: {interface: eth0}, vfs: {count: 1, cuont: 2}, name: lan}
       |                   ^^^^
-      = accepted: name, from, expect, vfs, use, driver, network
+      = accepted: name, from, vfs, use, devices, expect, driver, order, network
 
     host.yaml:6:60: `vfs` has no field `cuont`: did you mean `count`?
     6 |     - {name: lan, form: {interface: eth0}, vfs: {count: 1, cuont: 2}, name: lan}
@@ -65,7 +65,7 @@ fn selectors() {
     host.yaml:6:25: `from` selects nothing: give at least one condition
     6 |     - {name: lan, from: {}, vfs: {count: 1}}
       |                         ^
-      = accepted: vendor, device, class, driver, address, interface
+      = accepted: vendor, device, subsystemVendor, subsystemDevice, class, driver, address, interface, altname, permanentMac, serial, pciRoot, numaNode, linkSpeed
     "#);
     assert_snapshot!(pool("{name: lan, from: {vendor: 8086, device: 10c9}, vfs: {count: 1}}"), @r#"
     host.yaml:6:34: `vendor` is hexadecimal, but `8086` reads as a decimal number: write "8086"
@@ -182,7 +182,7 @@ fn choices() {
     host.yaml:6:69: `driver` cannot be `igb`
     6 |     - {name: lan, from: {interface: eth0}, vfs: {count: 1}, driver: igb, network: {mac: random}}
       |                                                                     ^^^
-      = accepted: vfio-pci
+      = accepted: vfio-pci, auto, host
 
     host.yaml:6:89: `mac` cannot be `random`
     6 |     - {name: lan, from: {interface: eth0}, vfs: {count: 1}, driver: igb, network: {mac: random}}
@@ -196,15 +196,10 @@ fn choices() {
       |                      ^^^^^
       = accepted: strict
 
-    host.yaml:7:38: `noIommu` cannot be `allow`
-    7 |   isolation: {group: loose, noIommu: allow}
-      |                                      ^^^^^
-      = accepted: deny
-
     host.yaml:8:22: `restore` cannot be `none`
     8 |   release: {restore: none}
       |                      ^^^^
-      = accepted: original
+      = accepted: original, keep
     "#);
 }
 

@@ -20,6 +20,10 @@ const IFF_UP: u32 = 1;
 pub struct Netdev {
     /// Its name now; udev and people rename interfaces.
     pub name: String,
+    /// Its other names (`IFLA_ALT_IFNAME`), sorted; none where the kernel was not asked (a recorded
+    /// tree).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub altnames: Vec<String>,
     /// The kernel's number for it, until it goes away.
     pub index: u32,
     /// Its address; `None` for interfaces without a six-byte one.
@@ -93,6 +97,7 @@ impl Netdev {
     pub(super) fn of_link(link: &Link, names: &BTreeMap<u32, String>) -> Netdev {
         Netdev {
             name: link.name.clone(),
+            altnames: Vec::new(),
             index: link.index,
             mac: link.mac,
             permanent_mac: link.permanent_mac,
@@ -179,6 +184,7 @@ fn read_one(reader: &mut Reader, name: &str) -> Option<Netdev> {
     let uppers = reader.entries(&directory);
     Some(Netdev {
         name: name.to_owned(),
+        altnames: Vec::new(),
         index,
         mac: reader.text(&at("address")).and_then(|text| text.parse().ok()),
         permanent_mac: None,

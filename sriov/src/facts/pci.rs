@@ -52,6 +52,11 @@ pub struct PciFunction {
     pub reset_methods: Vec<String>,
     /// It is the display that firmware booted on (`boot_vga`).
     pub boot_vga: bool,
+    /// Its serial number: an NVMe drive's own, as its driver shows it; of others the one of the PCI
+    /// Express device (section 7.9.3), `00-1b-21-ff-ff-12-34-56`. `None` where there is none, and
+    /// where it is not asked: virtual functions, bridges, and what sleeps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serial: Option<String>,
     /// What people call it; only in a snapshot that was read whole.
     pub names: Option<Names>,
     /// Its link, where it is on PCI Express; only in a snapshot that was read whole.
@@ -87,6 +92,7 @@ impl PciFunction {
             vf_of: None,
             reset_methods: Vec::new(),
             boot_vga: false,
+            serial: None,
             names: None,
             link: None,
             bars: Vec::new(),

@@ -39,7 +39,7 @@ impl Destroy {
         let applied = context.state.applied()?;
         let wanting = applied.iter().find(|applied| {
             let mut pools = applied.policy.pools.iter();
-            pools.any(|pool| pool.from.matches(pf).is_ok())
+            pools.any(|pool| pool.from.matches(&snapshot, pf).is_ok())
         });
         let notes = wanting.map(|applied| {
             format!(
