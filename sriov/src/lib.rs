@@ -24,6 +24,7 @@ pub mod nvme;
 pub mod recorded;
 pub mod root;
 pub mod saved;
+pub mod simulated;
 pub mod snapshot;
 pub mod udev;
 pub mod usage;

@@ -19,9 +19,11 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 
 use crate::mac::MacAddress;
+use crate::root::HostRoot;
+use crate::simulated::Kernel;
 
 mod answer;
-mod attributes;
+pub(crate) mod attributes;
 mod links;
 mod routes;
 mod vfs;
@@ -40,8 +42,30 @@ const MOST_DATAGRAMS: usize = 100_000;
 
 /// A connection to the kernel's rtnetlink, in this process's network namespace.
 pub struct Rtnetlink {
-    socket: Socket,
+    line: Line,
     sequence: u32,
+}
+
+/// Who answers.
+enum Line {
+    Kernel(Socket),
+    Simulated(Kernel),
+}
+
+impl Line {
+    fn send(&self, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            Line::Kernel(socket) => socket.send(bytes, 0).map(drop),
+            Line::Simulated(kernel) => kernel.send(b'r', bytes),
+        }
+    }
+
+    fn receive(&self) -> io::Result<Vec<u8>> {
+        match self {
+            Line::Kernel(socket) => Ok(socket.recv_from_full()?.0),
+            Line::Simulated(kernel) => kernel.receive(),
+        }
+    }
 }
 
 impl std::fmt::Debug for Rtnetlink {
@@ -51,7 +75,7 @@ impl std::fmt::Debug for Rtnetlink {
 }
 
 impl Rtnetlink {
-    /// Connects.
+    /// Connects to the kernel of this process.
     ///
     /// # Errors
     /// The kernel's, should it refuse a netlink socket.
@@ -62,7 +86,20 @@ impl Rtnetlink {
         // Words beside errors, and errors without the request; kernels before 4.12 have neither.
         socket.set_ext_ack(true).ok();
         socket.set_cap_ack(true).ok();
-        Ok(Rtnetlink { socket, sequence: 0 })
+        Ok(Rtnetlink { line: Line::Kernel(socket), sequence: 0 })
+    }
+
+    /// Connects to the kernel of a host: this one's, or a simulated one's; `None` for a recorded
+    /// tree, which has none.
+    ///
+    /// # Errors
+    /// The kernel's, should it refuse.
+    pub fn of(root: &HostRoot) -> io::Result<Option<Rtnetlink>> {
+        if root.is_live() {
+            return Rtnetlink::open().map(Some);
+        }
+        let kernel = Kernel::of(root)?;
+        Ok(kernel.map(|kernel| Rtnetlink { line: Line::Simulated(kernel), sequence: 0 }))
     }
 
     /// What a PF has set for its VFs; nothing for an interface that has none (`IFLA_VFINFO_LIST`,
@@ -192,7 +229,7 @@ impl Rtnetlink {
         packet.finalize();
         let mut bytes = vec![0; packet.buffer_len()];
         packet.serialize(&mut bytes);
-        self.socket.send(&bytes, 0)?;
+        self.line.send(&bytes)?;
         self.answers(flags, answer)
     }
 
@@ -207,7 +244,7 @@ impl Rtnetlink {
         let is_question = flags & NLM_F_DUMP != NLM_F_DUMP && flags & NLM_F_ACK == 0;
         let mut answered = false;
         for _ in 0..MOST_DATAGRAMS {
-            let (datagram, _) = self.socket.recv_from_full()?;
+            let datagram = self.line.receive()?;
             for part in answer::parts(&datagram, self.sequence)? {
                 match part {
                     Part::Message(kind, body) => {

@@ -139,7 +139,7 @@ pub fn is_nvme(function: &PciFunction) -> bool {
 /// under the function's `nvme` directory.
 pub fn read(reader: &mut Reader, pf: &PciFunction) -> Option<NvmeFacts> {
     let driven = pf.driver.as_deref() == Some("nvme");
-    if !is_nvme(pf) || pf.sriov.is_none() || !driven || !reader.root.is_live() {
+    if !is_nvme(pf) || pf.sriov.is_none() || !driven || !reader.root.has_kernel() {
         return None;
     }
     let asked = Controller::open(reader.root, pf.address).and_then(|controller| controller.facts());

@@ -12,6 +12,7 @@ use crate::root::HostRoot;
 
 mod config;
 pub mod kernel;
+pub mod simulation;
 
 pub use config::Config;
 
@@ -193,19 +194,26 @@ impl Tree {
     /// The host of the emulated lab: a root port, an igb NIC with this many of its 7 VFs (without
     /// drivers), and the chipset's group of three with the disk that carries `/`.
     pub fn lab(directory: &Path, vfs: u16) -> Tree {
+        let tree = Tree::lab_without_card(directory);
+        tree.add(Tree::lab_card(vfs));
+        tree
+    }
+
+    fn lab_card(vfs: u16) -> Function {
+        Function::new("0000:01:00.0", (0x8086, 0x10c9), 0x02_0000)
+            .below("0000:00:01.0")
+            .driver("igb")
+            .group(8)
+            .netdev("eth0")
+            .vfs(7, vfs)
+    }
+
+    fn lab_without_card(directory: &Path) -> Tree {
         let tree = Tree::new(directory);
         tree.file("sys/class/iommu/dmar0/name", "dmar0\n");
         tree.driver("vfio-pci");
         tree.add(
             Function::new("0000:00:01.0", (0x1b36, 0x000c), 0x06_0400).driver("pcieport").group(1),
-        );
-        tree.add(
-            Function::new("0000:01:00.0", (0x8086, 0x10c9), 0x02_0000)
-                .below("0000:00:01.0")
-                .driver("igb")
-                .group(8)
-                .netdev("eth0")
-                .vfs(7, vfs),
         );
         tree.add(Function::new("0000:00:1f.0", (0x8086, 0x2918), 0x06_0100).group(5));
         tree.add(
@@ -310,8 +318,7 @@ impl Tree {
     }
 
     fn lay_out(&self, address: PciAddress, function: &Function) {
-        let above: String = function.below.iter().map(|bridge| format!("{bridge}/")).collect();
-        let place = format!("devices/pci{:04x}:00/{above}{address}", address.domain());
+        let place = place(address, function);
         let at = |name: &str| format!("sys/{place}/{name}");
         self.file(&at("vendor"), &format!("{:#06x}\n", function.id.0));
         self.file(&at("device"), &format!("{:#06x}\n", function.id.1));
@@ -334,13 +341,42 @@ impl Tree {
             self.link(&format!("{devices}/{address}"), "../../../../devices");
             self.link(&at("iommu_group"), &format!("../../kernel/iommu_groups/{group}"));
         }
-        if let Some(name) = function.netdev {
-            let net = format!("{place}/net/{name}");
-            // The loopback interface, which is not laid out, is the first.
-            let others = fs::read_dir(self.directory.join("sys/class/net")).expect("a directory");
-            self.netdev(name, 2 + u32::try_from(others.count()).expect("a number"), &net);
-        }
+        self.add_interface(function);
         self.link(&format!("sys/bus/pci/devices/{address}"), &format!("../../../{place}"));
+    }
+
+    /// Lays out the interface of a function, if it has one.
+    fn add_interface(&self, function: &Function) {
+        let Some(name) = function.netdev else { return };
+        let address: PciAddress = function.address.parse().expect("an address");
+        let net = format!("{}/net/{name}", place(address, function));
+        // The loopback interface, which is not laid out, is the first.
+        let others = fs::read_dir(self.directory.join("sys/class/net")).expect("a directory");
+        self.netdev(name, 2 + u32::try_from(others.count()).expect("a number"), &net);
+    }
+
+    /// Takes away all VFs of a PF.
+    fn remove_vfs(&self, pf: PciAddress) -> std::io::Result<()> {
+        let root = self.root();
+        for entry in fs::read_dir(root.pci_device(pf))?.flatten() {
+            if !entry.file_name().to_string_lossy().starts_with("virtfn") {
+                continue;
+            }
+            let vf = fs::canonicalize(entry.path())?;
+            let name = vf.file_name().unwrap_or_default().to_owned();
+            fs::remove_file(entry.path())?;
+            if let Ok(group) = fs::read_link(vf.join("iommu_group")) {
+                let number = group.file_name().unwrap_or_default();
+                let group = root.iommu_groups().join(number);
+                fs::remove_file(group.join("devices").join(&name))?;
+                if fs::read_dir(group.join("devices"))?.next().is_none() {
+                    fs::remove_dir_all(group)?;
+                }
+            }
+            fs::remove_dir_all(vf)?;
+            fs::remove_file(root.pci_devices().join(name))?;
+        }
+        Ok(())
     }
 
     /// What the kernel says of a group: its default domain, and lines of reserved addresses such
@@ -378,4 +414,10 @@ impl Tree {
         self.directory(&format!("sys/{place}/holders"));
         self.link(&format!("sys/class/block/{name}"), &format!("../../{place}"));
     }
+}
+
+/// Where a function's directory is below `sys`.
+fn place(address: PciAddress, function: &Function) -> String {
+    let above: String = function.below.iter().map(|bridge| format!("{bridge}/")).collect();
+    format!("devices/pci{:04x}:00/{above}{address}", address.domain())
 }

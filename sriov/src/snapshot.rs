@@ -179,13 +179,11 @@ impl HostSnapshot {
     }
 }
 
-/// A recorded tree has no kernel to ask; on the live host a refusal is noted.
+/// A recorded tree has no kernel to ask; a refusal of one that is there is noted.
 fn open_netlink(reader: &mut Reader) -> Option<Rtnetlink> {
-    if !reader.root.is_live() {
-        return None;
-    }
     let path = reader.root.net_class();
-    Rtnetlink::open().map_err(|error| reader.note(&path, format!("no rtnetlink: {error}"))).ok()
+    let opened = Rtnetlink::of(reader.root);
+    opened.map_err(|error| reader.note(&path, format!("no rtnetlink: {error}"))).ok().flatten()
 }
 
 fn attach_netdevs(functions: &mut [PciFunction], netdevs: &[Netdev]) {

@@ -163,12 +163,15 @@ pub(super) fn rtnetlink(
     thing: impl ToString,
     tried: &str,
 ) -> Result<Rtnetlink, ChangeError> {
-    if !root.is_live() {
-        let message = format!("cannot {tried}: a recorded tree has no kernel to do it");
-        return Err(ChangeError::new(Reason::NotThisHost, thing, message)
-            .with_remedy("Leave out --root to change this host."));
+    match Rtnetlink::of(root) {
+        Ok(Some(netlink)) => Ok(netlink),
+        Ok(None) => {
+            let message = format!("cannot {tried}: a recorded tree has no kernel to do it");
+            Err(ChangeError::new(Reason::NotThisHost, thing, message)
+                .with_remedy("Leave out --root to change this host."))
+        }
+        Err(error) => Err(refused(thing, tried, &error)),
     }
-    Rtnetlink::open().map_err(|error| refused(thing, tried, &error))
 }
 
 pub(super) fn refused(thing: impl ToString, tried: &str, error: &io::Error) -> ChangeError {

@@ -282,7 +282,7 @@ pub fn remember(root: &HostRoot, vf: VfRef, had: &VfState) -> Result<Done, Chang
 pub fn remake(root: &HostRoot, vf: VfRef, had: &VfState) -> Result<Done, ChangeError> {
     let address = locate(root, Target::Vf(vf))?;
     let mut first = None;
-    if let Some(settings) = had.settings.as_ref().filter(|_| root.is_live()) {
+    if let Some(settings) = had.settings.as_ref().filter(|_| root.has_kernel()) {
         let port = port(root, vf.pf)?;
         let tried = "give it the settings it had";
         let mut netlink = rtnetlink(root, vf, tried)?;

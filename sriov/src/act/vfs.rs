@@ -270,7 +270,7 @@ fn observe(root: &HostRoot, pf: PciAddress, from: u16, to: u16) -> Result<(), Ch
     }
     let all = usize::from(to);
     let linked = || now.vfs.len() == all || iov::vfs(&mut Reader::new(root), pf).len() == all;
-    if root.is_live() && !wait(LINKS_APPEAR, linked) {
+    if root.has_kernel() && !wait(LINKS_APPEAR, linked) {
         let message = format!("{} were made, and sysfs does not show all of them", count(to));
         return Err(ChangeError::new(Reason::NotObserved, pf, message));
     }

@@ -6,7 +6,7 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::time::Duration;
 
-use super::command::{Action, Identify, Kind};
+use super::command::{Action, Command, IDENTIFY_BYTES, Identify, Kind};
 use super::identify::{self, Capabilities, Entry, Identity};
 use super::{NvmeFacts, Secondary, Share, passthrough};
 use crate::act::wait;
@@ -14,6 +14,7 @@ use crate::address::PciAddress;
 use crate::attribute;
 use crate::failure::{ChangeError, Reason};
 use crate::root::HostRoot;
+use crate::simulated::Kernel;
 
 /// For a controller that is being reset to work again. The driver itself gives up sooner.
 const COMES_BACK: Duration = Duration::from_secs(90);
@@ -23,7 +24,14 @@ const COMES_BACK: Duration = Duration::from_secs(90);
 pub struct Controller {
     pf: PciAddress,
     name: String,
-    file: File,
+    line: Line,
+}
+
+/// Who answers for it.
+#[derive(Debug)]
+enum Line {
+    Device(File),
+    Simulated(Kernel),
 }
 
 impl Controller {
@@ -37,7 +45,8 @@ impl Controller {
             let message = format!("its controller {name} cannot be asked: {cause}");
             ChangeError::new(Reason::KernelRefused, pf, message)
         };
-        if !root.is_live() {
+        let simulated = Kernel::of(root).map_err(|error| failed(&error.to_string()))?;
+        if !root.is_live() && simulated.is_none() {
             let error = ChangeError::new(
                 Reason::NotThisHost,
                 pf,
@@ -50,6 +59,9 @@ impl Controller {
         if state != "live" {
             return Err(failed(&format!("its state is {state}, not live"))
                 .with_remedy("The kernel's log (dmesg) says what became of it."));
+        }
+        if let Some(kernel) = simulated {
+            return Ok(Controller { pf, name, line: Line::Simulated(kernel) });
         }
         let path = root.dev(&name);
         // NONBLOCK: whatever else has this name is not waited for.
@@ -67,7 +79,7 @@ impl Controller {
             return Err(failed(&format!("{} is another device", path.display()))
                 .with_remedy("Mount devtmpfs on /dev."));
         }
-        Ok(Controller { pf, name, file })
+        Ok(Controller { pf, name, line: Line::Device(file) })
     }
 
     /// Everything the plan needs of it.
@@ -146,17 +158,27 @@ impl Controller {
         action: Action,
         tried: impl Fn() -> String,
     ) -> Result<(), ChangeError> {
-        passthrough::virtualization(&self.file, controller, action).map_err(|error| {
+        let command = Command::virtualization(controller, action);
+        self.submit(command, None).map_err(|error| {
             let message = format!("cannot {}: {}: {error}", tried(), self.name);
             self.error(&error, message)
         })
     }
 
     fn identify(&self, what: Identify) -> Result<Box<identify::Page>, ChangeError> {
-        passthrough::identify(&self.file, what).map_err(|error| {
+        let mut page: Box<identify::Page> = Box::new([0; IDENTIFY_BYTES]);
+        self.submit(what.into(), Some(&mut page)).map_err(|error| {
             let message = format!("its controller {} does not say what it has: {error}", self.name);
             self.error(&error, message)
-        })
+        })?;
+        Ok(page)
+    }
+
+    fn submit(&self, command: Command, page: Option<&mut identify::Page>) -> io::Result<()> {
+        match &self.line {
+            Line::Device(file) => passthrough::submit(file, command, page),
+            Line::Simulated(kernel) => kernel.nvme(self.pf, command, page),
+        }
     }
 
     fn error(&self, error: &io::Error, message: String) -> ChangeError {

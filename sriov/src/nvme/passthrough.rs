@@ -7,7 +7,7 @@ use std::io;
 
 use rustix::ioctl::{self, Ioctl, IoctlOutput, Opcode, opcode};
 
-use super::command::{Action, Command, IDENTIFY_BYTES, Identify, Status};
+use super::command::{Command, Status};
 use super::identify::Page;
 
 /// `struct nvme_passthru_cmd`.
@@ -71,7 +71,7 @@ unsafe impl Ioctl for AdminCommand<'_> {
 
 /// Gives a command, with what the controller is to write its answer to. The kernel has the
 /// controller write no more than a page there, whatever it does.
-fn submit(file: &File, command: Command, mut page: Option<&mut Page>) -> io::Result<()> {
+pub(super) fn submit(file: &File, command: Command, mut page: Option<&mut Page>) -> io::Result<()> {
     let mut passthru = PassthruCmd {
         opcode: command.opcode,
         cdw10: command.dword10,
@@ -92,18 +92,6 @@ fn submit(file: &File, command: Command, mut page: Option<&mut Page>) -> io::Res
         None => Ok(()),
         Some(status) => Err(io::Error::other(status.to_string())),
     }
-}
-
-/// Identify.
-pub(super) fn identify(file: &File, what: Identify) -> io::Result<Box<Page>> {
-    let mut page: Box<Page> = Box::new([0; IDENTIFY_BYTES]);
-    submit(file, what.into(), Some(&mut page))?;
-    Ok(page)
-}
-
-/// Virtualization Management.
-pub(super) fn virtualization(file: &File, controller: u16, action: Action) -> io::Result<()> {
-    submit(file, Command::virtualization(controller, action), None)
 }
 
 #[cfg(test)]

@@ -101,20 +101,7 @@ impl Kernel {
         match (present.trim().parse::<u16>().unwrap_or(0), wanted) {
             (present, wanted) if present == wanted => {}
             (_, 0) => {
-                for entry in fs::read_dir(&pf)?.flatten() {
-                    if entry.file_name().to_string_lossy().starts_with("virtfn") {
-                        let vf = fs::canonicalize(entry.path())?;
-                        let name = vf.file_name().unwrap_or_default().to_owned();
-                        fs::remove_file(entry.path())?;
-                        if let Ok(group) = fs::read_link(vf.join("iommu_group")) {
-                            let number = group.file_name().unwrap_or_default();
-                            let devices = root.iommu_groups().join(number).join("devices");
-                            fs::remove_file(devices.join(&name))?;
-                        }
-                        fs::remove_dir_all(vf)?;
-                        fs::remove_file(root.pci_devices().join(name))?;
-                    }
-                }
+                self.tree.remove_vfs(self.pf.address.parse().expect("an address"))?;
             }
             // EBUSY: the kernel goes by way of none only.
             (1.., _) => return Err(io::Error::from_raw_os_error(16)),

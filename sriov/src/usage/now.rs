@@ -41,10 +41,8 @@ pub fn now_each(
     mut functions: Vec<PciFunction>,
 ) -> Result<Vec<Vec<Use>>, Unknown> {
     let mut reader = Reader::new(root);
-    let mut netlink = match root.is_live() {
-        true => Some(Rtnetlink::open().map_err(|error| Unknown(format!("rtnetlink: {error}")))?),
-        false => None,
-    };
+    let mut netlink =
+        Rtnetlink::of(root).map_err(|error| Unknown(format!("rtnetlink: {error}")))?;
     let namespaces = Namespaces::read(&mut reader);
     let netdevs = net::read(&mut reader, netlink.as_mut());
     for function in &mut functions {

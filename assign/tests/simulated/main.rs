@@ -1,0 +1,78 @@
+//! The `assign` program itself against simulated hosts: whole commands, with a kernel that answers.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use assign::state::State;
+use sriov::recorded::simulation::{Kernel, Simulation};
+use sriov::{HostRoot, HostSnapshot};
+
+/// A simulated host with what belongs to it; gone when dropped.
+struct Host {
+    directory: tempfile::TempDir,
+    kernel: Kernel,
+}
+
+impl Host {
+    /// `build` lays out the host in a directory.
+    fn new(build: impl FnOnce(&Path) -> Simulation) -> Host {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let kernel = build(directory.path()).start();
+        Host { directory, kernel }
+    }
+
+    fn root(&self) -> HostRoot {
+        HostRoot::at(self.directory.path())
+    }
+
+    fn state(&self) -> State {
+        State::at(self.directory.path().join("var/lib/assign"))
+    }
+
+    fn snapshot(&self) -> HostSnapshot {
+        HostSnapshot::read(&self.root())
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_assign"));
+        command.arg("--root").arg(self.directory.path()).args(arguments).stdin(Stdio::null());
+        command
+    }
+
+    fn assign(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().expect("assign runs")
+    }
+
+    /// Runs a command that has to succeed; returns what it said.
+    fn done(&self, arguments: &[&str]) -> String {
+        let output = self.assign(arguments);
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{arguments:?}: {error}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+}
+
+/// An example's path.
+fn example(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples").join(name)
+}
+
+#[test]
+fn an_example_is_applied_twice_and_removed() {
+    for name in ["edge-node.yaml", "nvme-slices.yaml"] {
+        let host = Host::new(Simulation::lab_with_drive);
+        let file = example(name).display().to_string();
+        let before = host.snapshot();
+        assert_eq!(before.problems, []);
+        let said = host.done(&["apply", "--yes", "-f", &file]);
+        assert!(said.contains("steps made"), "{name}: {said}");
+        assert_eq!(host.state().applied().expect("the state").len(), 1);
+        let applied = host.snapshot();
+        assert_ne!(applied, before);
+        let said = host.done(&["apply", "-f", &file]);
+        assert!(said.contains("nothing to do"), "{name}: {said}");
+        assert_eq!(host.snapshot(), applied, "{name}");
+        host.done(&["remove", "-f", &file]);
+        assert_eq!(host.snapshot(), before, "{name}");
+    }
+}
