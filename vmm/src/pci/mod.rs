@@ -9,6 +9,7 @@ pub mod bar;
 pub mod config;
 pub mod msix;
 pub mod root;
+pub mod vector;
 
 /// Offsets and bits within configuration space.
 pub mod register {

@@ -1,21 +1,13 @@
 //! MSI-X (PCIe base spec 6.0, 7.7.2): a guest's vector table becomes routes in KVM.
 //!
-//! A vector is *live* while MSI-X is enabled, the function is not masked and the vector is not
-//! masked: then its event is tied to a GSI and the kernel delivers it without us. While it is not,
-//! a signal stays in the event, which is the vector's pending bit, and is delivered by the kernel
-//! at the moment the vector goes live. Turning MSI-X off forgets what is pending.
-//!
-//! The order is: route, then connect the event, then let the device signal it; and back: disconnect
-//! the event, then silence the device. Another order has crashed hosts.
+//! A vector is live while MSI-X is enabled, the function is not masked and the vector is not masked.
+//! Turning MSI-X off forgets what is pending.
 
 use std::sync::Arc;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
-
-use crate::descriptor::borrow;
-use crate::error::{Result, Trying};
-use crate::machine::interrupts::{Delivery, Gsi, Message};
+use crate::error::Result;
+use crate::machine::interrupts::{Delivery, Message};
+use crate::pci::vector::{Source, Vector};
 use crate::warnings::Warnings;
 
 /// Bytes of a table entry.
@@ -26,36 +18,6 @@ pub const VECTORS_MAX: u16 = 2048;
 const CONTROL_ENABLE: u16 = 1 << 15;
 const CONTROL_MASK_ALL: u16 = 1 << 14;
 const ENTRY_MASKED: u8 = 1;
-
-/// Who signals the vectors' events.
-pub trait Source: Send {
-    /// From now on vector `number` is signalled by `event`.
-    ///
-    /// # Errors
-    /// Where the device cannot do that; the vector stays silent then.
-    fn attach(&mut self, number: u16, event: &Arc<EventFd>) -> Result<()>;
-    /// No vector is signalled any more.
-    fn detach_all(&mut self);
-}
-
-/// A device of ours, which signals by [`Msix::signal`].
-pub struct Emulated;
-
-impl Source for Emulated {
-    fn attach(&mut self, _: u16, _: &Arc<EventFd>) -> Result<()> {
-        Ok(())
-    }
-
-    fn detach_all(&mut self) {}
-}
-
-#[derive(Default)]
-struct Vector {
-    event: Option<Arc<EventFd>>,
-    gsi: Option<Gsi>,
-    attached: bool,
-    live: bool,
-}
 
 /// The MSI-X state of one function.
 pub struct Msix {
@@ -106,12 +68,7 @@ impl Msix {
         }
         if value & CONTROL_ENABLE == 0 && changed & CONTROL_ENABLE != 0 {
             self.source.detach_all();
-            for vector in &mut self.vectors {
-                vector.attached = false;
-                if !vector.live {
-                    vector.event = None;
-                }
-            }
+            self.vectors.iter_mut().for_each(Vector::forget);
         }
     }
 
@@ -141,7 +98,7 @@ impl Msix {
                 let pending = at
                     .checked_mul(8)
                     .and_then(|first| self.vectors.get(first + bit))
-                    .is_some_and(|vector| !vector.live && is_signalled(vector.event.as_deref()));
+                    .is_some_and(Vector::is_pending);
                 bits | u8::from(pending) << bit
             });
         }
@@ -154,7 +111,7 @@ impl Msix {
             return;
         }
         if let Some(vector) = self.vectors.get_mut(usize::from(number))
-            && let Ok(event) = event_of(vector)
+            && let Ok(event) = vector.event()
         {
             // A full counter means that it is pending already.
             let _ = event.write(1);
@@ -172,7 +129,11 @@ impl Msix {
         let masked = self.table[number * ENTRY_SIZE + 12] & ENTRY_MASKED != 0;
         let wanted =
             self.control & (CONTROL_ENABLE | CONTROL_MASK_ALL) == CONTROL_ENABLE && !masked;
-        let result = if wanted { self.enliven(number) } else { self.silence(number) };
+        let result = if wanted {
+            self.enliven(number)
+        } else {
+            self.vectors[number].silence(&*self.delivery)
+        };
         if let Err(error) = result {
             self.warnings.say(format_args!("interrupt vector {number}: {error}"));
         }
@@ -181,113 +142,21 @@ impl Msix {
     fn enliven(&mut self, number: usize) -> Result<()> {
         let message = self.message(number);
         let vector = &mut self.vectors[number];
-        let gsi = match vector.gsi {
-            Some(gsi) => gsi,
-            None => *vector.gsi.insert(self.delivery.reserve()?),
-        };
-        self.delivery.route(gsi, message)?;
-        if !vector.live {
-            let event = event_of(vector)?;
-            self.delivery.connect(gsi, event)?;
-            vector.live = true;
-        }
+        vector.enliven(&*self.delivery, message)?;
         if !vector.attached {
-            let event = event_of(vector)?;
-            self.source.attach(number as u16, event)?;
+            let event = vector.event()?.clone();
+            self.source.attach(number as u16, &[event])?;
             vector.attached = true;
         }
         Ok(())
     }
-
-    fn silence(&mut self, number: usize) -> Result<()> {
-        let vector = &mut self.vectors[number];
-        if let (true, Some(gsi), Some(event)) = (vector.live, vector.gsi, &vector.event) {
-            self.delivery.disconnect(gsi, event)?;
-            vector.live = false;
-        }
-        Ok(())
-    }
-}
-
-fn event_of(vector: &mut Vector) -> Result<&Arc<EventFd>> {
-    match &mut vector.event {
-        Some(event) => Ok(event),
-        none => {
-            let event = EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK).system("create an event")?;
-            Ok(none.insert(Arc::new(event)))
-        }
-    }
-}
-
-fn is_signalled(event: Option<&EventFd>) -> bool {
-    event.is_some_and(|event| {
-        let mut wanted = [PollFd::from_borrowed_fd(borrow(event), PollFlags::IN)];
-        matches!(poll(&mut wanted, Some(&Timespec::default())), Ok(1))
-    })
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
-
     use super::*;
-
-    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-    enum Call {
-        Route(u32, Message),
-        Connect(u32),
-        Disconnect(u32),
-        Attach(u16),
-        DetachAll,
-    }
-    use Call::{Attach, Connect, DetachAll, Disconnect, Route};
-
-    #[derive(Default)]
-    struct Record {
-        calls: Mutex<Vec<Call>>,
-        reserved: Mutex<u32>,
-    }
-
-    impl Record {
-        fn note(&self, call: Call) {
-            crate::lock(&self.calls).push(call);
-        }
-
-        fn take(&self) -> Vec<Call> {
-            std::mem::take(&mut crate::lock(&self.calls))
-        }
-    }
-
-    impl Delivery for Record {
-        fn reserve(&self) -> Result<Gsi> {
-            *crate::lock(&self.reserved) += 1;
-            Ok(Gsi(*crate::lock(&self.reserved)))
-        }
-        fn route(&self, gsi: Gsi, message: Message) -> Result<()> {
-            self.note(Route(gsi.0, message));
-            Ok(())
-        }
-        fn connect(&self, gsi: Gsi, _: &EventFd) -> Result<()> {
-            self.note(Connect(gsi.0));
-            Ok(())
-        }
-        fn disconnect(&self, gsi: Gsi, _: &EventFd) -> Result<()> {
-            self.note(Disconnect(gsi.0));
-            Ok(())
-        }
-    }
-
-    struct Device(Arc<Record>);
-
-    impl Source for Device {
-        fn attach(&mut self, number: u16, _: &Arc<EventFd>) -> Result<()> {
-            self.0.note(Attach(number));
-            Ok(())
-        }
-        fn detach_all(&mut self) {
-            self.0.note(DetachAll);
-        }
-    }
+    use crate::pci::vector::record::Call::{Attach, Connect, DetachAll, Disconnect, Route};
+    use crate::pci::vector::record::{Device, Record};
 
     fn msix(count: u16) -> (Msix, Arc<Record>) {
         let record = Arc::new(Record::default());
@@ -316,7 +185,7 @@ mod tests {
         unmask(&mut msix, 1);
         assert_eq!(record.take(), [], "MSI-X is off");
         msix.set_control(CONTROL_ENABLE);
-        assert_eq!(record.take(), [Route(1, MESSAGE), Connect(1), Attach(1)]);
+        assert_eq!(record.take(), [Route(1, MESSAGE), Connect(1), Attach(1, 1)]);
         msix.write_table(ENTRY_SIZE + 12, &[1, 0, 0, 0]);
         assert_eq!(record.take(), [Disconnect(1)], "masked");
         msix.write_table(ENTRY_SIZE + 12, &[0, 0, 0, 0]);
@@ -354,8 +223,8 @@ mod tests {
             msix.set_control(CONTROL_ENABLE);
             msix.set_control(0);
         }
-        assert_eq!(*crate::lock(&record.reserved), 2);
-        assert!(msix.vectors.iter().all(|vector| vector.event.is_none()));
+        assert_eq!(record.reserved(), 2);
+        assert!(!msix.vectors.iter().any(Vector::has_event));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::container::{IoSpace, failed};
 use super::filter::{Filter, MsixLayout, effective_command};
 use super::region::{BarRegion, MsixPart};
 use super::sys::{Device, RegionInfo};
-use super::vectors::VfioVectors;
+use super::vectors::{Kind, VfioVectors};
 use crate::bus::Bus;
 use crate::error::{Error, Result};
 use crate::machine::interrupts::Delivery;
@@ -100,7 +100,8 @@ impl VfioFunction {
         ))?;
 
         let warnings = Arc::new(Warnings::new(&address));
-        let source = Box::new(VfioVectors::new(device.clone(), interrupt, warnings.clone()));
+        let kind = Kind { device: device.clone(), index: VFIO_PCI_MSIX_IRQ_INDEX };
+        let source = Box::new(VfioVectors::new(kind, interrupt, warnings.clone()));
         let interrupts = surroundings.interrupts.clone();
         let msix = Msix::new(layout.vectors, interrupts, source, warnings.clone());
         let msix = Arc::new(Mutex::new(msix));

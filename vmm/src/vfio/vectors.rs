@@ -1,37 +1,44 @@
-//! A device's MSI-X vectors and the events the kernel signals for them.
+//! A device's MSI or MSI-X vectors and the events the kernel signals for them.
 
 use std::io;
 use std::sync::Arc;
 
-use vfio_bindings::bindings::vfio::VFIO_PCI_MSIX_IRQ_INDEX;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::sys::{Device, InterruptInfo};
 use crate::error::{Error, Result};
-use crate::pci::msix::Source;
+use crate::pci::vector::Source;
 use crate::warnings::Warnings;
 
 /// The kernel's side of it.
 pub trait Vectors: Send {
-    /// Signals `events` for the vectors from `start` on. The first call turns MSI-X on.
+    /// Signals `events` for the vectors from `start` on. The first call turns them on.
     ///
     /// # Errors
     /// The kernel's.
     fn enable(&self, start: u32, events: &[Option<&EventFd>]) -> io::Result<()>;
-    /// Turns MSI-X off. The kernel refuses while it is off.
+    /// Turns all of them off. The kernel refuses while it is off.
     ///
     /// # Errors
     /// The kernel's.
     fn disable(&self) -> io::Result<()>;
 }
 
-impl Vectors for Arc<Device> {
+/// One kind of interrupts of a device: `VFIO_PCI_MSI_IRQ_INDEX` or `VFIO_PCI_MSIX_IRQ_INDEX`.
+pub struct Kind {
+    /// The device.
+    pub device: Arc<Device>,
+    /// The kind's index.
+    pub index: u32,
+}
+
+impl Vectors for Kind {
     fn enable(&self, start: u32, events: &[Option<&EventFd>]) -> io::Result<()> {
-        self.enable_interrupts(VFIO_PCI_MSIX_IRQ_INDEX, start, events)
+        self.device.enable_interrupts(self.index, start, events)
     }
 
     fn disable(&self) -> io::Result<()> {
-        self.disable_interrupts(VFIO_PCI_MSIX_IRQ_INDEX)
+        self.device.disable_interrupts(self.index)
     }
 }
 
@@ -39,7 +46,7 @@ impl Vectors for Arc<Device> {
 pub struct VfioVectors<V> {
     device: V,
     info: InterruptInfo,
-    /// Events by vector. The kernel holds vectors up to its length, and MSI-X is off while it is
+    /// Events by vector. The kernel holds vectors up to its length, and they are off while it is
     /// empty.
     attached: Vec<Option<Arc<EventFd>>>,
     warnings: Arc<Warnings>,
@@ -56,15 +63,22 @@ impl<V: Vectors> VfioVectors<V> {
         self.device.enable(0, &events)
     }
 
-    /// Attaches a vector beyond those the kernel holds, where it cannot add to them while they are
+    fn put(&mut self, first: usize, events: &[Arc<EventFd>]) {
+        let length = self.attached.len().max(first + events.len());
+        self.attached.resize(length, None);
+        for (place, event) in self.attached[first..].iter_mut().zip(events) {
+            *place = Some(event.clone());
+        }
+    }
+
+    /// Attaches vectors beyond those the kernel holds, where it cannot add to them while they are
     /// on: all anew, or, where that fails, those there were.
-    fn regrow(&mut self, number: usize, event: &Arc<EventFd>) -> io::Result<()> {
+    fn regrow(&mut self, first: usize, events: &[Arc<EventFd>]) -> io::Result<()> {
         let before = self.attached.len();
         if before > 0 {
             self.device.disable()?;
         }
-        self.attached.resize(number + 1, None);
-        self.attached[number] = Some(event.clone());
+        self.put(first, events);
         let enabled = self.enable_all();
         if enabled.is_err() {
             self.attached.truncate(before);
@@ -80,22 +94,22 @@ impl<V: Vectors> VfioVectors<V> {
 }
 
 impl<V: Vectors> Source for VfioVectors<V> {
-    fn attach(&mut self, number: u16, event: &Arc<EventFd>) -> Result<()> {
+    fn attach(&mut self, first: u16, events: &[Arc<EventFd>]) -> Result<()> {
         let trying = |source: io::Error| Error::System {
             action: "let the device signal an interrupt vector",
             source,
         };
-        let number = usize::from(number);
-        if number as u32 >= self.info.count {
+        let first = usize::from(first);
+        let end = first + events.len();
+        if end > self.info.count as usize || events.is_empty() {
             return Err(trying(io::Error::from(io::ErrorKind::InvalidInput)));
         }
-        let before = self.attached.len();
-        if number >= before && !self.info.dynamic {
-            return self.regrow(number, event).map_err(trying);
+        if end > self.attached.len() && !self.info.dynamic {
+            return self.regrow(first, events).map_err(trying);
         }
-        self.device.enable(number as u32, &[Some(event)]).map_err(trying)?;
-        self.attached.resize(before.max(number + 1), None);
-        self.attached[number] = Some(event.clone());
+        let given: Vec<_> = events.iter().map(|event| Some(&**event)).collect();
+        self.device.enable(first as u32, &given).map_err(trying)?;
+        self.put(first, events);
         Ok(())
     }
 
@@ -162,7 +176,7 @@ mod tests {
             let (mut vectors, kernel, event) = vectors(dynamic, 5);
             for round in 0..2 {
                 for number in [1, 0, 4] {
-                    vectors.attach(number, &event).unwrap();
+                    vectors.attach(number, std::slice::from_ref(&event)).unwrap();
                 }
                 let on = crate::lock(&kernel.on).clone();
                 assert_eq!(on, [true, true, false, false, true], "{dynamic} {round}");
@@ -177,11 +191,11 @@ mod tests {
     fn a_vector_that_cannot_be_added_leaves_the_others() {
         for dynamic in [true, false] {
             let (mut vectors, kernel, event) = vectors(dynamic, 2);
-            vectors.attach(1, &event).unwrap();
-            vectors.attach(3, &event).unwrap_err();
-            vectors.attach(5, &event).unwrap_err();
+            vectors.attach(1, std::slice::from_ref(&event)).unwrap();
+            vectors.attach(3, std::slice::from_ref(&event)).unwrap_err();
+            vectors.attach(5, std::slice::from_ref(&event)).unwrap_err();
             assert_eq!(*crate::lock(&kernel.on), [false, true]);
-            vectors.attach(0, &event).unwrap();
+            vectors.attach(0, std::slice::from_ref(&event)).unwrap();
             assert_eq!(*crate::lock(&kernel.on), [true, true]);
         }
     }

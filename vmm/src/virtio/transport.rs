@@ -21,8 +21,9 @@ use crate::machine::interrupts::Delivery;
 use crate::machine::memory::GuestMemory;
 use crate::pci::bar::{Allocator, BarChange, BarKind, Bars, Windows};
 use crate::pci::config::{ConfigSpace, Identity, touches};
-use crate::pci::msix::{Emulated, Msix};
+use crate::pci::msix::Msix;
 use crate::pci::root::PciFunction;
+use crate::pci::vector::Emulated;
 use crate::pci::{capability, register};
 use crate::warnings::Warnings;
 

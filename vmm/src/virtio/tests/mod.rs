@@ -22,7 +22,8 @@ use crate::machine::event_loop::Ready;
 use crate::machine::interrupts::{Delivery, Gsi, Message};
 use crate::machine::layout::Layout;
 use crate::machine::memory::{GuestMemory, allocate};
-use crate::pci::msix::{Emulated, Msix};
+use crate::pci::msix::Msix;
+use crate::pci::vector::Emulated;
 use crate::spec::MIN_MEMORY;
 use crate::warnings::Warnings;
 
