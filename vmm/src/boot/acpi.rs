@@ -19,10 +19,12 @@ use acpi_tables::{Aml, AmlSink};
 use super::put;
 use crate::devices::{power, serial};
 use crate::error::{Error, Result};
+use crate::machine::interrupts::pin_of_slot;
 use crate::machine::layout::{
-    ACPI_TABLES, ECAM_BASE, ECAM_SIZE, IO_APIC, LOCAL_APIC, Layout, WINDOW_32,
+    ACPI_TABLES, ECAM_BASE, ECAM_SIZE, IO_APIC, LOCAL_APIC, Layout, WINDOW_32, WINDOW_IO,
 };
 use crate::machine::memory::GuestMemory;
+use crate::pci::root::SLOTS;
 
 const OEM: [u8; 6] = *b"ASSIGN";
 const TABLE: [u8; 8] = *b"ASSIGNVM";
@@ -128,6 +130,7 @@ fn dsdt(layout: &Layout) -> Raw {
 /// `\_SB_` with the PCI host bridge, the range its configuration space takes, and the console.
 fn scope(layout: &Layout) -> Raw {
     let high = layout.window_64.clone();
+    let ports = (WINDOW_IO.start as u16, (WINDOW_IO.end - 1) as u16);
     let windows = ResourceTemplate::new(vec![
         &AddressSpace::new_bus_number(0u16, 0u16),
         &AddressSpace::new_memory(
@@ -144,6 +147,7 @@ fn scope(layout: &Layout) -> Raw {
             high.end - 1,
             None,
         ),
+        &AddressSpace::new_io(ports.0, ports.1, None),
     ])
     .into_bytes();
     let mut body = Vec::new();
@@ -157,6 +161,7 @@ fn scope(layout: &Layout) -> Raw {
             &Name::new("_BBN".into(), &ZERO),
             &Name::new("_CCA".into(), &1u8),
             &Name::new("_CRS".into(), &Raw(windows)),
+            &Name::new("_PRT".into(), &interrupt_routes()),
         ],
     )
     .to_aml_bytes(&mut body);
@@ -182,6 +187,18 @@ fn scope(layout: &Layout) -> Raw {
     )
     .to_aml_bytes(&mut body);
     Raw(Scope::raw(Path::new("_SB_"), body))
+}
+
+/// Where the line of each slot's device leads (ACPI 6.5, 6.2.13): all have one function, so only
+/// INTA# is used.
+fn interrupt_routes() -> Raw {
+    let routes: Vec<Raw> = (1..SLOTS)
+        .map(|slot| {
+            let (device, pin) = ((slot as u32) << 16 | 0xffff, pin_of_slot(slot));
+            Raw(bytes(&Package::new(vec![&device, &ZERO, &ZERO, &pin])))
+        })
+        .collect();
+    Raw(bytes(&Package::new(routes.iter().map(|route| route as &dyn Aml).collect())))
 }
 
 /// Serializes at once, so that what it borrows may go.

@@ -62,6 +62,30 @@ pub trait Delivery: Send + Sync {
     fn disconnect(&self, gsi: Gsi, event: &EventFd) -> Result<()>;
 }
 
+/// Who brings level-triggered interrupt lines to the guest.
+pub trait Lines: Send + Sync {
+    /// Asserts `pin` of the I/O APIC whenever `asserted` is signalled, until the guest has handled
+    /// it: then `ended` is signalled. Lines may share a pin.
+    ///
+    /// # Errors
+    /// [`Error::Kvm`] where KVM refuses.
+    fn connect(&self, pin: u32, asserted: &EventFd, ended: &EventFd) -> Result<()>;
+    /// Ends that.
+    ///
+    /// # Errors
+    /// [`Error::Kvm`] where it was not connected.
+    fn disconnect(&self, pin: u32, asserted: &EventFd) -> Result<()>;
+}
+
+/// First of the eight pins that PCI devices' lines lead to, and how many there are: above those of
+/// devices at fixed places.
+pub const PCI_PINS: (u32, u32) = (16, 8);
+
+/// The pin that the line of the device in this slot leads to; the ACPI tables say the same.
+pub fn pin_of_slot(slot: usize) -> u32 {
+    PCI_PINS.0 + slot as u32 % PCI_PINS.1
+}
+
 /// The VM's routing table.
 pub struct Interrupts {
     vm: Arc<VmFd>,
@@ -121,6 +145,17 @@ impl Interrupts {
             .map_err(|error| io::Error::other(format!("{error:?}")))
             .kvm("build the interrupt routing table")?;
         self.vm.set_gsi_routing(&table).kvm("install the interrupt routing table")
+    }
+}
+
+impl Lines for Interrupts {
+    fn connect(&self, pin: u32, asserted: &EventFd, ended: &EventFd) -> Result<()> {
+        let tied = self.vm.register_irqfd_with_resample(asserted, ended, pin);
+        tied.kvm("tie a device's interrupt line to a pin")
+    }
+
+    fn disconnect(&self, pin: u32, asserted: &EventFd) -> Result<()> {
+        self.vm.unregister_irqfd(asserted, pin).kvm("untie a device's interrupt line from a pin")
     }
 }
 

@@ -19,6 +19,8 @@ use crate::error::{Error, Result};
 pub const LOW_RAM_END: u64 = 0xc000_0000;
 /// 32-bit PCI window, for BARs that cannot hold more.
 pub const WINDOW_32: Range<u64> = LOW_RAM_END..ECAM_BASE;
+/// I/O ports of PCI devices, above those of devices at fixed ports.
+pub const WINDOW_IO: Range<u64> = 0x1000..0x1_0000;
 /// Configuration space of bus 0: 32 devices of 8 functions of 4 KiB (PCIe base spec 6.0, 7.2.2).
 pub const ECAM_BASE: u64 = 0xe000_0000;
 /// Size of it in bytes.

@@ -34,8 +34,10 @@ use crate::devices::power::{self, Keyboard, Power, Stop};
 use crate::devices::serial::{self, Console};
 use crate::error::{Error, Result, Trying};
 use crate::machine::event_loop::{EventLoop, Ready, Trigger};
-use crate::machine::interrupts::{Delivery, Interrupts};
-use crate::machine::layout::{ECAM_BASE, ECAM_SIZE, KVM_IDENTITY_MAP, KVM_TSS, Layout, WINDOW_32};
+use crate::machine::interrupts::{Delivery, Interrupts, Lines};
+use crate::machine::layout::{
+    ECAM_BASE, ECAM_SIZE, KVM_IDENTITY_MAP, KVM_TSS, Layout, WINDOW_32, WINDOW_IO,
+};
 use crate::machine::memory::{GuestMemory, Slots};
 use crate::machine::vcpu::{Buses, Vcpu};
 use crate::pci::bar::{Allocator, Windows};
@@ -81,9 +83,14 @@ impl Machine {
         let stop = stop(&mut events)?;
         let buses = Buses { memory: Arc::default(), ports: Arc::default() };
         add_legacy_devices(spec, inherited, &buses, &interrupts, &stop, &mut events)?;
-        let parts = Parts { vm: &vm, slots: &slots, memory: &memory, bus: &buses.memory };
-        let delivery: Arc<dyn Delivery> = interrupts;
-        add_pci_devices(spec, inherited, &parts, &delivery, &layout, &mut events)?;
+        let parts = Parts {
+            vm: &vm,
+            slots: &slots,
+            memory: &memory,
+            bus: &buses.memory,
+            ports: &buses.ports,
+        };
+        add_pci_devices(spec, inherited, &parts, &interrupts, &layout, &mut events)?;
 
         let kernel = File::from(inherited.take(spec.boot.kernel, "the kernel")?);
         let initrd = spec.boot.initrd.map(|file| inherited.take(file, "the initrd")).transpose()?;
@@ -176,17 +183,20 @@ struct Parts<'a> {
     slots: &'a Arc<Slots>,
     memory: &'a GuestMemory,
     bus: &'a Arc<Bus>,
+    ports: &'a Arc<Bus>,
 }
 
 fn add_pci_devices(
     spec: &GuestSpec,
     inherited: &mut Inherited,
     parts: &Parts<'_>,
-    interrupts: &Arc<dyn Delivery>,
+    interrupts: &Arc<Interrupts>,
     layout: &Layout,
     events: &mut EventLoop,
 ) -> Result<()> {
-    let windows = Windows { low: WINDOW_32, high: layout.window_64.clone() };
+    let (delivery, lines): (Arc<dyn Delivery>, Arc<dyn Lines>) =
+        (interrupts.clone(), interrupts.clone());
+    let windows = Windows { low: WINDOW_32, high: layout.window_64.clone(), ports: WINDOW_IO };
     let mut allocator = Allocator::new(windows);
     let mut root = RootComplex::new();
     let full = |_| Error::Spec("more devices than the guest's PCI bus has slots".into());
@@ -196,7 +206,10 @@ fn add_pci_devices(
             let mut surroundings = vfio_device::Surroundings {
                 slots: parts.slots,
                 bus: parts.bus,
-                interrupts,
+                ports: parts.ports,
+                interrupts: &delivery,
+                lines: &lines,
+                slot: root.next_slot(),
                 allocator: &mut allocator,
             };
             let function = VfioFunction::new(space.clone(), device, &mut surroundings)?;
@@ -210,7 +223,7 @@ fn add_pci_devices(
         let surroundings = transport::Surroundings {
             doorbells: &doorbells,
             bus: parts.bus,
-            interrupts,
+            interrupts: &delivery,
             allocator: &mut allocator,
             memory: parts.memory,
         };

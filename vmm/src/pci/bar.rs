@@ -58,19 +58,25 @@ struct Bar {
     decoded: Option<u64>,
 }
 
-/// The memory a root complex forwards to devices.
+/// The memory and I/O ports a root complex forwards to devices.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Windows {
     /// For 32-bit BARs.
     pub low: Range<u64>,
     /// For 64-bit BARs.
     pub high: Range<u64>,
+    /// I/O ports.
+    pub ports: Range<u64>,
 }
 
 impl Windows {
-    fn contains(&self, address: u64, size: u64) -> bool {
+    fn contains(&self, kind: BarKind, address: u64, size: u64) -> bool {
         let Some(end) = address.checked_add(size) else { return false };
-        [&self.low, &self.high].iter().any(|w| address >= w.start && end <= w.end)
+        let within = |window: &Range<u64>| address >= window.start && end <= window.end;
+        match kind {
+            BarKind::Io => within(&self.ports),
+            _ => within(&self.low) || within(&self.high),
+        }
     }
 }
 
@@ -198,9 +204,12 @@ impl Bars {
         let (mut hidden, mut shown) = (Vec::new(), Vec::new());
         for (index, bar) in self.bars.iter_mut().enumerate() {
             let Some(bar) = bar else { continue };
-            let decodes = bar.kind != BarKind::Io
-                && command & register::COMMAND_MEMORY != 0
-                && windows.contains(bar.address, bar.size);
+            let enable = match bar.kind {
+                BarKind::Io => register::COMMAND_IO,
+                _ => register::COMMAND_MEMORY,
+            };
+            let decodes =
+                command & enable != 0 && windows.contains(bar.kind, bar.address, bar.size);
             let wanted = decodes.then_some(bar.address);
             if wanted == bar.decoded {
                 continue;
@@ -227,12 +236,14 @@ pub struct Allocator {
     windows: Windows,
     low: u64,
     high: u64,
+    ports: u64,
 }
 
 impl Allocator {
     /// With all of `windows` free.
     pub fn new(windows: Windows) -> Self {
-        Allocator { low: windows.low.start, high: windows.high.start, windows }
+        let (low, high, ports) = (windows.low.start, windows.high.start, windows.ports.start);
+        Allocator { low, high, ports, windows }
     }
 
     /// Gives every memory BAR of `bars` a place: 64-bit ones in the high window.
@@ -242,14 +253,15 @@ impl Allocator {
     pub fn place(&mut self, bars: &mut Bars) -> Result<(), String> {
         let all: Vec<_> = bars.iter().collect();
         for (index, kind, size) in all {
-            let (next, window) = match kind {
-                BarKind::Memory32 { .. } => (&mut self.low, &self.windows.low),
-                BarKind::Memory64 { .. } => (&mut self.high, &self.windows.high),
-                BarKind::Io => continue,
+            // Memory BARs take at least a page each, so that no two share one.
+            let (next, window, least) = match kind {
+                BarKind::Memory32 { .. } => (&mut self.low, &self.windows.low, 4096),
+                BarKind::Memory64 { .. } => (&mut self.high, &self.windows.high, 4096),
+                BarKind::Io => (&mut self.ports, &self.windows.ports, 4),
             };
-            // At least a page each, so that no two share one.
-            let place = next.checked_next_multiple_of(size.max(4096));
-            let end = place.and_then(|place| place.checked_add(size.max(4096)));
+            let taken = size.max(least);
+            let place = next.checked_next_multiple_of(taken);
+            let end = place.and_then(|place| place.checked_add(taken));
             match (place, end) {
                 (Some(place), Some(end)) if end <= window.end => {
                     bars.assign(index, place);
@@ -275,7 +287,8 @@ impl Allocator {
 mod tests {
     use super::*;
 
-    const WINDOWS: Windows = Windows { low: 0xc000_0000..0xe000_0000, high: 1 << 36..1 << 37 };
+    const WINDOWS: Windows =
+        Windows { low: 0xc000_0000..0xe000_0000, high: 1 << 36..1 << 37, ports: 0x1000..0x1_0000 };
 
     fn igbvf() -> Bars {
         let mut bars = Bars::default();
@@ -348,6 +361,25 @@ mod tests {
             BarChange::Show { index: 1, address: 0xc100_0000 },
         ];
         assert_eq!(changes, expected);
+    }
+
+    #[test]
+    fn ports_decode_by_their_own_bit_and_within_their_own_window() {
+        let mut bars = Bars::default();
+        bars.add(2, BarKind::Io, 0x40).unwrap();
+        Allocator::new(WINDOWS).place(&mut bars).unwrap();
+        assert_eq!(bars.register(2), 0x1001);
+        assert_eq!(bars.changes(register::COMMAND_MEMORY, &WINDOWS), []);
+        let shown = BarChange::Show { index: 2, address: 0x1000 };
+        assert_eq!(bars.changes(register::COMMAND_IO, &WINDOWS), [shown]);
+        // Over the console, and where only memory is.
+        for place in [0x3c1, 0xc000_0001] {
+            write(&mut bars, 2, place);
+            bars.changes(register::COMMAND_IO, &WINDOWS);
+            assert_eq!(bars.bars[2].as_ref().unwrap().decoded, None, "{place:#x}");
+        }
+        write(&mut bars, 2, u32::MAX);
+        assert_eq!(bars.register(2), 0xffff_ffc1);
     }
 
     #[test]

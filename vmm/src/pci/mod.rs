@@ -1,12 +1,13 @@
 //! The guest's PCI Express root complex: one segment, bus 0, every device an endpoint on it.
 //!
 //! [`root`] finds the function a configuration access is for; [`config`] holds the registers of a
-//! function that is all ours; [`bar`] decides where BARs decode; [`msix`] turns a vector table into
-//! kernel-delivered interrupts. Register numbers follow the PCI Express base specification 6.0,
+//! function that is all ours; [`bar`] decides where BARs decode; [`msix`] and [`msi`] turn what a
+//! guest writes into kernel-delivered interrupts, one [`vector`] each. Register numbers follow the PCI Express base specification 6.0,
 //! chapter 7, under the names of Linux's `pci_regs.h`.
 
 pub mod bar;
 pub mod config;
+pub mod msi;
 pub mod msix;
 pub mod root;
 pub mod vector;
@@ -64,6 +65,8 @@ pub mod capability {
     pub const POWER_MANAGEMENT: u8 = 0x01;
     /// Vendor-specific.
     pub const VENDOR: u8 = 0x09;
+    /// Message-signalled interrupts.
+    pub const MSI: u8 = 0x05;
     /// PCI Express.
     pub const EXPRESS: u8 = 0x10;
     /// MSI-X.

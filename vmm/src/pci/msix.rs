@@ -15,7 +15,8 @@ pub const ENTRY_SIZE: usize = 16;
 /// Most vectors of a function.
 pub const VECTORS_MAX: u16 = 2048;
 
-const CONTROL_ENABLE: u16 = 1 << 15;
+/// Message control: MSI-X is enabled.
+pub const CONTROL_ENABLE: u16 = 1 << 15;
 const CONTROL_MASK_ALL: u16 = 1 << 14;
 const ENTRY_MASKED: u8 = 1;
 

@@ -43,6 +43,11 @@ impl RootComplex {
         Ok(())
     }
 
+    /// The slot that the next device gets.
+    pub fn next_slot(&self) -> usize {
+        self.slots.len()
+    }
+
     /// The function at an offset into the ECAM, and the offset within its space.
     fn find(&self, offset: u64, length: usize) -> Option<(&dyn PciFunction, usize)> {
         let (bus, slot, function) = (offset >> 20, offset >> 15 & 31, offset >> 12 & 7);

@@ -3,20 +3,25 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use vfio_bindings::bindings::vfio::{VFIO_PCI_CONFIG_REGION_INDEX, VFIO_PCI_MSIX_IRQ_INDEX};
+use vfio_bindings::bindings::vfio::{
+    VFIO_PCI_CONFIG_REGION_INDEX, VFIO_PCI_INTX_IRQ_INDEX, VFIO_PCI_MSI_IRQ_INDEX,
+    VFIO_PCI_MSIX_IRQ_INDEX,
+};
 
 use super::container::{IoSpace, failed};
 use super::filter::{Filter, MsixLayout, effective_command};
+use super::intx::Intx;
 use super::region::{BarRegion, MsixPart};
 use super::sys::{Device, RegionInfo};
 use super::vectors::{Kind, VfioVectors};
 use crate::bus::Bus;
 use crate::error::{Error, Result};
-use crate::machine::interrupts::Delivery;
+use crate::machine::interrupts::{Delivery, Lines, pin_of_slot};
 use crate::machine::memory::Slots;
 use crate::pci::bar::{Allocator, BAR_COUNT, BarChange, BarKind, Bars, Windows};
 use crate::pci::config::touches;
-use crate::pci::msix::{ENTRY_SIZE, Msix};
+use crate::pci::msi::Msi;
+use crate::pci::msix::{self, ENTRY_SIZE, Msix};
 use crate::pci::register;
 use crate::pci::root::PciFunction;
 use crate::spec;
@@ -26,10 +31,16 @@ use crate::warnings::Warnings;
 pub struct Surroundings<'a> {
     /// Memory slots for its BARs.
     pub slots: &'a Arc<Slots>,
-    /// Where trapped parts of its BARs answer.
+    /// Where trapped parts of its memory BARs answer.
     pub bus: &'a Arc<Bus>,
+    /// Where its I/O BARs answer.
+    pub ports: &'a Arc<Bus>,
     /// Where its vectors go.
     pub interrupts: &'a Arc<dyn Delivery>,
+    /// Where its interrupt line goes.
+    pub lines: &'a Arc<dyn Lines>,
+    /// The slot it is going to have.
+    pub slot: usize,
     /// Where its BARs go at start.
     pub allocator: &'a mut Allocator,
 }
@@ -39,7 +50,7 @@ pub struct VfioFunction {
     warnings: Arc<Warnings>,
     device: Arc<Device>,
     config: RegionInfo,
-    msix: Arc<Mutex<Msix>>,
+    msix: Option<Arc<Mutex<Msix>>>,
     regions: BTreeMap<usize, BarRegion>,
     windows: Windows,
     state: Mutex<State>,
@@ -50,6 +61,23 @@ pub struct VfioFunction {
 struct State {
     filter: Filter,
     bars: Bars,
+    msi: Option<Msi>,
+    line: Option<Intx<Arc<Device>>>,
+    /// The guest has enabled these.
+    messages: Messages,
+}
+
+/// Kinds of messages that a guest has enabled; while there is one, the line is silent.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Messages {
+    msi: bool,
+    msix: bool,
+}
+
+impl Messages {
+    fn any(self) -> bool {
+        self.msi || self.msix
+    }
 }
 
 impl VfioFunction {
@@ -89,24 +117,57 @@ impl VfioFunction {
             "read its configuration space",
             "",
         ))?;
-        let filter = Filter::new(&bytes).map_err(unfit)?;
-        let layout = filter.msix().ok_or_else(|| {
-            unfit("it has no MSI-X, and this version passes no other interrupts".into())
-        })?;
-        let interrupt = device.interrupt(VFIO_PCI_MSIX_IRQ_INDEX).map_err(failed(
-            &address,
-            "describe its interrupts",
-            "",
-        ))?;
-
+        let mut filter = Filter::new(&bytes).map_err(unfit)?;
         let warnings = Arc::new(Warnings::new(&address));
-        let kind = Kind { device: device.clone(), index: VFIO_PCI_MSIX_IRQ_INDEX };
-        let source = Box::new(VfioVectors::new(kind, interrupt, warnings.clone()));
-        let interrupts = surroundings.interrupts.clone();
-        let msix = Msix::new(layout.vectors, interrupts, source, warnings.clone());
-        let msix = Arc::new(Mutex::new(msix));
+        let describe = |index: u32| {
+            let described = device.interrupt(index);
+            described.map_err(failed(&address, "describe its interrupts", ""))
+        };
+        let source = |index: u32| {
+            let kind = Kind { device: device.clone(), index };
+            Ok(Box::new(VfioVectors::new(kind, describe(index)?, warnings.clone())))
+        };
+        let interrupts = surroundings.interrupts;
+        let layout = filter.msix();
+        let msix = match layout {
+            Some(layout) => {
+                let source = source(VFIO_PCI_MSIX_IRQ_INDEX)?;
+                let table = Msix::new(layout.vectors, interrupts.clone(), source, warnings.clone());
+                Some(Arc::new(Mutex::new(table)))
+            }
+            None => None,
+        };
+        let msi = match filter.msi() {
+            Some(layout) => {
+                let source = source(VFIO_PCI_MSI_IRQ_INDEX)?;
+                Some(Msi::new(layout, interrupts.clone(), source, warnings.clone()))
+            }
+            None => None,
+        };
+        let has_line = describe(VFIO_PCI_INTX_IRQ_INDEX)?.count > 0;
+        let line = match has_line {
+            true => {
+                let pin = pin_of_slot(surroundings.slot);
+                let mut line = Intx::new(device.clone(), surroundings.lines.clone(), pin)?;
+                match line.turn_on() {
+                    Ok(()) => {
+                        filter.show_pin();
+                        Some(line)
+                    }
+                    // Messages are better anyway.
+                    Err(_) if msi.is_some() || msix.is_some() => None,
+                    Err(error) => {
+                        return Err(unfit(format!(
+                            "{error}, and it has no other interrupts. Its host interrupt may be \
+                             shared with another device: put the card into another slot"
+                        )));
+                    }
+                }
+            }
+            false => None,
+        };
         let mut bars = Bars::default();
-        let mut memory = BTreeMap::new();
+        let (mut memory, mut ports) = (BTreeMap::new(), BTreeMap::new());
         for index in 0..BAR_COUNT {
             let info =
                 device.region(index as u32).map_err(failed(&address, "describe a BAR", ""))?;
@@ -117,29 +178,36 @@ impl VfioFunction {
             let value = u32::from_le_bytes([0, 1, 2, 3].map(|byte| bytes[at + byte]));
             let kind = BarKind::from_register(value);
             bars.add(index, kind, info.size).map_err(unfit)?;
-            if kind != BarKind::Io {
-                memory.insert(index, info);
-            }
+            match kind {
+                BarKind::Io => ports.insert(index, info),
+                _ => memory.insert(index, info),
+            };
         }
-        check_msix(&layout, |bar| memory.get(&bar).map(|info| info.size)).map_err(unfit)?;
+        if let Some(layout) = &layout {
+            check_msix(layout, |bar| memory.get(&bar).map(|info| info.size)).map_err(unfit)?;
+        }
         let mut regions = BTreeMap::new();
-        for (index, info) in memory {
-            let part = msix_part(&layout, index);
-            let shared =
-                (part.table.is_some() || part.pending.is_some()).then(|| (msix.clone(), part));
+        let buses = [(memory, surroundings.bus), (ports, surroundings.ports)];
+        for (index, info, bus) in buses
+            .into_iter()
+            .flat_map(|(bars, bus)| bars.into_iter().map(move |(i, r)| (i, r, bus)))
+        {
+            let part = layout.as_ref().map(|layout| msix_part(layout, index));
+            let part = part.filter(|part| part.table.is_some() || part.pending.is_some());
             let region = BarRegion::new(
                 warnings.clone(),
                 device.clone(),
                 info,
-                shared,
+                msix.clone().zip(part),
                 surroundings.slots.clone(),
-                surroundings.bus.clone(),
+                bus.clone(),
             )?;
             regions.insert(index, region);
         }
         surroundings.allocator.place(&mut bars).map_err(unfit)?;
         let windows = surroundings.allocator.windows().clone();
-        let state = Mutex::new(State { filter, bars });
+        let messages = Messages::default();
+        let state = Mutex::new(State { filter, bars, msi, line, messages });
         Ok(VfioFunction { warnings, device, config, msix, regions, windows, state, _space: space })
     }
 
@@ -156,6 +224,57 @@ impl VfioFunction {
         };
         let power = filter.power_control().map(register);
         Some(effective_command(register(register::COMMAND)?, power.flatten()))
+    }
+
+    /// Does what the guest's write of `length` bytes at `offset` says about interrupts. Only one kind
+    /// at a time: the line goes silent before messages begin, and speaks again when they end.
+    fn update_interrupts(&self, state: &mut State, offset: usize, length: usize) {
+        let control = state.filter.msix_control(offset, length);
+        let registers = state.filter.msi_registers(offset, length);
+        if control.is_none() && registers.is_none() {
+            return;
+        }
+        let mut wanted = state.messages;
+        if let Some(control) = control {
+            wanted.msix = control & msix::CONTROL_ENABLE != 0;
+        }
+        if let Some(registers) = registers {
+            wanted.msi = Msi::enables(registers);
+        }
+        let before = std::mem::replace(&mut state.messages, wanted);
+        if let (Some(line), false, true) = (&mut state.line, before.any(), wanted.any()) {
+            self.warn(line.turn_off());
+        }
+        if let (Some(msix), Some(control)) = (&self.msix, control) {
+            crate::lock(msix).set_control(control);
+        }
+        if let (Some(msi), Some(registers)) = (&mut state.msi, registers) {
+            msi.set(registers);
+        }
+        if let (Some(line), true, false) = (&mut state.line, before.any(), wanted.any()) {
+            self.warn(line.turn_on());
+        }
+    }
+
+    fn warn(&self, result: Result<()>) {
+        if let Err(error) = result {
+            self.warnings.say(error);
+        }
+    }
+
+    /// Lays the pending bits of MSI over what is read at `offset`.
+    fn overlay_pending(&self, state: &State, offset: usize, data: &mut [u8]) {
+        let Some(msi) = &state.msi else { return };
+        let Some(range) = msi.layout().pending() else { return };
+        let start = msi.layout().capability + range.start;
+        if touches(offset, data.len(), start..start + 4) {
+            let pending = msi.pending().to_le_bytes();
+            for (at, byte) in (offset..).zip(data) {
+                if let Some(bits) = at.checked_sub(start).and_then(|at| pending.get(at)) {
+                    *byte = *bits;
+                }
+            }
+        }
     }
 
     /// Shows and hides BARs as `command` and the BARs now say.
@@ -194,6 +313,7 @@ impl PciFunction for VfioFunction {
         }
         state.filter.overlay(offset, data);
         state.bars.overlay(offset, data);
+        self.overlay_pending(&state, offset, data);
     }
 
     fn write_config(&self, offset: usize, data: &[u8]) {
@@ -203,11 +323,12 @@ impl PciFunction for VfioFunction {
         let decoding =
             decides(register::COMMAND) || state.filter.power_control().is_some_and(decides);
         if decoding
+            && let Some(before) = self.command_after(&state.filter, 0, &[])
             && let Some(command) = self.command_after(&state.filter, offset, data)
-            && command & register::COMMAND_MEMORY == 0
         {
-            // Before the device stops to answer, or another vCPU would fault on its mappings.
-            self.update_bars(state, command);
+            // What ends is hidden before the device stops to answer, or another vCPU would fault on
+            // its mappings.
+            self.update_bars(state, before & command);
         }
         for piece in state.filter.write(offset, data) {
             let at = offset + piece.start;
@@ -225,9 +346,7 @@ impl PciFunction for VfioFunction {
         {
             self.update_bars(state, command);
         }
-        if let Some(control) = state.filter.msix_control(offset, data.len()) {
-            crate::lock(&self.msix).set_control(control);
-        }
+        self.update_interrupts(state, offset, data.len());
     }
 }
 

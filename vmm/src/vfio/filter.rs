@@ -3,7 +3,8 @@
 //! A read takes the device's bytes and lays the emulated ones over them; a write to an emulated
 //! byte stays here and one to any other goes to the kernel, which has its own filter and is the one
 //! that guards the bodies of capabilities whose headers are hidden here. Emulated are
-//! the BARs, the ROM (absent), the header type, the list of capabilities, and MSI-X control. Only
+//! the BARs, the ROM (absent), the header type, the interrupt pin, the list of capabilities, MSI, and
+//! MSI-X control. Only
 //! capabilities of the lists below are shown: an unknown one may let a guest do what we did not
 //! think of, and SR-IOV, ARI, resizable BARs, ATS, PRI and PASID must not be seen at all.
 //!
@@ -12,9 +13,10 @@
 use std::ops::Range;
 
 use crate::pci::config::touches;
+use crate::pci::msi::MsiLayout;
 use crate::pci::{capability, register};
 
-/// Capabilities shown, besides MSI-X.
+/// Capabilities shown, besides MSI and MSI-X.
 const SHOWN: [u8; 3] = [capability::POWER_MANAGEMENT, capability::VENDOR, capability::EXPRESS];
 
 /// Extended capabilities shown: advanced error reporting, serial number, vendor-specific and
@@ -44,6 +46,7 @@ pub struct Filter {
     emulated: Box<[bool; register::END]>,
     writable: Box<[u8; register::END]>,
     msix: Option<MsixLayout>,
+    msi: Option<MsiLayout>,
     power: Option<usize>,
 }
 
@@ -77,6 +80,7 @@ impl Filter {
             emulated: Box::new([false; register::END]),
             writable: Box::new([0; register::END]),
             msix: None,
+            msi: None,
             power: None,
         };
         filter.shadow[register::HEADER_TYPE] = 0;
@@ -84,7 +88,7 @@ impl Filter {
         // BARs are served by `Bars`; the filter only keeps them from the device.
         filter.emulate(register::BARS, register::BARS_END - register::BARS);
         filter.clear(register::ROM, register::ROM_END - register::ROM);
-        // INTx is not passed on: no pin. The line is the guest's notepad.
+        // The interrupt line is the guest's notepad, and there is no pin until it leads anywhere.
         filter.clear(register::INTERRUPT, 2);
         filter.writable[register::INTERRUPT] = 0xff;
         filter.link_capabilities();
@@ -95,6 +99,16 @@ impl Filter {
     /// The device's MSI-X, if it has any.
     pub fn msix(&self) -> Option<MsixLayout> {
         self.msix
+    }
+
+    /// The device's MSI, if it has any.
+    pub fn msi(&self) -> Option<MsiLayout> {
+        self.msi
+    }
+
+    /// Shows an interrupt pin: INTA#, since the guest sees a device of one function.
+    pub fn show_pin(&mut self) {
+        self.shadow[register::INTERRUPT + 1] = 1;
     }
 
     /// Lays the emulated bytes over what was read from the device at `offset`.
@@ -140,6 +154,14 @@ impl Filter {
         touches(offset, length, at..at + 2).then(|| u16_at(&*self.shadow, at))
     }
 
+    /// The bytes of the MSI capability as the guest wrote them, if `length` bytes at `offset` touch
+    /// any.
+    pub fn msi_registers(&self, offset: usize, length: usize) -> Option<&[u8]> {
+        let layout = self.msi?;
+        let range = layout.capability..layout.capability + layout.size();
+        touches(offset, length, range.clone()).then(|| &self.shadow[range])
+    }
+
     fn emulate(&mut self, offset: usize, length: usize) {
         self.emulated[offset..offset + length].fill(true);
     }
@@ -172,6 +194,7 @@ impl Filter {
             }
             let shown = match id {
                 capability::MSIX => self.take_msix(at),
+                capability::MSI => self.take_msi(at),
                 _ => SHOWN.contains(&id),
             };
             if shown {
@@ -205,6 +228,19 @@ impl Filter {
         // Enable and mask-all are off after a reset, and writable.
         self.shadow[at + 3] &= !0xc0;
         self.writable[at + 3] = 0xc0;
+        true
+    }
+
+    fn take_msi(&mut self, at: usize) -> bool {
+        let layout = MsiLayout::new(at, u16_at(&*self.shadow, at + 2));
+        let size = layout.size();
+        if self.msi.is_some() || at + size > register::EXTENDED {
+            return false;
+        }
+        self.msi = Some(layout);
+        self.clear(at + 2, size - 2);
+        self.shadow[at + 2..at + 4].copy_from_slice(&layout.control().to_le_bytes());
+        self.writable[at..at + size].copy_from_slice(&layout.writable());
         true
     }
 
@@ -257,7 +293,9 @@ impl Filter {
 /// decodes nothing.
 pub fn effective_command(command: u16, power_control: Option<u16>) -> u16 {
     match power_control {
-        Some(control) if control & POWER_STATE == D3_HOT => command & !register::COMMAND_MEMORY,
+        Some(control) if control & POWER_STATE == D3_HOT => {
+            command & !(register::COMMAND_MEMORY | register::COMMAND_IO)
+        }
         _ => command,
     }
 }
@@ -275,7 +313,7 @@ mod tests {
     use super::*;
 
     /// An igb VF as its registers read after a reset: MSI-X at 0x70, PCIe at 0xa0, then AER at
-    /// 0x100, ARI at 0x150 and SR-IOV's neighbour TPH at 0x1a0.
+    /// 0x100, ARI at 0x150 and SR-IOV's neighbour TPH at 0x1a0; and vital product data at 0x90.
     fn igbvf() -> Vec<u8> {
         let mut config = vec![0; register::END];
         config[..4].copy_from_slice(&[0x86, 0x80, 0xca, 0x10]);
@@ -283,7 +321,7 @@ mod tests {
         config[register::HEADER_TYPE] = 0x80;
         config[register::CAPABILITIES] = 0x70;
         config[0x70..0x7c].copy_from_slice(&[0x11, 0x90, 2, 0x80, 3, 0, 0, 0, 3, 0x20, 0, 0]);
-        config[0x90..0x94].copy_from_slice(&[0x05, 0xa0, 0xff, 0xff]);
+        config[0x90..0x94].copy_from_slice(&[0x03, 0xa0, 0xff, 0xff]);
         config[0xa0..0xa4].copy_from_slice(&[0x10, 0x00, 2, 0]);
         config[0x100..0x104].copy_from_slice(&(0x150 << 20 | 0x1_0001u32).to_le_bytes());
         config[0x150..0x154].copy_from_slice(&(0x1a0 << 20 | 0x1_000eu32).to_le_bytes());
@@ -334,10 +372,51 @@ mod tests {
         assert_eq!(filter.write(register::BARS, &[0xff; 4]), []);
     }
 
+    /// A card with MSI of 4 vectors, 64 bits of address and masks at 0x50, written to by the host.
+    fn card() -> Vec<u8> {
+        let mut config = igbvf();
+        config[0x71] = 0x50;
+        config[0x50..0x54].copy_from_slice(&[0x05, 0xa0, 0x85, 0x03]);
+        config[0x54..0x68].fill(0xee);
+        config
+    }
+
+    #[test]
+    fn msi_is_ours_and_starts_empty() {
+        let device = card();
+        let mut filter = Filter::new(&device).unwrap();
+        let layout = filter.msi().unwrap();
+        assert_eq!((layout.capability, layout.vectors, layout.size()), (0x50, 4, 24));
+        assert_eq!(view(&filter, &device, 0x50), 0x0184_a005, "no extended data, not enabled");
+        assert_eq!(view(&filter, &device, 0x54), 0);
+        assert_eq!(filter.write(0x52, &[0xff; 22]), []);
+        assert_eq!(view(&filter, &device, 0x50), 0x01f5_a005);
+        assert_eq!(view(&filter, &device, 0x5c), 0xffff);
+        assert_eq!(view(&filter, &device, 0x60), 0xf, "masks of its 4 vectors");
+        assert_eq!(view(&filter, &device, 0x64), 0, "pending bits");
+        assert_eq!(filter.msi_registers(0x64, 8).map(<[u8]>::len), Some(24));
+        assert_eq!(filter.msi_registers(0x68, 4), None);
+        let mut device = card();
+        device[0x71] = 0xf0;
+        device[0xf0..0xf4].copy_from_slice(&[0x05, 0, 0x80, 1]);
+        assert_eq!(Filter::new(&device).unwrap().msi(), None, "it would pass the end");
+    }
+
+    #[test]
+    fn a_pin_is_shown_only_where_it_leads_somewhere() {
+        let mut device = igbvf();
+        device[register::INTERRUPT..register::INTERRUPT + 2].copy_from_slice(&[11, 3]);
+        let mut filter = Filter::new(&device).unwrap();
+        assert_eq!(view(&filter, &device, register::INTERRUPT) & 0xffff, 0);
+        filter.show_pin();
+        assert_eq!(filter.write(register::INTERRUPT, &[7, 9]), []);
+        assert_eq!(view(&filter, &device, register::INTERRUPT) & 0xffff, 0x107);
+    }
+
     #[test]
     fn emulated_bytes_never_reach_the_device() {
         let mut filter = Filter::new(&igbvf()).unwrap();
-        // Across the end of MSI-X, of a hidden MSI, and around the header type.
+        // Across the end of MSI-X, of a hidden capability, and around the header type.
         let last_half = std::slice::from_ref(&(2..4));
         assert_eq!(filter.write(0x7a, &[0xff; 4]), last_half);
         assert_eq!(filter.write(0x92, &[0xff; 4]), last_half);
@@ -349,7 +428,7 @@ mod tests {
     fn a_function_that_is_powered_down_decodes_nothing() {
         assert_eq!(effective_command(6, None), 6);
         assert_eq!(effective_command(6, Some(0x100)), 6);
-        assert_eq!(effective_command(6, Some(0x103)), 4);
+        assert_eq!(effective_command(7, Some(0x103)), 4);
         let mut device = igbvf();
         device[0x91] = 0x40;
         device[0x40..0x42].copy_from_slice(&[capability::POWER_MANAGEMENT, 0xa0]);

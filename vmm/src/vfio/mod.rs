@@ -8,12 +8,14 @@
 //! ```
 //! [`sys`] is the system interface, one safe method an ioctl; [`container`] carries out the part of
 //! the order that concerns the host; [`filter`] decides what of the configuration space a guest
-//! sees; [`region`] shows BARs to the guest; [`vectors`] ties interrupts to events; [`device`] is the PCI function made of these.
+//! sees; [`region`] shows BARs to the guest; [`vectors`] and
+//! [`intx`] tie interrupts to events; [`device`] is the PCI function made of these.
 
 #[allow(unsafe_code)]
 pub mod container;
 pub mod device;
 pub mod filter;
+pub mod intx;
 #[allow(unsafe_code)]
 pub mod region;
 #[allow(unsafe_code)]

@@ -80,7 +80,7 @@ impl Drop for Mapping {
     }
 }
 
-/// A memory BAR and its places in the guest.
+/// A BAR, of memory or of I/O ports, and its places in the guest.
 pub struct BarRegion {
     warnings: Arc<Warnings>,
     info: RegionInfo,
@@ -92,7 +92,7 @@ pub struct BarRegion {
 }
 
 impl BarRegion {
-    /// Maps what can be mapped of the region.
+    /// Maps what can be mapped of the region, which is nothing of I/O ports; `bus` is theirs then.
     ///
     /// # Errors
     /// Where the kernel refuses a mapping that it announced.

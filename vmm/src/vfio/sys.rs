@@ -253,6 +253,23 @@ impl Device {
         self.set_interrupts(index, flags, 0, 0, &[])
     }
 
+    /// Lets the device signal `event` when its INTx line is asserted; the line is masked then.
+    pub fn enable_line(&self, event: &EventFd) -> io::Result<()> {
+        self.enable_interrupts(VFIO_PCI_INTX_IRQ_INDEX, 0, &[Some(event)])
+    }
+
+    /// Unmasks the INTx line whenever `event` is signalled.
+    pub fn unmask_line_by(&self, event: &EventFd) -> io::Result<()> {
+        let flags = VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_UNMASK;
+        let data = event.as_raw_fd().to_ne_bytes();
+        self.set_interrupts(VFIO_PCI_INTX_IRQ_INDEX, flags, 0, 1, &data)
+    }
+
+    /// Disables the INTx line.
+    pub fn disable_line(&self) -> io::Result<()> {
+        self.disable_interrupts(VFIO_PCI_INTX_IRQ_INDEX)
+    }
+
     fn set_interrupts(
         &self,
         index: u32,
