@@ -395,11 +395,11 @@ fn the_device_itself_must_do() {
             edit(host, VF).capabilities = Some(found);
         }
     };
-    let no_msix = device_with(VF, "msix", capable(|_| {}));
-    assert_finding(&no_msix, Level::Problem, "with MSI-X");
+    let line = device_with(VF, "interrupts", capable(|_| {}));
+    assert_finding(&line, Level::Warning, "another slot");
     let dead = device_with(VF, "dead", capable(|found| found.dead = true));
     assert_finding(&dead, Level::Problem, "rescan");
-    let hidden = device_with(VF, "msix", capable(|found| found.extent = Extent::Header));
+    let hidden = device_with(VF, "interrupts", capable(|found| found.extent = Extent::Header));
     assert_finding(&hidden, Level::Warning, "as root");
     let no_reset = device_with(VF, "reset", |host| edit(host, VF).reset_methods.clear());
     assert_finding(&no_reset, Level::Warning, "one guest only");

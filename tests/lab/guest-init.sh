@@ -39,24 +39,13 @@ reboot) say "rebooting"; end reboot ;;
 esac
 
 ip link set lo up
-for module in failover net_failover igbvf virtio_net; do
-    modprobe "$module"
+modprobe -a failover net_failover
+# A virtio device is there for its driver once its PCI function has one.
+for bus in pci virtio; do
+    for alias in $(cat /sys/bus/$bus/devices/*/modalias 2>/dev/null); do
+        modprobe "$alias" 2>/dev/null
+    done
 done
-
-# A drive: its disks, and what the first MiB of each adds up to.
-if grep -q '^0x0108' /sys/bus/pci/devices/*/class; then
-    modprobe nvme
-    tries=0
-    until ls /dev/nvme*n* >/dev/null 2>&1 || [ $tries -gt 50 ]; do
-        tries=$((tries + 1))
-        usleep 100000
-    done
-    for disk in /dev/nvme*n*; do
-        [ -b "$disk" ] || continue
-        sum=$(head -c 1048576 "$disk" | sha256sum | cut -d' ' -f1)
-        say "${disk#/dev/}: $(($(cat "/sys/class/block/${disk#/dev/}/size") / 2048)) MiB, sha256 $sum"
-    done
-fi
 
 # The device of an interface: for virtio it lies one level below its PCI function.
 function_of() {
@@ -65,9 +54,10 @@ function_of() {
     echo "$device"
 }
 
-# How often the interrupts of an interface have fired, on all CPUs together, and of what kind they are.
+# How often the interrupts of a PCI function have fired, on all CPUs together, and of what kind they
+# are.
 interrupts_of() {
-    device=$(function_of "$1")
+    device=$1
     kind=INTx
     numbers=$(cat "$device/irq" 2>/dev/null)
     if [ -d "$device/msi_irqs" ]; then
@@ -81,6 +71,72 @@ interrupts_of() {
         END { print sum + 0 }' /proc/interrupts)
     echo "$count ($kind)"
 }
+
+# A drive, or a stick in a USB controller: its disks, and what the first MiB of each adds up to. With
+# lab.write, the second half of each is written, and read back from the device itself.
+if grep -Eq '^0x(0108|0c03)' /sys/bus/pci/devices/*/class; then
+    grep -q '^0x0c03' /sys/bus/pci/devices/*/class && modprobe -a usb_storage sd_mod
+    tries=0
+    until ls /dev/nvme*n* /dev/sd? 2>/dev/null | grep -q . || [ $tries -gt 100 ]; do
+        tries=$((tries + 1))
+        usleep 100000
+    done
+    for disk in /dev/nvme*n* /dev/sd?; do
+        [ -b "$disk" ] || continue
+        size=$(($(cat "/sys/class/block/${disk#/dev/}/size") / 2048))
+        sum=$(head -c 1048576 "$disk" | sha256sum | cut -d' ' -f1)
+        say "${disk#/dev/}: $size MiB, sha256 $sum"
+        grep -q lab.write /proc/cmdline || continue
+        head -c 1048576 /dev/urandom >/run/random
+        dd if=/run/random of="$disk" bs=64k seek=$((size * 8)) conv=fsync 2>/dev/null
+        echo 3 >/proc/sys/vm/drop_caches
+        wrote=$(sha256sum </run/random)
+        read=$(dd if="$disk" bs=64k skip=$((size * 8)) count=16 2>/dev/null | sha256sum)
+        [ "$wrote" = "$read" ] && found=equal || found=DIFFERENT
+        say "${disk#/dev/}: 1 MiB written and read back: $found"
+    done
+    for device in /sys/bus/pci/devices/*; do
+        case $(cat "$device/class") in
+        0x0108* | 0x0c03*) say "${device##*/}: interrupts $(interrupts_of "$device")" ;;
+        esac
+    done
+fi
+
+# QEMU's edu, which no driver knows: its registers, its DMA engine there and back, and its interrupt
+# line twice. It moves the name of the ACPI tables, which is at a fixed place in our guests.
+edu=$(grep -l 0x11e8 /sys/bus/pci/devices/*/device)
+if [ -n "$edu" ]; then
+    edu=${edu%/device}
+    bar=$(head -n 1 "$edu/resource" | cut -d' ' -f1)
+    register() { devmem $((bar + $1)) "${3:-32}" $2; }
+    # Commands of its engine: 1 go, 2 from the device, 4 interrupt when done.
+    move() {
+        register 0x80 "$1" 64
+        register 0x88 "$2" 64
+        register 0x90 8 64
+        register 0x98 "$3" 64
+        while [ $(($(register 0x98 '' 64) & 1)) = 1 ]; do usleep 10000; done
+    }
+    modprobe uio_pci_generic
+    echo 1234 11e8 >/sys/bus/pci/drivers/uio_pci_generic/new_id
+    # Memory and bus mastering on, and INTx too.
+    printf '\006\000' | dd of="$edu/config" bs=1 seek=4 conv=notrunc 2>/dev/null
+    register 0x04 0x12345678
+    say "edu: 0x12345678 turned round is $(register 0x04)"
+    move 0xe0000 0x40000 1
+    move 0x40000 0xee000 3
+    say "edu: moved $(devmem 0xee000 32) $(devmem 0xee004 32)"
+    # What comes after it is opened can be read: the number of interrupts so far.
+    exec 3</dev/uio0
+    for round in 1 2; do
+        register 0x60 1
+        count=$(timeout 5 dd bs=4 count=1 <&3 2>/dev/null | od -An -tu4 | tr -d ' ')
+        register 0x64 1
+        # The driver masks the line at each interrupt.
+        printf '\006\000' | dd of="$edu/config" bs=1 seek=4 conv=notrunc 2>/dev/null
+        say "edu: interrupt $count"
+    done
+fi
 
 wait_for_carrier() {
     tries=0
@@ -105,13 +161,22 @@ try() {
     say "$1: lease $(cat "/run/address.$1"), gateway $gateway"
     answered=$(ping -c 3 -W 2 -I "$1" "$gateway" | grep -c ' bytes from ')
     say "$1: ping $gateway: $answered of 3 answered"
+    grep -q lab.bulk /proc/cmdline || return
+    # What is sent there comes back.
+    echo=${gateway%.*}.100
+    ip route add "$echo" dev "$1"
+    head -c 1048576 /dev/urandom >/run/random
+    sent=$(sha256sum </run/random)
+    came=$(nc -w 10 "$echo" 7 </run/random | head -c 1048576 | sha256sum)
+    [ "$sent" = "$came" ] && found=equal || found=DIFFERENT
+    say "$1: 1 MiB sent and come back: $found"
 }
 
 report() {
     statistics=/sys/class/net/$1/statistics
     counts="rx $(cat "$statistics/rx_packets") packets, tx $(cat "$statistics/tx_packets") packets"
     if [ -e "/sys/class/net/$1/device" ]; then
-        counts="interrupts $(interrupts_of "$1"), $counts"
+        counts="interrupts $(interrupts_of "$(function_of "$1")"), $counts"
     fi
     say "$1: $counts"
 }

@@ -48,8 +48,15 @@ pub const HOST_MODULES: &[&str] = &[
 
 /// The modules of a guest.
 pub const GUEST_MODULES: &[&str] = &[
+    "igb",
     "igbvf",
+    "e1000",
+    "e1000e",
     "nvme",
+    "xhci_pci",
+    "usb_storage",
+    "sd_mod",
+    "uio_pci_generic",
     "virtio_pci",
     "virtio_net",
     "virtio_console",

@@ -2,7 +2,8 @@
 //!
 //! Devices have fixed places, so that a scenario can name them: the `igb` ports are 0000:01:00.0,
 //! 0000:02:00.0, … (their functions 0000:01:10.0, .2, … and so on), a shared group lies on the bus
-//! after them, an NVMe drive on the one after that, and what the lab itself needs is on bus 0.
+//! after them, an NVMe drive on the one after that, and what the lab itself needs and cards of other
+//! kinds are on bus 0.
 
 use std::fs::File;
 use std::path::Path;
@@ -36,6 +37,7 @@ pub struct Shape {
     igb: u8,
     nvme: bool,
     display: bool,
+    cards: bool,
     bridge: bool,
     shared_group: bool,
     kvm: bool,
@@ -53,6 +55,7 @@ impl Host {
             igb: 0,
             nvme: false,
             display: false,
+            cards: false,
             bridge: false,
             shared_group: false,
             kvm: true,
@@ -109,6 +112,18 @@ impl Shape {
     /// Gives the host a display that firmware boots on, 0000:00:17.0, for which it has no driver.
     pub fn display(mut self) -> Self {
         self.display = true;
+        self
+    }
+
+    /// Gives the host cards of other kinds, without drivers and each in a group of its own:
+    /// - 0000:00:1a.0, a network card with INTx, an I/O BAR and nothing newer (`e1000`), in whose
+    ///   network 10.0.4.2 hands out leases;
+    /// - 0000:00:1b.0, a USB controller with MSI but no MSI-X, and a stick of 32 MiB in it;
+    /// - 0000:00:1c.0, QEMU's `edu`: a DMA engine and INTx or MSI, for which no kernel has a driver;
+    /// - 0000:00:1d.0, a virtio network card that uses the IOMMU, in whose network 10.0.5.2 hands out
+    ///   leases.
+    pub fn cards(mut self) -> Self {
+        self.cards = true;
         self
     }
 
@@ -207,8 +222,9 @@ impl Shape {
 
     /// Makes the files that the host's disks are, in the folder of the host.
     fn make_disks(&self, scratch: &Path) -> Result<()> {
-        for disk in [1, 2].into_iter().filter(|_| self.nvme) {
-            let path = scratch.join(nvme_disk(disk));
+        let drive = [1, 2].into_iter().filter(|_| self.nvme).map(nvme_disk);
+        for disk in drive.chain(self.cards.then(|| STICK.to_owned())) {
+            let path = scratch.join(disk);
             let made = File::create(&path).and_then(|file| file.set_len(NVME_DISK));
             made.with_context(|| format!("cannot make {}", path.display()))?;
         }
@@ -243,6 +259,20 @@ impl Shape {
         }
         if self.display {
             add("-device", "VGA,addr=0x17".into());
+        }
+        if self.cards {
+            add("-netdev", network("card", 4));
+            let place = "addr=0x1a,netdev=card,mac=52:54:00:00:04:00,romfile=";
+            add("-device", format!("e1000,{place}"));
+            let stick = scratch.join(STICK);
+            add("-device", "qemu-xhci,id=usb,addr=0x1b,msi=on,msix=off".into());
+            add("-drive", format!("file={},if=none,id=stick,format=raw", stick.display()));
+            add("-device", "usb-storage,bus=usb.0,drive=stick".into());
+            // It moves data to and from anywhere: by default only below 256 MiB.
+            add("-device", "edu,addr=0x1c,dma_mask=0xffffffffff".into());
+            add("-netdev", network("virtio", 5));
+            let place = "addr=0x1d,netdev=virtio,mac=52:54:00:00:05:00,romfile=";
+            add("-device", format!("virtio-net-pci,{place},disable-legacy=on,iommu_platform=on"));
         }
         if self.bridge {
             add("-netdev", network("uplink", 3));
@@ -286,10 +316,15 @@ impl Shape {
     }
 }
 
-/// A network in which 10.0.THIRD.2 hands out leases. QEMU's router would advertise itself over IPv6
+/// The file that the USB stick is.
+const STICK: &str = "stick.img";
+
+/// A network in which 10.0.THIRD.2 hands out leases, and 10.0.THIRD.100 sends back what comes to its
+/// port 7. QEMU's router would advertise itself over IPv6
 /// too, some seconds later, and a scenario would find a default route that it did not see before.
 fn network(id: &str, third: u8) -> String {
-    format!("user,id={id},net=10.0.{third}.0/24,ipv6=off")
+    let echo = format!("guestfwd=tcp:10.0.{third}.100:7-cmd:cat");
+    format!("user,id={id},net=10.0.{third}.0/24,ipv6=off,{echo}")
 }
 
 fn nvme_disk(number: u8) -> String {

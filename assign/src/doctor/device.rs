@@ -373,34 +373,30 @@ fn driver(_: Facts, function: &PciFunction) -> Vec<Finding> {
     vec![finding]
 }
 
-/// How it interrupts: the guests of assign take MSI-X only.
+/// How it interrupts. All ways work; a line is the oldest one.
 fn interrupts(_: Facts, function: &PciFunction) -> Vec<Finding> {
-    let id = "msix";
+    let id = "interrupts";
     let Some(capabilities) = &function.capabilities else { return Vec::new() };
     if capabilities.dead {
         return Vec::new();
     }
-    let finding = match &capabilities.msix {
-        Some(msix) => {
-            let plural = if msix.vectors == 1 { "" } else { "s" };
-            let vectors = format!("{} vector{plural}", msix.vectors);
-            Finding::ok(id, "it interrupts by MSI-X", vectors)
-        }
-        None if capabilities.extent < Extent::Standard => Finding::warning(
+    let vectors = |count: u16| format!("{count} vector{}", if count == 1 { "" } else { "s" });
+    let finding = match (&capabilities.msix, &capabilities.msi) {
+        (Some(msix), _) => Finding::ok(id, "it interrupts by MSI-X", vectors(msix.vectors)),
+        (None, _) if capabilities.extent < Extent::Standard => Finding::warning(
             id,
             "how it interrupts cannot be seen",
             "only the header of its configuration space can be read",
             "Run it as root.",
         ),
-        None => {
-            let has = if capabilities.msi.is_some() { "MSI" } else { "INTx at most" };
-            Finding::problem(
-                id,
-                "it has no MSI-X, which guests of assign need",
-                format!("its capabilities have {has}, and no MSI-X"),
-                "Choose a device with MSI-X.",
-            )
-        }
+        (None, Some(msi)) => Finding::ok(id, "it interrupts by MSI", vectors(msi.vectors.into())),
+        (None, None) => Finding::warning(
+            id,
+            "it interrupts by a line at most (INTx)",
+            "its capabilities have neither MSI-X nor MSI",
+            "A guest can use it, more slowly. Should the host's line be shared with another device \
+             and this one unable to mask its own, another slot helps.",
+        ),
     };
     vec![finding]
 }
