@@ -81,6 +81,10 @@ pub enum OwnReason {
     NotAsPlanned,
     /// A saved snapshot is not right.
     InvalidSnapshot,
+    /// A saved plan is not right.
+    InvalidPlan,
+    /// A saved plan is not what would be planned now.
+    OutOfDate,
     /// A file that a document or the command line names cannot be used.
     File,
     /// The guest's machine failed.

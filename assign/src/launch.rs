@@ -3,7 +3,7 @@
 //! ```text
 //!  1 boot files open      nothing touched yet: a wrong path is the likeliest mistake
 //!  2 /dev/kvm open        without it there is no guest, so no device need be claimed
-//!  3 snapshot, choice     which VF for which network, or why not (choose.rs, pure); what dead
+//!  3 snapshot, choice     which VF for which network, or why not (choose, pure); what dead
 //!                         guests left is returned before, since it may be chosen
 //!  4 lease taken          before the device is opened: two launchers cannot both open it, and a
 //!                         crash from here on leaves a lease that says who had the device; one that
@@ -24,13 +24,12 @@
 //! The steps that decide are pure (`choose`, `spec`), those that open say what to do about a
 //! failure (`handles`, `tap`), and the process can only end with its launcher (`process`).
 
-pub mod choose;
 mod console;
 mod error;
 mod handles;
 mod lease;
+mod numa;
 mod process;
-mod reason;
 mod session;
 
 mod spec;
@@ -40,19 +39,20 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
 
-use policies::{Guest, Pool};
+use policies::Guest;
 use rustix::pipe::PipeFlags;
 use sriov::{HostRoot, HostSnapshot};
 use vmm::spec::StopReason;
 
-use self::choose::{Connection, World};
 use self::console::Console;
 use self::handles::{BootFiles, NotOpened, VfioFiles};
 use self::lease::{Lease, Taken};
+use self::numa::Node;
 use self::process::Vmm;
 use self::session::Ending;
 use self::spec::Parts;
 use crate::apply::leases;
+use crate::choose::{self, Choice, Device, Offer, Previous, World};
 use crate::failure::{Failure, OwnReason};
 use crate::signals::Signals;
 use crate::state::State;
@@ -69,7 +69,7 @@ pub struct Launch<'a> {
     /// The guest.
     pub guest: &'a Guest,
     /// Pools that it may claim from.
-    pub pools: &'a [Pool],
+    pub offers: &'a [Offer],
     /// Is told what happens, for people or programs to read.
     pub tell: &'a dyn Fn(Told<'_>),
 }
@@ -77,8 +77,10 @@ pub struct Launch<'a> {
 /// What happens on the way.
 #[derive(Debug)]
 pub enum Told<'a> {
-    /// How each network is connected; the leases are taken.
-    Connected(&'a [Connection]),
+    /// How each network is connected and which devices it has; the leases are taken.
+    Connected(&'a Choice),
+    /// Something about the guest's memory that is not as its document says.
+    Memory(&'a str),
     /// The guest's console is this terminal from now on.
     Console,
     /// The guest rebooted and is started again.
@@ -96,7 +98,8 @@ pub enum Ended {
 
 /// A guest's networks with everything behind them that is open.
 struct Connected<'a> {
-    connections: Vec<Connection>,
+    choice: Choice,
+    devices: Vec<Device>,
     /// Dropped before the lease: what is open cannot be given back.
     vfio: Option<VfioFiles>,
     lease: Lease<'a>,
@@ -137,7 +140,7 @@ impl Launch<'_> {
         }
     }
 
-    /// Chooses, leases and opens. A VF that cannot be opened is given back, and the choice is made
+    /// Chooses, leases and opens. A device that cannot be opened is given back, and the choice is made
     /// again without it.
     fn connect(&self) -> Result<Connected<'_>, Failure> {
         let mut failed = BTreeMap::new();
@@ -145,12 +148,20 @@ impl Launch<'_> {
         loop {
             let host = HostSnapshot::read(self.root);
             let holders = lease::holders(self.state, self.root)?;
-            let world =
-                World { host: &host, pools: self.pools, holders: &holders, failed: &failed };
-            let connections = choose::choose(self.guest, world)
+            let previous = self.state.choices()?;
+            let world = World {
+                host: &host,
+                offers: self.offers,
+                holders: &holders,
+                failed: &failed,
+                previous: &previous,
+                runs: false,
+            };
+            let choice = choose::choose(self.guest, world)
                 .map_err(|unconnected| error::unconnected(self.guest, &unconnected))?;
+            let devices = choice.devices();
             let (guest, host) = (&self.guest.name, &host);
-            let lease = match Lease::take(self.state, self.root, guest, host, &connections)? {
+            let lease = match Lease::take(self.state, self.root, guest, host, &devices)? {
                 Taken::All(lease) => lease,
                 // Each round excludes one more device, so the rounds end.
                 Taken::Not(device, failure) => {
@@ -167,10 +178,11 @@ impl Launch<'_> {
                         .with_remedy("Try again."));
                 }
             };
-            match VfioFiles::open(self.root, &connections) {
+            match VfioFiles::open(self.root, &devices) {
                 Ok(vfio) => {
-                    (self.tell)(Told::Connected(&connections));
-                    return Ok(Connected { connections, lease, vfio });
+                    self.state.remember_choices(&self.remembered(host, &devices))?;
+                    (self.tell)(Told::Connected(&choice));
+                    return Ok(Connected { choice, devices, lease, vfio });
                 }
                 // Each round excludes one more device, so the rounds end.
                 Err(NotOpened { address, cause }) => {
@@ -184,14 +196,31 @@ impl Launch<'_> {
     /// The same connections for the guest's next life; chosen anew where somebody took a device
     /// in between.
     fn connect_again<'a>(&'a self, before: Connected<'a>) -> Result<Connected<'a>, Failure> {
-        let Connected { connections, mut lease, .. } = before;
+        let Connected { choice, devices, mut lease, .. } = before;
         if !lease.take_back() {
             drop(lease);
             return self.connect();
         }
-        let vfio = VfioFiles::open(self.root, &connections)
+        let vfio = VfioFiles::open(self.root, &devices)
             .map_err(|error| error::not_opened(self.guest, &error))?;
-        Ok(Connected { connections, lease, vfio })
+        Ok(Connected { choice, devices, lease, vfio })
+    }
+
+    /// What the guest's claims have, for them to have it again.
+    fn remembered(&self, host: &HostSnapshot, devices: &[Device]) -> Vec<Previous> {
+        let previous = |device: &Device| {
+            // A VF is found again by its PF.
+            let address = device.vf.map_or(device.address, |vf| vf.pf);
+            Some(Previous {
+                guest: self.guest.name.clone(),
+                claim: device.claim.clone(),
+                pool: device.pool.clone(),
+                vf: device.vf,
+                address,
+                identity: choose::identity(host, host.function(address)?),
+            })
+        };
+        devices.iter().filter_map(previous).collect()
     }
 
     /// One life of the guest, from power-on to its end.
@@ -202,7 +231,7 @@ impl Launch<'_> {
         kvm: OwnedFd,
         signals: &Signals,
     ) -> Result<Ending, Failure> {
-        let taps = handles::open_taps(self.root, self.guest, &connected.connections)?;
+        let taps = handles::open_taps(self.root, self.guest, &connected.choice.networks)?;
         let (events, events_of_guest) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)
             .map_err(|error| self.system("make a pipe", &error.into()))?;
         let console_output =
@@ -216,7 +245,9 @@ impl Launch<'_> {
         let parts =
             Parts { kvm, boot, console_input, console_output, events: events_of_guest, taps, vfio };
         let program = process::program();
-        let started = Vmm::start(&program, &parts.spec(self.guest), parts.descriptors(), events);
+        let node = self.node()?;
+        let spec = parts.spec(self.guest);
+        let started = Vmm::start(&program, &spec, parts.descriptors(), events, node);
         // Ours are closed now: the VMM's end alone frees devices, interfaces and pipes.
         drop(parts);
         let vmm = started.map_err(|error| error::vmm(self.guest, &program, &error))?;
@@ -224,6 +255,18 @@ impl Launch<'_> {
         connected.lease.hand_to(vmm.pid()).ok();
         session::attend(vmm, &console, signals)
             .map_err(|error| self.system("attend to its process", &error))
+    }
+
+    /// The node that the guest's memory is to come from, if this host has it.
+    fn node(&self) -> Result<Option<Node>, Failure> {
+        let Some(wanted) = self.guest.memory.numa else { return Ok(None) };
+        match Node::find(self.root, wanted) {
+            Ok(node) => Ok(Some(node)),
+            Err(cause) => {
+                (self.tell)(Told::Memory(&cause));
+                Ok(None)
+            }
+        }
     }
 
     fn system(&self, tried: &str, error: &io::Error) -> Failure {

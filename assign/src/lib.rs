@@ -6,16 +6,19 @@
 //! state ────────┘     └──► refusals (a reason per device)
 //! ```
 //!
-//! Facts are read in one pass by the crate `sriov`; `plan` decides without touching anything;
+//! Facts are read in one pass by the crate `sriov`; `plan` decides without touching anything, and
+//! `choose` which device each guest gets; `inputs` is what they are made from;
 //! `apply` makes small journalled steps that it can take back; `state` remembers who has what;
 //! `launch` starts a guest; `doctor` says what is in the way. `cli` has one file per verb.
 
 #![deny(unsafe_code)]
 
 pub mod apply;
+pub mod choose;
 pub mod cli;
 pub mod doctor;
 pub mod failure;
+pub mod inputs;
 pub mod launch;
 pub mod plan;
 mod signals;

@@ -2,11 +2,17 @@
 //! clock, no system call; the same input gives the same plan, here or on another machine.
 //!
 //! ```text
-//! candidates.rs  which PFs feed a pool, and why the others do not
+//! candidates.rs  which functions feed a pool, and why the others do not
 //! conflicts.rs   what two pools cannot both have
-//! nvme.rs        what the VFs of a drive need to work
+//! site.rs        the host with its indexes: who has what, what carries what, who may be taken
+//! whole.rs       the steps of a function that is given away itself
 //! vfs.rs         the steps of one PF, in an order that argues for itself
+//! network.rs     what a PF sets for its VFs, as the pool wants it
+//! nvme.rs        what the VFs of a drive need to work
+//! acs.rs         whether the way to a device isolates it
 //! mac.rs         the address of a VF
+//! guests.rs      which device each guest would get, after all steps
+//! saved.rs       a plan in a file, to be carried out later or not at all
 //! ```
 //!
 //! What must not be done is a refusal, each with its reason; a plan with a refusal is not carried
@@ -14,20 +20,34 @@
 
 use std::collections::BTreeMap;
 
-use ::policies::{Policy, Pool};
+use ::policies::{Guest, NoIommu, Policy, Pool, PoolDevices};
 use serde::Serialize;
-use sriov::{HostSnapshot, PciAddress, PciFunction, usage};
+use sriov::facts::variant::Variants;
+use sriov::{HostSnapshot, PciAddress, PciFunction, isolation};
 
+use crate::choose::Previous;
 use crate::failure::{Failure, OwnReason};
 use crate::state::{Applied, Lease, Step};
 
+pub mod acs;
 pub mod candidates;
 mod conflicts;
+pub mod guests;
 pub mod mac;
+mod network;
 mod nvme;
+pub mod saved;
+mod site;
 pub mod vfs;
+mod whole;
 
 pub use candidates::{Candidates, Rejected};
+pub use guests::{ClaimPlan, GuestPlan};
+pub use network::wanted_mac;
+use site::Site;
+
+/// Most refusals that a plan tells one by one: whoever has thousands has one cause.
+const MOST_REFUSALS: usize = 256;
 
 /// What is to be done, or why it is not.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -40,6 +60,8 @@ pub struct Plan {
     pub refusals: Vec<Failure>,
     /// Which devices feed which pool.
     pub pools: Vec<Candidates>,
+    /// What each guest would get once all steps are made; none where there is a refusal.
+    pub guests: Vec<GuestPlan>,
 }
 
 impl Plan {
@@ -55,59 +77,160 @@ impl Plan {
     }
 }
 
+/// How many reasons a plan gives for each claim of a guest.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Reasons {
+    /// Some, for people.
+    #[default]
+    Few,
+    /// Every one, up to a million in all.
+    All,
+}
+
 /// What is known beside the host itself.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Known<'a> {
     /// Leases that are alive.
     pub leases: &'a [Lease],
     /// Policies applied before; those that are planned again are taken from the new text.
     pub applied: &'a [Applied],
+    /// What guests had before.
+    pub previous: &'a [Previous],
+    /// The vendors' variants of vfio-pci that this kernel has; `None` where nobody knows.
+    pub variants: Option<&'a Variants>,
+    /// Whether the kernel gives devices away without an IOMMU when asked to.
+    pub no_iommu_mode: bool,
+    /// How much is told of each claim.
+    pub reasons: Reasons,
 }
 
-/// A pool that a PF feeds, and the policy it stands in.
+/// A pool that a function feeds, and the policy it stands in.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Feed<'a> {
     pub policy: &'a Policy,
     pub pool: &'a Pool,
 }
 
+/// A feed of VFs.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct VfFeed<'a> {
+    pub policy: &'a Policy,
+    pub pool: &'a Pool,
+    pub count: u16,
+    pub indexes: &'a ::policies::VfIndexes,
+}
+
+impl<'a> Feed<'a> {
+    fn vfs(self) -> Option<VfFeed<'a>> {
+        let Feed { policy, pool } = self;
+        match &pool.devices {
+            PoolDevices::Vfs { count, indexes } => {
+                Some(VfFeed { policy, pool, count: *count, indexes })
+            }
+            PoolDevices::Whole => None,
+        }
+    }
+}
+
 /// Plans for `policies` on the host as it is.
 pub fn plan(snapshot: &HostSnapshot, policies: &[Policy], known: Known<'_>) -> Plan {
+    plan_with(snapshot, policies, &[], known)
+}
+
+/// The same, and what each of `guests` would get once it is made so.
+pub fn plan_with(
+    snapshot: &HostSnapshot,
+    policies: &[Policy],
+    guests: &[Guest],
+    known: Known<'_>,
+) -> Plan {
     let mut plan = Plan::default();
     let mut feeds: BTreeMap<PciAddress, Vec<Feed<'_>>> = BTreeMap::new();
     for policy in policies {
         for pool in &policy.pools {
             let candidates = candidates::find(snapshot, pool);
             plan.refusals.extend(candidates.refusal(pool));
-            for pf in &candidates.accepted {
-                feeds.entry(*pf).or_default().push(Feed { policy, pool });
+            for function in &candidates.accepted {
+                feeds.entry(*function).or_default().push(Feed { policy, pool });
             }
             plan.pools.push(candidates);
         }
     }
-    let pool_wanted = policies.iter().any(|policy| !policy.pools.is_empty());
-    if pool_wanted && !snapshot.iommu.present {
-        plan.refusals.push(no_iommu(snapshot));
-    }
+    iommu(snapshot, policies, known, &mut plan);
     let others: Vec<&Policy> = known
         .applied
         .iter()
         .map(|applied| &applied.policy)
         .filter(|applied| policies.iter().all(|policy| policy.name != applied.name))
         .collect();
+    let site = Site::new(snapshot, known, &feeds);
     for (address, feeds) in &feeds {
-        let Some(pf) = snapshot.function(*address) else { continue };
-        plan.refusals.extend(conflicts::find(snapshot, pf, feeds, &others));
-        plan.notes.extend(disturbance(snapshot, pf, feeds));
-        match vfs::steps(snapshot, pf, feeds, known.leases) {
+        let Some(function) = snapshot.function(*address) else { continue };
+        let conflicts = conflicts::find(snapshot, function, feeds, &others);
+        if !conflicts.is_empty() {
+            // What they do not agree on cannot be planned.
+            plan.refusals.extend(conflicts);
+            continue;
+        }
+        let vf_feeds: Vec<VfFeed<'_>> = feeds.iter().filter_map(|feed| feed.vfs()).collect();
+        plan.notes.extend(disturbance(&site, function, &vf_feeds));
+        let steps = match feeds.first() {
+            Some(first) if vf_feeds.is_empty() => whole::steps(&site, function, first),
+            _ => vfs::steps(&site, function, &vf_feeds),
+        };
+        match steps {
             Ok(steps) => plan.steps.extend(steps),
             Err(refusals) => plan.refusals.extend(refusals),
         }
     }
+    if let Some(more) = plan.refusals.len().checked_sub(MOST_REFUSALS).filter(|more| *more > 0) {
+        plan.refusals.truncate(MOST_REFUSALS);
+        plan.notes.push(format!("{more} more devices are refused, and not told one by one"));
+    }
     if !plan.refusals.is_empty() {
         plan.steps.clear();
+        return plan;
     }
+    if known.variants.is_none() && crate::inputs::wants_variants(policies) {
+        plan.notes.push(
+            "which variants of vfio-pci this host's kernel has is not known, so `driver: auto` is \
+             planned as vfio-pci"
+                .to_owned(),
+        );
+    }
+    plan.guests = guests::plan(snapshot, policies, &plan.pools, guests, known);
     plan
+}
+
+/// Refuses, or warns, where nothing would keep a device from the host's memory.
+fn iommu(snapshot: &HostSnapshot, policies: &[Policy], known: Known<'_>, plan: &mut Plan) {
+    let mut wanting = policies.iter().filter(|policy| !policy.pools.is_empty()).peekable();
+    if wanting.peek().is_none() {
+        return;
+    }
+    if snapshot.iommu.present {
+        plan.notes.extend(isolation::pretended(snapshot).map(str::to_owned));
+        return;
+    }
+    let denies = |policy: &&Policy| policy.isolation.no_iommu == NoIommu::Deny;
+    if wanting.any(|policy| denies(&policy)) {
+        plan.refusals.push(no_iommu(snapshot));
+    } else if known.no_iommu_mode {
+        plan.notes.push(
+            "no IOMMU is in use, and `noIommu: allow` gives devices away all the same: whoever has \
+             one reaches all of the host's memory"
+                .to_owned(),
+        );
+    } else {
+        let message = "no IOMMU is in use, and its no-IOMMU mode, which `noIommu: allow` would use, \
+                       is off";
+        let failure = Failure::refused(OwnReason::NoIommu, "this host", message);
+        plan.refusals.push(failure.with_remedy(format!(
+            "{} If devices may reach all of the host's memory: `modprobe vfio \
+             enable_unsafe_noiommu_mode=1`.",
+            snapshot.iommu.remedy()
+        )));
+    }
 }
 
 fn no_iommu(snapshot: &HostSnapshot) -> Failure {
@@ -121,9 +244,9 @@ fn no_iommu(snapshot: &HostSnapshot) -> Failure {
 }
 
 /// Some NICs (igb) reset their link when VFs come or go.
-fn disturbance(snapshot: &HostSnapshot, pf: &PciFunction, feeds: &[Feed<'_>]) -> Option<String> {
+fn disturbance(site: &Site<'_>, pf: &PciFunction, feeds: &[VfFeed<'_>]) -> Option<String> {
     let present = pf.sriov.as_ref()?.present;
-    let used = usage::of(snapshot, pf).into_iter().next()?;
-    let changes = feeds.iter().any(|feed| feed.pool.count() != Some(present));
-    changes.then(|| format!("{used}: may lose its link for a moment while its VFs are made"))
+    let changes = feeds.iter().any(|feed| feed.count != present);
+    let used = changes.then(|| site.uses(pf).into_iter().next())??;
+    Some(format!("{used}: may lose its link for a moment while its VFs are made"))
 }

@@ -10,6 +10,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub mod choices;
 pub mod drives;
 pub mod forced;
 pub mod journal;

@@ -208,7 +208,7 @@ fn policy(count: u16) -> Policy {
 }
 
 fn planned(snapshot: &HostSnapshot, count: u16) -> Plan {
-    plan(snapshot, &[policy(count)], Known { leases: &[], applied: &[] })
+    plan(snapshot, &[policy(count)], Known::default())
 }
 
 #[test]

@@ -29,10 +29,8 @@ fn lan(count: u16) -> Policy {
     )
 }
 
-const NOTHING: Known<'static> = Known { leases: &[], applied: &[] };
-
 fn planned(snapshot: &HostSnapshot, policies: &[Policy]) -> Plan {
-    plan(snapshot, policies, NOTHING)
+    plan(snapshot, policies, Known::default())
 }
 
 fn steps(plan: &Plan) -> Vec<String> {
@@ -122,7 +120,7 @@ fn a_leased_vf_is_neither_destroyed_nor_touched() {
     let mut snapshot = applied(&tree);
     let owner = Owner { pid: 4711, started: 1 };
     let leases = [Lease::new(&tree.root(), address("0000:01:10.2"), "web-1", owner)];
-    let known = Known { leases: &leases, applied: &[] };
+    let known = Known { leases: &leases, ..Known::default() };
     let plan = assign::plan::plan(&snapshot, &[lan(3)], known);
     let (class, reason, text) = refusal(&plan);
     assert_eq!((class, reason), (Class::Refused, Reason::Own(OwnReason::Leased)));

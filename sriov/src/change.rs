@@ -199,6 +199,9 @@ pub enum Change {
         devices: Vec<PciAddress>,
         /// What the host loses, as chains: "0000:01:00.0 → eth0 → default route".
         lost: Vec<String>,
+        /// Why that is right, in the words of whoever said so in a policy.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        because: Option<String>,
     },
 }
 

@@ -217,7 +217,7 @@ fn no_write_follows_a_link_out_of_a_recorded_tree() {
 
 fn forced(step: Change, device: &str) -> Change {
     let lost = vec![format!("{device} → sda → /")];
-    Change::Forced { step: Box::new(step), devices: vec![address(device)], lost }
+    Change::Forced { step: Box::new(step), devices: vec![address(device)], lost, because: None }
 }
 
 #[test]

@@ -6,7 +6,8 @@ use sriov::{Change, HostRoot, HostSnapshot, PciAddress, PciFunction, Target};
 
 use super::{Operation, settle};
 use crate::failure::{Failure, OwnReason};
-use crate::plan::{self, Known, Plan, vfs};
+use crate::inputs::Inputs;
+use crate::plan::{Plan, Reasons, candidates, vfs};
 use crate::state::{Applied, Lease, State, Step};
 
 /// What an apply or remove did.
@@ -23,9 +24,8 @@ pub struct Report {
 /// # Errors
 /// The state cannot be read.
 pub fn plan_now(root: &HostRoot, state: &State, policies: &[Policy]) -> Result<Plan, Failure> {
-    let (leases, applied) = (state.leases(root)?, state.applied()?);
-    let known = Known { leases: &leases, applied: &applied };
-    Ok(plan::plan(&HostSnapshot::read(root), policies, known))
+    let inputs = Inputs::read(root, state, policies)?;
+    Ok(inputs.plan(&HostSnapshot::read(root), policies, &[], Reasons::Few))
 }
 
 /// Makes the host what `policies` say. `confirm` is asked about a plan that somebody may notice.
@@ -219,7 +219,8 @@ fn uses<'a>(
     policy: &'a Policy,
     pf: &PciFunction,
 ) -> Option<(&'a Policy, &'a Pool)> {
-    let pool = policy.pools.iter().find(|pool| pool.from.matches(snapshot, pf).is_ok())?;
+    let mut pools = policy.pools.iter();
+    let pool = pools.find(|pool| candidates::is_meant(snapshot, pool, pf))?;
     Some((policy, pool))
 }
 

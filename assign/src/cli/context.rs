@@ -14,7 +14,8 @@ use sriov::{HostRoot, HostSnapshot, Reason, Scope};
 
 use super::Format;
 use crate::failure::{Failure, OwnReason};
-use crate::plan::{self, Known, Plan};
+use crate::inputs::Inputs;
+use crate::plan::{Plan, Reasons};
 use crate::state::{Applied, DIRECTORY, Lease, Original, State};
 
 /// What every verb gets.
@@ -112,9 +113,24 @@ impl Context {
     /// # Errors
     /// The state cannot be read.
     pub fn plan(&self, policies: &[Policy]) -> Result<Plan, Failure> {
-        let (leases, applied) = (self.leases()?, self.applied()?);
-        let known = Known { leases: &leases, applied: &applied };
-        Ok(plan::plan(&self.snapshot(Scope::Planning), policies, known))
+        let inputs = self.inputs(policies)?;
+        Ok(inputs.plan(&self.snapshot(Scope::Planning), policies, &[], Reasons::Few))
+    }
+
+    /// What planning needs beside the host. Of a saved host it is not known what its kernel has.
+    ///
+    /// # Errors
+    /// The state cannot be read.
+    pub fn inputs(&self, policies: &[Policy]) -> Result<Inputs, Failure> {
+        match &self.saved {
+            None => Inputs::read(&self.root, &self.state, policies),
+            Some(_) => Ok(Inputs {
+                leases: self.leases()?,
+                applied: self.applied()?,
+                previous: if self.has_state { self.state.choices()? } else { Vec::new() },
+                ..Inputs::default()
+            }),
+        }
     }
 }
 

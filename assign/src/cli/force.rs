@@ -86,7 +86,7 @@ pub fn step(
     for use_ in &lost {
         anstream::eprintln!("assign: warning: by force, the host loses {use_}");
     }
-    Change::Forced { step: Box::new(step), devices, lost }
+    Change::Forced { step: Box::new(step), devices, lost, because: None }
 }
 
 /// What the host uses the devices for, as chains: looked at as closely as the step itself would, so

@@ -1,13 +1,14 @@
 //! `assign run`: starts a guest, shows its console, and gives its devices back at the end.
 
 use clap::Args;
-use policies::{Documents, Guest, Pool};
+use policies::{Documents, Guest};
 use serde::Serialize;
 
 use super::{Context, Files, Format};
+use crate::choose::{Choice, Offer};
 use crate::failure::{Failure, OwnReason};
-use crate::launch::choose::Connection;
 use crate::launch::{Ended, Launch, Told};
+use crate::plan::guests;
 use crate::state::Applied;
 
 /// Arguments of `assign run`.
@@ -25,7 +26,8 @@ pub struct Run {
 #[derive(Debug, Serialize)]
 struct Decided<'a> {
     guest: &'a str,
-    networks: &'a [Connection],
+    #[serde(flatten)]
+    choice: &'a Choice,
 }
 
 impl Run {
@@ -37,13 +39,13 @@ impl Run {
                 .with_remedy("Leave it out."));
         }
         let guest = pick(&documents.guests, self.name.as_deref())?;
-        let pools = pools(&documents, context.state.applied()?);
+        let offers = offers(&documents, &context.state.applied()?);
         let tell = |told: Told<'_>| tell(&guest.name, context.format, &told);
         let launch = Launch {
             root: &context.root,
             state: &context.state,
             guest,
-            pools: &pools,
+            offers: &offers,
             tell: &tell,
         };
         let ended = launch.run()?;
@@ -59,17 +61,21 @@ impl Run {
 
 fn tell(guest: &str, format: Format, told: &Told<'_>) {
     match (told, format) {
-        (Told::Connected(connections), Format::Json) => {
+        (Told::Connected(choice), Format::Json) => {
             // Plain data always serializes.
-            if let Ok(text) = serde_json::to_string(&Decided { guest, networks: connections }) {
+            if let Ok(text) = serde_json::to_string(&Decided { guest, choice }) {
                 anstream::eprintln!("{text}");
             }
         }
-        (Told::Connected(connections), _) => {
-            for connection in *connections {
+        (Told::Connected(choice), _) => {
+            for connection in &choice.networks {
                 anstream::eprintln!("{guest}: {connection}");
             }
+            for device in &choice.devices {
+                anstream::eprintln!("{guest}: {device}");
+            }
         }
+        (Told::Memory(cause), _) => anstream::eprintln!("assign: {guest}: {cause}"),
         (_, Format::Json) => {}
         (Told::Console, _) => {
             anstream::eprintln!("console of {guest}; Ctrl-] leaves it and stops the guest");
@@ -103,21 +109,18 @@ fn pick<'a>(guests: &'a [Guest], name: Option<&str>) -> Result<&'a Guest, Failur
 
 /// The pools of the files and of the policies applied before. What a file says replaces what was
 /// applied under the same name.
-fn pools(documents: &Documents, applied: Vec<Applied>) -> Vec<Pool> {
-    let mut pools: Vec<Pool> =
-        documents.policies.iter().flat_map(|policy| policy.pools.clone()).collect();
-    let given = |name: &str| documents.policies.iter().any(|policy| policy.name == name);
-    for policy in applied.into_iter().map(|applied| applied.policy) {
-        if given(&policy.name) {
-            continue;
-        }
-        for pool in policy.pools {
-            if pools.iter().all(|known| known.name != pool.name) {
-                pools.push(pool);
-            }
-        }
-    }
-    pools
+fn offers(documents: &Documents, applied: &[Applied]) -> Vec<Offer> {
+    let of_files = documents.policies.iter().flat_map(|policy| {
+        policy.pools.iter().map(|pool| Offer {
+            policy: policy.name.clone(),
+            isolation: policy.isolation,
+            pool: pool.clone(),
+            planned: None,
+        })
+    });
+    let mut offers: Vec<Offer> = of_files.collect();
+    offers.extend(guests::applied_offers(&offers, applied.iter().map(|applied| &applied.policy)));
+    offers
 }
 
 #[cfg(test)]
@@ -173,13 +176,14 @@ mod tests {
     #[test]
     fn pools_of_the_files_come_before_those_applied() {
         let file = documents("lan", "eth0", &[]);
-        let names = |pools: Vec<Pool>| {
-            pools.iter().map(|pool| format!("{} {}", pool.name, pool.from)).collect::<Vec<_>>()
+        let names = |offers: Vec<Offer>| {
+            let pools = offers.iter().map(|offer| &offer.pool);
+            pools.map(|pool| format!("{} {}", pool.name, pool.from)).collect::<Vec<_>>()
         };
         let other = applied(documents("wan", "eth1", &[]));
         let both = ["lan {interface: eth0}", "wan {interface: eth1}"];
-        assert_eq!(names(pools(&file, other)), both);
+        assert_eq!(names(offers(&file, &other)), both);
         let same = applied(documents("lan", "eth9", &[]));
-        assert_eq!(names(pools(&file, same)), ["lan {interface: eth0}"]);
+        assert_eq!(names(offers(&file, &same)), ["lan {interface: eth0}"]);
     }
 }

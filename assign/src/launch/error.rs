@@ -6,9 +6,8 @@ use std::path::Path;
 
 use policies::Guest;
 
-use super::choose::Unconnected;
 use super::handles::NotOpened;
-use super::reason::NoVf;
+use crate::choose::{Unconnected, Unmet};
 use crate::failure::{Failure, OwnReason};
 
 /// A file of the guest's `boot` cannot be used; `what` is the field.
@@ -20,24 +19,31 @@ pub fn boot_file(guest: &Guest, what: &str, path: &Path, cause: &str) -> Failure
     ))
 }
 
-/// A network has neither a VF nor a fallback.
+/// A claim has no device, and the guest does not start without it.
 pub fn unconnected(guest: &Guest, unconnected: &Unconnected) -> Failure {
-    let Unconnected { network, because } = unconnected;
+    let Unconnected { claim, network, because } = unconnected;
     let reason = match because {
-        NoVf::NoSuchPool { .. } => OwnReason::NoSuchPool,
-        NoVf::NoIommu { .. } => OwnReason::NoIommu,
-        NoVf::NoDevice { .. } => OwnReason::UnexpectedDevices,
-        NoVf::NoneFree { .. } if because.is_refusal() => OwnReason::GroupNotViable,
-        NoVf::NoneFree { .. } => OwnReason::PoolExhausted,
+        Unmet::NoSuchPool { .. } => OwnReason::NoSuchPool,
+        Unmet::NoIommu { .. } => OwnReason::NoIommu,
+        Unmet::NoDevice { .. } | Unmet::Unexpected { .. } => OwnReason::UnexpectedDevices,
+        Unmet::NoneFree { .. } if because.is_refusal() => OwnReason::GroupNotViable,
+        Unmet::NoneFree { .. } => OwnReason::PoolExhausted,
     };
-    let message = format!("{network} cannot be connected: {because}");
+    let (message, remedy) = match network {
+        true => (
+            format!("{claim} cannot be connected: {because}"),
+            "Give the network a `fallback: {virtio: {bridge: …}}` to start it without a VF.",
+        ),
+        false => (
+            format!("cannot have {claim}: {because}"),
+            "Write `optional: true` beside the claim to start it without.",
+        ),
+    };
     let failure = match because.is_refusal() {
         true => Failure::refused(reason, &guest.name, message),
         false => Failure::failed(reason, &guest.name, message),
     };
-    failure.with_remedy(
-        "Give the network a `fallback: {virtio: {bridge: …}}` to start it without a VF.",
-    )
+    failure.with_remedy(remedy)
 }
 
 /// The files of a VF could not be opened when the guest was to start again.

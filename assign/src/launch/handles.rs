@@ -9,8 +9,8 @@ use std::path::Path;
 use policies::Guest;
 use sriov::{HostRoot, MacAddress, PciAddress};
 
-use super::choose::{self, Connection};
 use super::{error, tap};
+use crate::choose::{self, Connection, Device};
 use crate::failure::{Failure, OwnReason};
 
 /// The files a guest boots from.
@@ -117,7 +117,7 @@ pub struct VfioFiles {
     pub devices: Vec<(PciAddress, usize)>,
 }
 
-/// A VF whose files could not be opened.
+/// A device whose files could not be opened.
 #[derive(Debug)]
 pub struct NotOpened {
     /// The device.
@@ -127,28 +127,23 @@ pub struct NotOpened {
 }
 
 impl VfioFiles {
-    /// Opens the container and the groups of the chosen VFs; `None` where there are none.
+    /// Opens the container and the groups of the chosen devices; `None` where there are none.
     ///
     /// # Errors
-    /// The first VF that could not be opened: another one may be.
-    pub fn open(root: &HostRoot, chosen: &[Connection]) -> Result<Option<VfioFiles>, NotOpened> {
-        let given = || {
-            chosen.iter().filter_map(|connection| match connection {
-                Connection::Vfio(given) => Some(given),
-                Connection::Virtio { .. } => None,
-            })
-        };
-        let Some(first) = given().next() else { return Ok(None) };
+    /// The first device that could not be opened: another one may be.
+    pub fn open(root: &HostRoot, chosen: &[Device]) -> Result<Option<VfioFiles>, NotOpened> {
+        let Some(first) = chosen.first() else { return Ok(None) };
         let container = open_vfio(root, "vfio", first.address)?;
         let mut groups = Vec::new();
         for number in choose::groups(chosen) {
-            let address = given().find(|given| given.group == number).map(|given| given.address);
-            let file = open_vfio(root, &number.to_string(), address.unwrap_or(first.address))?;
-            groups.push((number, file));
+            let device = chosen.iter().find(|device| device.group == number).unwrap_or(first);
+            groups.push((number, open_vfio(root, &number.to_string(), device.address)?));
         }
         let position = |group| groups.iter().position(|(number, _)| *number == group);
-        let devices =
-            given().filter_map(|given| Some((given.address, position(given.group)?))).collect();
+        let devices = chosen
+            .iter()
+            .filter_map(|device| Some((device.address, position(device.group)?)))
+            .collect();
         Ok(Some(VfioFiles { container, groups, devices }))
     }
 }

@@ -12,9 +12,8 @@ use std::collections::BTreeMap;
 use sriov::isolation::is_vfio_driver;
 use sriov::{HostRoot, HostSnapshot, PciAddress};
 
-use super::choose::{Connection, Given};
-use super::reason::Holder;
 use crate::apply::leases::{self, NotTaken, Used};
+use crate::choose::{Device, Holder};
 use crate::failure::{Failure, OwnReason, Reason};
 use crate::state::{self, Loan, Owner, State};
 
@@ -69,7 +68,7 @@ pub enum Taken<'a> {
 }
 
 impl<'a> Lease<'a> {
-    /// Leases every device of `connections` to `guest`, and binds those that the host lends. `host`
+    /// Leases `devices` to `guest`, and binds those that the host lends. `host`
     /// is what they were chosen from.
     ///
     /// # Errors
@@ -79,14 +78,11 @@ impl<'a> Lease<'a> {
         root: &'a HostRoot,
         guest: &str,
         host: &HostSnapshot,
-        connections: &[Connection],
+        devices: &[Device],
     ) -> Result<Taken<'a>, Failure> {
         let launcher = leases::this_process(root, guest)?;
-        let given = |connection: &Connection| match connection {
-            Connection::Vfio(given) => Some(entry(root, host, guest, given, launcher)),
-            Connection::Virtio { .. } => None,
-        };
-        let entries: Vec<state::Lease> = connections.iter().filter_map(given).collect();
+        let entry = |device: &Device| entry(root, host, guest, device, launcher);
+        let entries: Vec<state::Lease> = devices.iter().map(entry).collect();
         let held = entries.iter().map(|entry| entry.device).collect();
         if !entries.is_empty() {
             match leases::take(root, state, &entries) {
@@ -161,15 +157,15 @@ fn entry(
     root: &HostRoot,
     host: &HostSnapshot,
     guest: &str,
-    given: &Given,
+    device: &Device,
     owner: Owner,
 ) -> state::Lease {
     state::Lease {
-        vf: Some(given.vf),
-        pool: Some(given.pool.clone()),
-        group: Some(given.group),
-        loan: loan(host, given.address),
-        ..state::Lease::new(root, given.address, guest, owner)
+        vf: device.vf,
+        pool: Some(device.pool.clone()),
+        group: Some(device.group),
+        loan: loan(host, device.address),
+        ..state::Lease::new(root, device.address, guest, owner)
     }
 }
 

@@ -15,6 +15,7 @@ use rustix::io::FdFlags;
 use rustix::process::{PidfdFlags, Resource, Rlimit, Signal};
 use vmm::spec::{GuestEvent, GuestSpec, StopReason};
 
+use super::numa::Node;
 use crate::signals;
 
 /// What may be locked beyond guest memory: device registers mapped into the guest, and queues.
@@ -42,7 +43,8 @@ pub struct Vmm {
 
 impl Vmm {
     /// Starts the VMM on `spec`. `inherited` are the descriptors that the spec names; `events` is
-    /// the read end of the pipe for them.
+    /// the read end of the pipe for them. Its memory comes from `node`, where that is
+    /// given.
     ///
     /// # Errors
     /// The kernel's, from making the process or from what is set up within it.
@@ -51,6 +53,7 @@ impl Vmm {
         spec: &GuestSpec,
         inherited: Vec<RawFd>,
         events: OwnedFd,
+        node: Option<Node>,
     ) -> io::Result<Vmm> {
         let spec_file = spec_file(spec)?;
         let locked = spec.vfio.is_some().then_some(spec.memory_bytes.saturating_add(LOCKED_SLACK));
@@ -72,6 +75,9 @@ impl Vmm {
                 // Who may not raise it may still have CAP_IPC_LOCK, which needs no limit; who has
                 // neither is told by the VMM when it maps memory for the device.
                 rustix::process::setrlimit(Resource::Memlock, *limit).ok();
+            }
+            if let Some(node) = &node {
+                node.bind()?;
             }
             // What we inherited ourselves is not for the guest: from here on only what is named is
             // passed on. Linux before 5.11 refuses, and has our own descriptors closed by their flag.
@@ -290,7 +296,7 @@ mod tests {
         };
         let signals = signals::Signals::hold().expect("a signalfd");
         let inherited = vec![write.as_raw_fd(), kernel.as_raw_fd()];
-        let vmm = Vmm::start(&program, &spec, inherited, read).expect("a program that runs");
+        let vmm = Vmm::start(&program, &spec, inherited, read, None).expect("a program that runs");
         drop((write, kernel));
         let ending =
             super::super::session::attend(vmm, &super::super::console::Console::Direct, &signals);

@@ -1,6 +1,6 @@
-//! Which PFs feed a pool, with a reason for each device that does not.
+//! Which functions feed a pool, with a reason for each device that does not.
 
-use policies::Pool;
+use policies::{Pool, PoolDevices};
 use serde::Serialize;
 use sriov::isolation::is_vfio_driver;
 use sriov::{HostSnapshot, PciAddress, PciFunction};
@@ -15,9 +15,9 @@ const NAMED: usize = 4;
 pub struct Candidates {
     /// The pool's name.
     pub pool: String,
-    /// PFs that feed it, sorted.
+    /// Functions that feed it, sorted: PFs, or the devices themselves.
     pub accepted: Vec<PciAddress>,
-    /// All other functions that could have VFs, or that the selector means.
+    /// All other functions that could, or that the selector means.
     pub rejected: Vec<Rejected>,
 }
 
@@ -30,16 +30,34 @@ pub struct Rejected {
     pub reason: String,
 }
 
+/// Whether a pool's selector means a function, fit or not: a card for a pool of VFs, any device but
+/// VFs and bridges for one of whole devices.
+pub fn is_meant(host: &HostSnapshot, pool: &Pool, function: &PciFunction) -> bool {
+    could_be(pool, function) && pool.from.matches(host, function).is_ok()
+}
+
+fn could_be(pool: &Pool, function: &PciFunction) -> bool {
+    match pool.devices {
+        PoolDevices::Vfs { .. } => function.sriov.is_some(),
+        PoolDevices::Whole => function.vf_of.is_none() && !function.is_bridge(),
+    }
+}
+
 /// Looks at every function for one pool.
 pub fn find(snapshot: &HostSnapshot, pool: &Pool) -> Candidates {
     let (mut accepted, mut rejected) = (Vec::new(), Vec::new());
+    // Of thousands of VFs, one that a selector means names itself.
+    let names_one = pool.from.address.is_some() || pool.from.interface.is_some();
     for function in &snapshot.functions {
-        let mismatch = pool.from.matches(snapshot, function).err();
-        let reason = match mismatch {
+        let could_be = could_be(pool, function);
+        if !could_be && function.vf_of.is_some() && !names_one {
+            continue;
+        }
+        let reason = match pool.from.matches(snapshot, function) {
             // A device that was not meant and could not be is no news.
-            Some(_) if function.sriov.is_none() => continue,
-            Some(mismatch) => Some(mismatch.to_string()),
-            None => unfit(function),
+            Err(_) if !could_be => continue,
+            Err(mismatch) => Some(mismatch.to_string()),
+            Ok(()) => unfit(pool, function),
         };
         match reason {
             None => accepted.push(function.address),
@@ -49,8 +67,20 @@ pub fn find(snapshot: &HostSnapshot, pool: &Pool) -> Candidates {
     Candidates { pool: pool.name.clone(), accepted, rejected }
 }
 
-/// Why a device that the selector means cannot have VFs now.
-pub fn unfit(function: &PciFunction) -> Option<String> {
+/// Why a device that the selector means cannot be what the pool wants of it now.
+pub fn unfit(pool: &Pool, function: &PciFunction) -> Option<String> {
+    let is_whole = matches!(pool.devices, PoolDevices::Whole);
+    if let Some(vf) = function.vf_of.filter(|_| is_whole) {
+        return Some(format!("it is a VF of {}, and VFs are selected by `from` and `vfs`", vf.pf));
+    }
+    match is_whole {
+        true => function.is_bridge().then(|| "it is a bridge, the way to others".to_owned()),
+        false => without_vfs(function),
+    }
+}
+
+/// Why a function cannot have VFs now.
+pub fn without_vfs(function: &PciFunction) -> Option<String> {
     if let Some(vf) = &function.vf_of {
         return Some(format!("it is a VF itself, of {}", vf.pf));
     }
@@ -66,9 +96,26 @@ pub fn unfit(function: &PciFunction) -> Option<String> {
     }
 }
 
+/// That a pool matches another number of devices than it is to, for a sentence; `None` where the
+/// number is right, or nothing is expected.
+pub fn unexpected(host: &HostSnapshot, pool: &Pool) -> Option<String> {
+    pool.expect?;
+    let candidates = find(host, pool);
+    candidates.surprise(pool)
+}
+
 impl Candidates {
     /// Whether the selector found what the pool expects: at least one PF, unless it says otherwise.
     pub(super) fn refusal(&self, pool: &Pool) -> Option<Failure> {
+        let message = self.surprise(pool)?;
+        let thing = format!("pool {}", pool.name);
+        let failure = Failure::bad_input(OwnReason::UnexpectedDevices, thing, message);
+        Some(
+            failure.with_remedy("Correct `from` or `expect`; `assign devices` lists what is here."),
+        )
+    }
+
+    fn surprise(&self, pool: &Pool) -> Option<String> {
         let found = self.accepted.len();
         let expected = match &pool.expect {
             Some(expect) if expect.contains(found) => return None,
@@ -81,17 +128,12 @@ impl Candidates {
             true => "none".to_owned(),
             false => format!("{found} ({})", list.join(", ")),
         };
-        let message = format!(
+        Some(format!(
             "{} is to match {expected} device{}, and matches {what}{}",
             pool.from,
             if expected.ends_with(" 1") { "" } else { "s" },
             self.others()
-        );
-        let thing = format!("pool {}", pool.name);
-        let failure = Failure::bad_input(OwnReason::UnexpectedDevices, thing, message);
-        Some(
-            failure.with_remedy("Correct `from` or `expect`; `assign devices` lists what is here."),
-        )
+        ))
     }
 
     fn others(&self) -> String {

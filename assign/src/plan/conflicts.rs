@@ -1,44 +1,63 @@
-//! What two pools of one PF cannot both have: another number of VFs, or the same VF. Nothing wins by
-//! priority; the policies have to agree.
+//! What two pools of one function cannot both have: another number of VFs, the same VF, or the
+//! function itself. Nothing wins by priority; the policies have to agree.
 
-use policies::Policy;
+use policies::{Driver, Policy};
 use sriov::{HostSnapshot, PciFunction};
 
-use super::Feed;
+use super::{Feed, candidates};
 use crate::failure::{Failure, OwnReason};
 
-/// Conflicts among the pools that a PF feeds, and with policies applied before.
+/// Conflicts among the pools that a function feeds, and with policies applied before.
 pub(super) fn find(
-    snapshot: &HostSnapshot,
-    pf: &PciFunction,
+    host: &HostSnapshot,
+    function: &PciFunction,
     feeds: &[Feed<'_>],
     others: &[&Policy],
 ) -> Vec<Failure> {
     let applied = others.iter().flat_map(|policy| {
-        let pools = policy.pools.iter().filter(|pool| pool.from.matches(snapshot, pf).is_ok());
+        let pools = policy.pools.iter();
+        let pools = pools.filter(|pool| candidates::is_meant(host, pool, function));
         pools.map(|pool| Feed { policy, pool })
     });
     let applied: Vec<Feed<'_>> = applied.collect();
     let mut conflicts = Vec::new();
     for (at, feed) in feeds.iter().enumerate() {
         let later = feeds.iter().skip(at + 1).chain(&applied);
-        conflicts.extend(later.filter_map(|other| between(pf, feed, other)));
+        conflicts.extend(later.filter_map(|other| between(function, feed, other)));
     }
     conflicts
 }
 
-fn between(pf: &PciFunction, one: &Feed<'_>, other: &Feed<'_>) -> Option<Failure> {
-    let ((count, indexes), (others, used)) = (one.pool.vfs()?, other.pool.vfs()?);
-    let problem = if count != others {
-        format!("want {count} and {others} VFs on it")
-    } else {
-        let index = indexes.overlap(used)?;
-        format!("both use its VF {index}")
+fn between(function: &PciFunction, one: &Feed<'_>, other: &Feed<'_>) -> Option<Failure> {
+    let (problem, remedy) = match (one.vfs(), other.vfs()) {
+        (None, None) => {
+            ("both take it".to_owned(), "Narrow one of the selectors: `address` names one device.")
+        }
+        (None, Some(_)) | (Some(_), None) => (
+            "want it as a whole and its VFs".to_owned(),
+            "A device is given away itself, or has VFs that are: narrow one of the selectors.",
+        ),
+        (Some(first), Some(second)) => {
+            let remedy = "Give both the same `vfs` count, and indexes in `use` that differ.";
+            if first.count != second.count {
+                (format!("want {} and {} VFs on it", first.count, second.count), remedy)
+            } else if let Some(index) = first.indexes.overlap(second.indexes) {
+                (format!("both use its VF {index}"), remedy)
+            } else if (one.pool.driver == Driver::Host) != (other.pool.driver == Driver::Host) {
+                (
+                    "want its VFs with the host's driver and without".to_owned(),
+                    "The kernel lets the host's driver begin with all VFs of a card or with none: \
+                     give both pools the same `driver`, or a card each.",
+                )
+            } else {
+                return None;
+            }
+        }
     };
     let message = format!(
         "pools {} (policy {}) and {} (policy {}) {problem}",
         one.pool.name, one.policy.name, other.pool.name, other.policy.name
     );
-    let failure = Failure::bad_input(OwnReason::PoolConflict, pf.address, message);
-    Some(failure.with_remedy("Give both the same `vfs` count, and indexes in `use` that differ."))
+    let failure = Failure::bad_input(OwnReason::PoolConflict, function.address, message);
+    Some(failure.with_remedy(remedy))
 }

@@ -7,55 +7,123 @@
 //! which is the only way the kernel goes. Then the bindings, and after them the addresses, so that
 //! on the way back each VF has its old address again before its old driver looks.
 
-use ::policies::{MacPolicy, Pool};
+use ::policies::{Acs, Driver, Policy};
+use sriov::isolation::is_vfio_driver;
 use sriov::{
-    Binding, Change, HostSnapshot, MacAddress, PciFunction, PfFacts, Target, VfRef, VfState,
-    isolation, usage,
+    Binding, Change, HostSnapshot, PciAddress, PciFunction, PfFacts, Target, VfRef, VfState, usage,
 };
 
-use super::{Feed, mac, nvme};
+use super::site::Site;
+use super::{VfFeed, acs, network, nvme};
 use crate::failure::{Failure, OwnReason};
 use crate::state::{Drive, Lease, Step};
 
 /// The steps that make `pf` what the pools it feeds want.
 pub(super) fn steps(
-    snapshot: &HostSnapshot,
+    site: &Site<'_>,
     pf: &PciFunction,
-    feeds: &[Feed<'_>],
-    leases: &[Lease],
+    feeds: &[VfFeed<'_>],
 ) -> Result<Vec<Step>, Vec<Failure>> {
+    let snapshot = site.snapshot;
     let (Some(facts), Some(first)) = (&pf.sriov, feeds.first()) else { return Ok(Vec::new()) };
-    let Some(count) = first.pool.count() else { return Ok(Vec::new()) };
-    check_count(pf, facts, count).map_err(|failure| vec![failure])?;
-    let by = |feed: &Feed<'_>, change| Step { policy: feed.policy.name.clone(), change };
+    let count = first.count;
+    let mut refusals: Vec<Failure> = check_count(pf, facts, count).err().into_iter().collect();
+    for feed in feeds {
+        refusals.extend(network::unable(snapshot, pf, facts, feed.pool));
+        if feed.policy.isolation.acs == Acs::Required
+            && let Some(cause) = acs::gaps(snapshot, pf)
+        {
+            refusals.push(no_acs(pf, &cause));
+        }
+    }
+    if !refusals.is_empty() {
+        return Err(refusals);
+    }
+    let by = |feed: &VfFeed<'_>, change| Step { policy: feed.policy.name.clone(), change };
     let mut steps: Vec<Step> =
         link_up(snapshot, pf).into_iter().map(|change| by(first, change)).collect();
     if facts.present == count {
         let repairs = nvme::repair(snapshot, pf, facts).map_err(|failure| vec![failure])?;
         steps.extend(repairs.into_iter().map(|change| by(first, change)));
-        steps.extend(adopt(snapshot, pf, facts, feeds, leases)?);
+        steps.extend(adopt(site, pf, facts, feeds)?);
         return Ok(steps);
     }
-    check_free(snapshot, facts, leases).map_err(|failure| vec![failure])?;
-    let [before, after] = frame(snapshot, pf, facts, count).map_err(|failure| vec![failure])?;
-    steps.extend(before.into_iter().map(|change| by(first, change)));
+    check_leases(site, facts, first)?;
+    // Conflicts are told before: the host's driver has all VFs of a PF, or none.
+    let is_host = feeds.iter().all(|feed| feed.pool.driver == Driver::Host);
+    let [before, after] =
+        frame(snapshot, pf, facts, count, is_host).map_err(|failure| vec![failure])?;
+    for change in before {
+        steps.push(by(first, by_force(site, first.policy, facts, change)?));
+    }
     for feed in feeds {
-        for index in feed.pool.indexes() {
+        let Some(driver) = site.driver(feed.pool.driver, &future_vf(pf, facts)) else { continue };
+        for index in feed.indexes.iter() {
             let device = Target::Vf(VfRef { pf: pf.address, index });
-            let driver = "vfio-pci".to_owned();
-            steps.push(by(feed, Change::Bind { device, from: Binding::default(), driver }));
+            let (from, driver) = (Binding::default(), driver.clone());
+            steps.push(by(feed, Change::Bind { device, from, driver }));
         }
     }
+    let mut settings = Vec::new();
     for feed in feeds {
-        for index in feed.pool.indexes() {
+        for index in feed.indexes.iter() {
             let vf = VfRef { pf: pf.address, index };
-            if let Some(to) = wanted_mac(snapshot, pf, feed.pool, index) {
-                steps.push(by(feed, Change::SetVfMac { vf, from: MacAddress([0; 6]), to }));
-            }
+            let (mac, others) = network::of_new(snapshot, pf, feed.pool, vf);
+            steps.extend(mac.map(|change| by(feed, change)));
+            settings.extend(others.into_iter().map(|change| by(feed, change)));
         }
     }
+    steps.extend(settings);
     steps.extend(after.into_iter().map(|change| by(first, change)));
     Ok(steps)
+}
+
+/// A VF as it will be, as far as a driver for it is chosen by that.
+fn future_vf(pf: &PciFunction, facts: &PfFacts) -> PciFunction {
+    PciFunction {
+        vendor: pf.vendor,
+        device: facts.vf_device,
+        subsystem_vendor: pf.subsystem_vendor,
+        subsystem_device: pf.subsystem_device,
+        class: pf.class,
+        ..PciFunction::new(pf.address)
+    }
+}
+
+/// The refusal where the way to a device does not isolate it.
+pub(super) fn no_acs(function: &PciFunction, cause: &str) -> Failure {
+    let message = format!("cannot be given away: {cause}");
+    Failure::refused(OwnReason::GroupNotViable, function.address, message).with_remedy(acs::REMEDY)
+}
+
+/// No guest may lose its VF because there are to be more or fewer.
+fn check_leases(site: &Site<'_>, facts: &PfFacts, feed: &VfFeed<'_>) -> Result<(), Vec<Failure>> {
+    let tried = format!(
+        "destroy it with the other VFs of its PF, for pool {} of policy {} to have {} of them and \
+         not {}",
+        feed.pool.name, feed.policy.name, feed.count, facts.present
+    );
+    let leases = facts.vfs.values().filter_map(|address| site.lease(*address));
+    let refusals: Vec<Failure> = leases.map(|lease| leased(lease, &tried)).collect();
+    if refusals.is_empty() { Ok(()) } else { Err(refusals) }
+}
+
+/// A step on the way to other VFs, by force where the host uses one that goes.
+fn by_force(
+    site: &Site<'_>,
+    policy: &Policy,
+    facts: &PfFacts,
+    change: Change,
+) -> Result<Change, Vec<Failure>> {
+    let at = |address: &PciAddress| site.snapshot.function(*address);
+    let devices: Vec<&PciFunction> = match &change {
+        Change::SetVfCount { to: 0, .. } => facts.vfs.values().filter_map(at).collect(),
+        Change::Restore { device: Target::Vf(vf), .. } => {
+            facts.vfs.get(&vf.index).and_then(at).into_iter().collect()
+        }
+        _ => return Ok(change),
+    };
+    site.take(policy, &devices, change)
 }
 
 /// The steps around new VFs: up to making them ready for a driver, and after they were bound.
@@ -64,7 +132,11 @@ fn frame(
     pf: &PciFunction,
     facts: &PfFacts,
     count: u16,
+    is_host: bool,
 ) -> Result<[Vec<Change>; 2], Failure> {
+    if is_host {
+        return Ok([for_host(snapshot, pf, facts, count)?, Vec::new()]);
+    }
     let (mut before, mut after) = (Vec::new(), Vec::new());
     if facts.autoprobe {
         before.push(autoprobe(pf, true, false));
@@ -156,25 +228,37 @@ pub fn create(
     if facts.present == count {
         return Ok(Vec::new());
     }
-    if driver.is_none() && facts.nvme.is_none() {
+    let Some(driver) = driver else { return for_host(snapshot, pf, facts, count) };
+    let [mut steps, after] = frame(snapshot, pf, facts, count, false)?;
+    steps.extend((0..count).map(|index| {
+        let device = Target::Vf(VfRef { pf: pf.address, index });
+        Change::Bind { device, from: Binding::default(), driver: driver.to_owned() }
+    }));
+    steps.extend(after);
+    Ok(steps)
+}
+
+/// The steps to VFs that the host's own drivers take, or not, as it is set.
+fn for_host(
+    snapshot: &HostSnapshot,
+    pf: &PciFunction,
+    facts: &PfFacts,
+    count: u16,
+) -> Result<Vec<Change>, Failure> {
+    if facts.nvme.is_none() {
         let mut steps = clear(snapshot, pf, facts)?;
         steps.push(Change::SetVfCount { pf: pf.address, from: 0, to: count });
         return Ok(steps);
     }
-    let [mut steps, after] = frame(snapshot, pf, facts, count)?;
-    steps.extend((0..count).filter_map(|index| {
-        let device = Target::Vf(VfRef { pf: pf.address, index });
-        let from = Binding::default();
-        match driver {
-            Some(driver) => Some(Change::Bind { device, from, driver: driver.to_owned() }),
-            // No driver could begin with them before they were set up: now the host's may.
-            None if facts.autoprobe => {
-                let to = Binding { driver: pf.driver.clone(), ..Binding::default() };
-                Some(Change::Restore { device, from, to })
-            }
-            None => None,
-        }
-    }));
+    let [mut steps, after] = frame(snapshot, pf, facts, count, false)?;
+    if facts.autoprobe {
+        // No driver could begin with them before they were set up: now the host's may.
+        steps.extend((0..count).map(|index| {
+            let device = Target::Vf(VfRef { pf: pf.address, index });
+            let to = Binding { driver: pf.driver.clone(), ..Binding::default() };
+            Change::Restore { device, from: Binding::default(), to }
+        }));
+    }
     steps.extend(after);
     Ok(steps)
 }
@@ -210,48 +294,67 @@ fn link_up(snapshot: &HostSnapshot, pf: &PciFunction) -> Vec<Change> {
 
 /// Steps for VFs that are there already.
 fn adopt(
-    snapshot: &HostSnapshot,
+    site: &Site<'_>,
     pf: &PciFunction,
     facts: &PfFacts,
-    feeds: &[Feed<'_>],
-    leases: &[Lease],
+    feeds: &[VfFeed<'_>],
 ) -> Result<Vec<Step>, Vec<Failure>> {
-    let together: Vec<_> = feeds
-        .iter()
-        .flat_map(|feed| feed.pool.indexes().filter_map(|index| facts.vfs.get(&index)))
-        .copied()
-        .collect();
-    let (mut bindings, mut addresses, mut refusals) = (Vec::new(), Vec::new(), Vec::new());
+    let snapshot = site.snapshot;
+    let (mut bindings, mut addresses, mut settings) = (Vec::new(), Vec::new(), Vec::new());
+    let mut refusals = Vec::new();
     for feed in feeds {
         let by = |change| Step { policy: feed.policy.name.clone(), change };
-        for index in feed.pool.indexes() {
+        for index in feed.indexes.iter() {
             let vf = VfRef { pf: pf.address, index };
             let Some(function) = facts.vfs.get(&index).and_then(|at| snapshot.function(*at)) else {
                 continue;
             };
-            if let Err(cause) = isolation::viability(snapshot, function, &together) {
+            let driver = site.driver(feed.pool.driver, function);
+            if driver.is_some()
+                && let Err(cause) = site.viability(feed.policy, function)
+            {
                 refusals.push(Failure::not_viable(function.address, &cause));
                 continue;
             }
-            let steps = [
-                bind(snapshot, function, vf, "vfio-pci"),
-                set_mac(snapshot, pf, facts, feed.pool, vf),
-            ];
-            let lease = leases.iter().find(|lease| lease.device == function.address);
-            match (lease, steps.iter().flatten().next()) {
-                (Some(lease), Some(change)) => {
-                    refusals.push(leased(lease, &change.action().to_string()))
+            let binding = driver.and_then(|driver| bind(snapshot, function, vf, driver));
+            let (mac, others) = network::of_present(snapshot, pf, facts, feed.pool, vf);
+            if let Some(lease) = site.lease(function.address) {
+                let all = binding.iter().chain(&mac).chain(&others);
+                let mut felt = all.filter(|change| !is_harmless(change));
+                if let Some(change) = felt.next() {
+                    let tried = format!("{} for pool {}", change.action(), feed.pool.name);
+                    refusals.push(leased(lease, &tried));
+                    continue;
                 }
-                (None, Some(_)) => refusals.extend(carries(snapshot, function)),
-                _ => {}
             }
-            let [binding, address] = steps;
-            bindings.extend(binding.map(by));
-            addresses.extend(address.map(by));
+            if let Some(binding) = binding {
+                let by_host = function.driver.as_deref().is_some_and(|name| !is_vfio_driver(name));
+                let taken = match by_host {
+                    true => site.take(feed.policy, &[function], binding),
+                    false => Ok(binding),
+                };
+                match taken {
+                    Ok(change) => bindings.push(by(change)),
+                    Err(protected) => refusals.extend(protected),
+                }
+            } else if (mac.is_some() || !others.is_empty())
+                && let Some(used) = site.uses(function).first()
+            {
+                refusals.push(needed(function, used));
+                continue;
+            }
+            addresses.extend(mac.map(by));
+            settings.extend(others.into_iter().map(by));
         }
     }
     bindings.extend(addresses);
+    bindings.extend(settings);
     if refusals.is_empty() { Ok(bindings) } else { Err(refusals) }
+}
+
+/// Whether a guest that has the VF goes on as before.
+fn is_harmless(change: &Change) -> bool {
+    matches!(change, Change::SetVf { setting, .. } if setting.is_harmless())
 }
 
 /// One that has the driver already, by whatever way, is left alone.
@@ -259,38 +362,13 @@ fn bind(
     snapshot: &HostSnapshot,
     function: &PciFunction,
     vf: VfRef,
-    driver: &str,
+    driver: String,
 ) -> Option<Change> {
-    (function.driver.as_deref() != Some(driver)).then(|| Change::Bind {
+    (function.driver.as_ref() != Some(&driver)).then(|| Change::Bind {
         device: Target::Vf(vf),
         from: sriov::act::bind::original(snapshot, function),
-        driver: driver.to_owned(),
+        driver,
     })
-}
-
-/// Where the kernel was not asked for the present address (a recorded tree), it is not known to
-/// differ.
-fn set_mac(
-    snapshot: &HostSnapshot,
-    pf: &PciFunction,
-    facts: &PfFacts,
-    pool: &Pool,
-    vf: VfRef,
-) -> Option<Change> {
-    let to = wanted_mac(snapshot, pf, pool, vf.index)?;
-    let from = facts.vf_settings.get(&vf.index)?.mac;
-    (from != to).then_some(Change::SetVfMac { vf, from, to })
-}
-
-/// Only a network PF has an interface to set addresses by.
-fn wanted_mac(
-    snapshot: &HostSnapshot,
-    pf: &PciFunction,
-    pool: &Pool,
-    index: u16,
-) -> Option<MacAddress> {
-    let derived = pool.network.mac == MacPolicy::Derive && snapshot.port_of(pf).is_some();
-    derived.then(|| mac::derive(snapshot, pf, &pool.name, index))
 }
 
 /// No VF may be in anybody's hands when all of them go.
@@ -326,8 +404,12 @@ pub fn carries(snapshot: &HostSnapshot, function: &PciFunction) -> Option<Failur
 }
 
 fn refusal(uses: &usage::Index<'_>, function: &PciFunction) -> Option<Failure> {
-    let used = uses.uses(function).into_iter().next()?;
+    Some(needed(function, &uses.uses(function).into_iter().next()?))
+}
+
+/// The refusal to take a device that the host uses like this.
+pub(super) fn needed(function: &PciFunction, used: &usage::Use) -> Failure {
     let message = format!("will not be taken: the host needs it ({used})");
     let failure = Failure::refused(sriov::Reason::HostUsesDevice, function.address, message);
-    Some(failure.with_remedy("Move what it carries elsewhere, or choose another device."))
+    failure.with_remedy("Move what it carries elsewhere, or choose another device.")
 }

@@ -52,7 +52,7 @@ impl Create {
             return Err(Failure::bad_input(Reason::TooManyVfs, pf.address, message)
                 .with_remedy(format!("Ask for 1 to {}.", facts.total)));
         }
-        if let Some(cause) = candidates::unfit(pf) {
+        if let Some(cause) = candidates::without_vfs(pf) {
             let message = format!("cannot have VFs now: {cause}");
             return Err(Failure::failed(Reason::DriverRefused, pf.address, message).with_remedy(
                 "Give it back to its driver with `assign release` or `assign bind`.",

@@ -8,7 +8,7 @@ use super::super::{Context, apply, confirm, device};
 use super::{by_force, find_pf, going};
 use crate::apply::policies::Report;
 use crate::failure::Failure;
-use crate::plan::vfs;
+use crate::plan::{candidates, vfs};
 
 /// Arguments of `assign vf destroy`.
 #[derive(Debug, Args)]
@@ -39,7 +39,7 @@ impl Destroy {
         let applied = context.state.applied()?;
         let wanting = applied.iter().find(|applied| {
             let mut pools = applied.policy.pools.iter();
-            pools.any(|pool| pool.from.matches(&snapshot, pf).is_ok())
+            pools.any(|pool| candidates::is_meant(&snapshot, pool, pf))
         });
         let notes = wanting.map(|applied| {
             format!(

@@ -60,16 +60,35 @@ fn function_of<'a>(host: &'a mut HostSnapshot, address: &str) -> &'a mut PciFunc
     host.functions.iter_mut().find(|function| function.address == address).expect("the function")
 }
 
-fn documents(networks: &str) -> (Vec<Pool>, Guest) {
+fn offers(policies: Vec<policies::Policy>) -> Vec<Offer> {
+    let offer = |policy: &policies::Policy, pool: &Pool| Offer {
+        policy: policy.name.clone(),
+        isolation: policy.isolation,
+        pool: pool.clone(),
+        planned: None,
+    };
+    policies.iter().flat_map(|policy| policy.pools.iter().map(|pool| offer(policy, pool))).collect()
+}
+
+fn documents(networks: &str) -> (Vec<Offer>, Guest) {
     let text = format!(
         "apiVersion: assign/v1\nkind: Policy\nmetadata: {{name: edge}}\nspec:\n  pools:\n    - {{name: lan, from: {{address: {PF}}}, vfs: {{count: 2}}}}\n    - {{name: far, from: {{vendor: \"1af4\"}}, vfs: {{count: 1}}}}\n---\napiVersion: assign/v1\nkind: Guest\nmetadata: {{name: web-2}}\nspec: {{memory: {{size: 64MiB}}, boot: {{kernel: k}}, networks: [{networks}]}}\n"
     );
     let source = Source { name: "host.yaml".to_owned(), text };
     let mut documents = policies::parse(&[source]).unwrap_or_else(|errors| panic!("{errors}"));
-    (documents.policies.remove(0).pools, documents.guests.remove(0))
+    (offers(documents.policies), documents.guests.remove(0))
 }
 
 const CLAIM: &str = "{name: net0, claim: {pool: lan}, fallback: {virtio: {bridge: br0}}}";
+
+fn world<'a>(
+    host: &'a HostSnapshot,
+    offers: &'a [Offer],
+    holders: &'a BTreeMap<PciAddress, Holder>,
+    failed: &'a BTreeMap<PciAddress, String>,
+) -> World<'a> {
+    World { host, offers, holders, failed, previous: &[], runs: false }
+}
 
 /// What is said about each network.
 fn said(host: &HostSnapshot, networks: &str, holders: &[(&str, &str, u32)]) -> Vec<String> {
@@ -78,10 +97,9 @@ fn said(host: &HostSnapshot, networks: &str, holders: &[(&str, &str, u32)]) -> V
         (at(device), Holder { guest: (*guest).to_owned(), pid: Some(*pid) })
     };
     let holders = holders.iter().map(holder).collect();
-    let world = World { host, pools: &pools, holders: &holders, failed: &BTreeMap::new() };
-    match choose(&guest, world) {
-        Ok(connections) => connections.iter().map(Connection::to_string).collect(),
-        Err(Unconnected { network, because }) => vec![format!("{network}: {because}")],
+    match choose(&guest, world(host, &pools, &holders, &BTreeMap::new())) {
+        Ok(choice) => choice.networks.iter().map(Connection::to_string).collect(),
+        Err(Unconnected { claim, because, .. }) => vec![format!("{claim}: {because}")],
     }
 }
 
@@ -167,7 +185,7 @@ fn a_group_with_a_device_of_the_host_is_refused() {
         .collect();
     let (pools, guest) = documents("{name: net0, claim: {pool: lan}}");
     let (holders, failed) = (BTreeMap::new(), BTreeMap::new());
-    let world = World { host: &host, pools: &pools, holders: &holders, failed: &failed };
+    let world = world(&host, &pools, &holders, &failed);
     let unconnected = choose(&guest, world).expect_err("a group that is not viable");
     assert!(unconnected.because.is_refusal());
     let text = unconnected.because.to_string();
@@ -192,9 +210,9 @@ fn what_could_not_be_opened_is_passed_over() {
     let failed = [(at("0000:01:10.0"), "busy".to_owned())].into_iter().collect();
     let holders = BTreeMap::new();
     let host = host();
-    let world = World { host: &host, pools: &pools, holders: &holders, failed: &failed };
+    let world = world(&host, &pools, &holders, &failed);
     let chosen = choose(&guest, world).expect("the other VF");
-    assert_eq!(groups(&chosen), [10]);
+    assert_eq!(groups(&chosen.devices()), [10]);
 }
 
 #[test]
@@ -209,11 +227,12 @@ fn decisions_are_plain_data_for_programs() {
     let holders =
         [(at("0000:01:10.0"), holder.clone()), (at("0000:01:10.2"), holder)].into_iter().collect();
     let host = host();
-    let world = World { host: &host, pools: &pools, holders: &holders, failed: &BTreeMap::new() };
-    let chosen = choose(&guest, world).expect("a fallback");
+    let failed = BTreeMap::new();
+    let world = world(&host, &pools, &holders, &failed);
+    let chosen = choose(&guest, world).expect("a fallback").networks;
     let json = serde_json::to_value(&chosen).expect("plain data");
     assert_eq!(json.pointer("/0/through"), Some(&"virtio".into()));
     assert_eq!(json.pointer("/0/because/reason"), Some(&"none-free".into()));
-    assert_eq!(json.pointer("/0/because/vfs/0/why"), Some(&"leased".into()));
-    assert_eq!(json.pointer("/0/because/vfs/0/holder/pid"), Some(&123.into()));
+    assert_eq!(json.pointer("/0/because/devices/0/why"), Some(&"leased".into()));
+    assert_eq!(json.pointer("/0/because/devices/0/holder/pid"), Some(&123.into()));
 }

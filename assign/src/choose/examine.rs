@@ -1,0 +1,144 @@
+//! What speaks against a device, whoever asks for it.
+
+use std::collections::HashMap;
+
+use policies::{Acs, Driver, Pool, PoolDevices};
+use sriov::isolation::{self, is_vfio_driver};
+use sriov::{HostSnapshot, PciAddress, PciFunction, VfRef, usage};
+
+use super::reason::{Unmet, Why};
+use super::{Offer, World};
+use crate::plan::{acs, candidates};
+
+/// A device's cause and remedy, where its group cannot be given away.
+type NotIsolated = Option<(String, String)>;
+
+/// Looks at devices one by one, and at what they share once.
+pub(super) struct Examiner<'a> {
+    world: World<'a>,
+    uses: Option<usage::Index<'a>>,
+    groups: HashMap<u32, NotIsolated>,
+    paths: HashMap<PciAddress, NotIsolated>,
+}
+
+impl<'a> Examiner<'a> {
+    pub fn new(world: World<'a>) -> Examiner<'a> {
+        Examiner { world, uses: None, groups: HashMap::new(), paths: HashMap::new() }
+    }
+
+    /// Why nobody gets anything of a pool.
+    pub fn closed(&self, offer: &Offer, is_empty: bool) -> Option<Unmet> {
+        let (host, pool) = (self.world.host, &offer.pool);
+        let name = || pool.name.clone();
+        if !host.iommu.present {
+            // Also where the policy allows devices without one: our VMM has no use for these.
+            return Some(Unmet::NoIommu { remedy: host.iommu_remedy().to_owned() });
+        }
+        if offer.planned.is_none()
+            && let Some(cause) = candidates::unexpected(host, pool)
+        {
+            return Some(Unmet::Unexpected { pool: name(), cause });
+        }
+        is_empty.then(|| Unmet::NoDevice { pool: name(), from: pool.from.to_string() })
+    }
+
+    /// What speaks against one device: VF `vf` of `card`, or the card itself. `function` is the
+    /// device as it is, if it is there.
+    pub fn against(
+        &mut self,
+        offer: &Offer,
+        card: &'a PciFunction,
+        vf: Option<VfRef>,
+        function: Option<&'a PciFunction>,
+    ) -> Option<Why> {
+        if let Some(cause) = function.and_then(|one| self.world.failed.get(&one.address)) {
+            return Some(Why::NotOpened { cause: cause.clone() });
+        }
+        if offer.planned.is_some() {
+            // The plan has looked at it, and makes it what it has to be.
+            return match (vf, function) {
+                (Some(_), Some(function)) => self.host_uses(&offer.pool, function),
+                _ => None,
+            };
+        }
+        let Some(function) = function else { return Some(Why::Missing) };
+        // Before its driver: somebody may have lent it to a guest by another way.
+        self.other_driver(&offer.pool, function)
+            .or_else(|| self.host_uses(&offer.pool, function))
+            .or_else(|| self.not_isolated(function))
+            .or_else(|| match offer.isolation.acs {
+                Acs::Required => self.no_acs(card, function),
+                Acs::Kernel => None,
+            })
+    }
+
+    fn other_driver(&self, pool: &Pool, function: &PciFunction) -> Option<Why> {
+        let has = function.driver.as_deref();
+        let (fits, wanted) = match pool.driver {
+            Driver::VfioPci => (has == Some("vfio-pci"), "vfio-pci"),
+            Driver::Auto => (has.is_some_and(is_vfio_driver), "vfio-pci or a variant of it"),
+            // Whoever has it now, it is bound for the guest when it gets it.
+            Driver::Host => (true, ""),
+        };
+        (!fits).then(|| Why::OtherDriver {
+            driver: function.driver.clone(),
+            wanted: wanted.to_owned(),
+        })
+    }
+
+    /// A device that is left with the host's driver may be in use there.
+    fn host_uses(&mut self, pool: &Pool, function: &PciFunction) -> Option<Why> {
+        if pool.driver != Driver::Host || function.driver.as_deref().is_some_and(is_vfio_driver) {
+            return None;
+        }
+        let host = self.world.host;
+        let uses = self.uses.get_or_insert_with(|| usage::Index::of(host));
+        let used = uses.uses(function).into_iter().next()?;
+        Some(Why::HostUses { used: used.to_string() })
+    }
+
+    fn not_isolated(&mut self, function: &PciFunction) -> Option<Why> {
+        let host = self.world.host;
+        let judge = || {
+            isolation::viability(host, function, &[])
+                .err()
+                .map(|error| (error.to_string(), error.remedy()))
+        };
+        let judged = match function.iommu_group {
+            // What is against one device of a group is against all that a vfio driver has.
+            Some(group) if function.driver.as_deref().is_some_and(is_vfio_driver) => {
+                self.groups.entry(group).or_insert_with(judge).clone()
+            }
+            _ => judge(),
+        };
+        judged.map(|(cause, remedy)| Why::NotIsolated { cause, remedy })
+    }
+
+    fn no_acs(&mut self, card: &PciFunction, function: &PciFunction) -> Option<Why> {
+        let host = self.world.host;
+        let judge = || acs::gaps(host, function).map(|cause| (cause, acs::REMEDY.to_owned()));
+        let judged = self.paths.entry(card.address).or_insert_with(judge).clone();
+        judged.map(|(cause, remedy)| Why::NotIsolated { cause, remedy })
+    }
+}
+
+/// What tells a device from others wherever it sits: the permanent address of its port, the serial
+/// number of a drive, or else only what kind of device it is.
+pub fn identity(host: &HostSnapshot, function: &PciFunction) -> String {
+    let port = host.port_of(function);
+    let mac = port.and_then(|port| port.permanent_mac.or(port.mac)).filter(|mac| !mac.is_zero());
+    if let Some(mac) = mac {
+        return format!("mac {mac}");
+    }
+    let drive = function.sriov.as_ref().and_then(|facts| facts.nvme.as_ref());
+    match drive.map(|drive| drive.serial.trim()).filter(|serial| !serial.is_empty()) {
+        Some(serial) => format!("serial {serial}"),
+        // A card of this kind in this place: elsewhere it may be another one.
+        None => format!("{} {:04x}:{:04x}", function.address, function.vendor, function.device),
+    }
+}
+
+/// Whether a pool's devices are VFs.
+pub(super) fn are_vfs(pool: &Pool) -> bool {
+    matches!(pool.devices, PoolDevices::Vfs { .. })
+}

@@ -1,0 +1,140 @@
+//! The host of a plan with its indexes, so that each device costs the same however many there are:
+//! who has leased what, what the host uses each for, and what the plan takes together.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use ::policies::{Driver, NoIommu, Policy};
+use sriov::facts::variant::Variants;
+use sriov::isolation::{self, NotViable};
+use sriov::{Change, HostSnapshot, PciAddress, PciFunction, usage};
+
+use super::{Feed, Known};
+use crate::failure::Failure;
+use crate::state::Lease;
+
+/// The host with what is known of it.
+pub(super) struct Site<'a> {
+    pub snapshot: &'a HostSnapshot,
+    uses: usage::Index<'a>,
+    leases: HashMap<PciAddress, &'a Lease>,
+    variants: Option<&'a Variants>,
+    no_iommu_mode: bool,
+    /// Devices that the plan has bound to a vfio driver when it is done.
+    together: HashSet<PciAddress>,
+}
+
+impl<'a> Site<'a> {
+    pub fn new(
+        snapshot: &'a HostSnapshot,
+        known: Known<'a>,
+        feeds: &BTreeMap<PciAddress, Vec<Feed<'_>>>,
+    ) -> Site<'a> {
+        let mut together = HashSet::new();
+        for (address, feeds) in feeds {
+            for feed in feeds.iter().filter(|feed| feed.pool.driver != Driver::Host) {
+                let Some(vfs) = feed.vfs() else {
+                    together.insert(*address);
+                    continue;
+                };
+                let facts = snapshot.function(*address).and_then(|one| one.sriov.as_ref());
+                let at = |index| facts.and_then(|facts| facts.vfs.get(&index)).copied();
+                together.extend(vfs.indexes.iter().filter_map(at));
+            }
+        }
+        Site {
+            snapshot,
+            uses: usage::Index::of(snapshot),
+            leases: known.leases.iter().map(|lease| (lease.device, lease)).collect(),
+            variants: known.variants,
+            no_iommu_mode: known.no_iommu_mode,
+            together,
+        }
+    }
+
+    /// The guest that has a device.
+    pub fn lease(&self, device: PciAddress) -> Option<&'a Lease> {
+        self.leases.get(&device).copied()
+    }
+
+    /// What the host uses a function for, gravest first.
+    pub fn uses(&self, function: &PciFunction) -> Vec<usage::Use> {
+        self.uses.uses(function)
+    }
+
+    /// The driver for a device of a pool: the one it has, where that will do; `None` where it is left
+    /// with the host's.
+    pub fn driver(&self, wanted: Driver, function: &PciFunction) -> Option<String> {
+        let has = function.driver.as_deref();
+        match wanted {
+            Driver::Host => None,
+            Driver::VfioPci => Some("vfio-pci".to_owned()),
+            // One that has a vfio driver was given away already, by whatever way.
+            Driver::Auto => Some(match (has, self.variants) {
+                (Some(has), _) if isolation::is_vfio_driver(has) => has.to_owned(),
+                (_, Some(variants)) => variants.best_for(function).to_owned(),
+                (_, None) => "vfio-pci".to_owned(),
+            }),
+        }
+    }
+
+    /// Whether a device's group can be given away once the plan is carried out.
+    pub fn viability(&self, policy: &Policy, function: &PciFunction) -> Result<(), NotViable> {
+        let group = function.iommu_group.and_then(|group| self.snapshot.iommu.groups.get(&group));
+        let members = group.map(|group| group.members.as_slice()).unwrap_or_default();
+        let ours: Vec<PciAddress> =
+            members.iter().filter(|member| self.together.contains(member)).copied().collect();
+        match isolation::viability(self.snapshot, function, &ours) {
+            Err(NotViable::NoGroup { .. })
+                if policy.isolation.no_iommu == NoIommu::Allow && self.no_iommu_mode =>
+            {
+                Ok(())
+            }
+            result => result,
+        }
+    }
+
+    /// A step that takes devices from the host: as it is where the host does not need them, by force
+    /// where the policy excepts each that it needs, and else the refusals.
+    pub fn take(
+        &self,
+        policy: &Policy,
+        devices: &[&PciFunction],
+        step: Change,
+    ) -> Result<Change, Vec<Failure>> {
+        let (mut forced, mut lost, mut reasons, mut refusals) =
+            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for function in devices {
+            let uses = self.uses(function);
+            let Some(first) = uses.first() else { continue };
+            match policy.protection.exception(self.snapshot, function) {
+                // A bridge is a way to others, and is nobody's to force.
+                Some(exception) if !function.is_bridge() => {
+                    forced.push(function.address);
+                    lost.extend(uses.iter().map(ToString::to_string));
+                    reasons.push(exception.because.clone());
+                }
+                _ => refusals.push(protected(function, first)),
+            }
+        }
+        if !refusals.is_empty() {
+            return Err(refusals);
+        }
+        if forced.is_empty() {
+            return Ok(step);
+        }
+        reasons.dedup();
+        let because = Some(reasons.join("; "));
+        Ok(Change::Forced { step: Box::new(step), devices: forced, lost, because })
+    }
+}
+
+/// The refusal to take a device that the host needs, and what would allow it.
+fn protected(function: &PciFunction, used: &usage::Use) -> Failure {
+    let failure = super::vfs::needed(function, used);
+    let remedy = failure.remedy.clone().unwrap_or_default();
+    failure.with_remedy(format!(
+        "{remedy} If the host can do without that, say so in the policy: `protection: {{exceptions: \
+         [{{device: \"{}\", because: …}}]}}`.",
+        function.address
+    ))
+}

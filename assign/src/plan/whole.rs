@@ -1,0 +1,83 @@
+//! The steps of a function that is given away itself: none but its binding. All of its IOMMU group
+//! has to be free of the host's drivers then, so the other members are in the pool as well, or in
+//! nobody's hands, or it is refused and names them.
+
+use ::policies::Acs;
+use sriov::isolation::{NotViable, is_vfio_driver};
+use sriov::{Change, PciFunction, Reason, Target};
+
+use super::site::Site;
+use super::{Feed, acs, vfs};
+use crate::failure::{Failure, OwnReason};
+use crate::state::Step;
+
+/// The steps that make `function` what the pool it feeds wants.
+pub(super) fn steps(
+    site: &Site<'_>,
+    function: &PciFunction,
+    feed: &Feed<'_>,
+) -> Result<Vec<Step>, Vec<Failure>> {
+    let Feed { policy, pool } = *feed;
+    let Some(driver) = site.driver(pool.driver, function) else {
+        // Left with the host's driver; bound when a guest gets it.
+        return Ok(Vec::new());
+    };
+    let mut refusals = Vec::new();
+    if policy.isolation.acs == Acs::Required
+        && let Some(cause) = acs::gaps(site.snapshot, function)
+    {
+        refusals.push(vfs::no_acs(function, &cause));
+    }
+    if let Err(cause) = site.viability(policy, function) {
+        refusals.push(not_viable(function, &cause));
+    }
+    if function.driver.as_deref() == Some(&*driver) {
+        return if refusals.is_empty() { Ok(Vec::new()) } else { Err(refusals) };
+    }
+    if let Some(facts) = function.sriov.as_ref().filter(|facts| facts.present > 0) {
+        let message = format!(
+            "will not be given away in pool {}: it has {} VFs, which would go with it",
+            pool.name, facts.present
+        );
+        let failure = Failure::refused(Reason::HasVfs, function.address, message);
+        refusals.push(failure.with_remedy(format!(
+            "Destroy them with `assign vf destroy {}` first, or choose another device.",
+            function.address
+        )));
+    }
+    let bind = Change::Bind {
+        device: Target::Function(function.address),
+        from: sriov::act::bind::original(site.snapshot, function),
+        driver,
+    };
+    if let Some(lease) = site.lease(function.address) {
+        refusals.push(vfs::leased(lease, &format!("{} for pool {}", bind.action(), pool.name)));
+    }
+    let is_given_away = function.driver.as_deref().is_some_and(is_vfio_driver);
+    let taken = match is_given_away {
+        true => Ok(bind),
+        false => site.take(policy, &[function], bind),
+    };
+    match taken {
+        Ok(change) if refusals.is_empty() => Ok(vec![Step { policy: policy.name.clone(), change }]),
+        Ok(_) => Err(refusals),
+        Err(protected) => {
+            refusals.extend(protected);
+            Err(refusals)
+        }
+    }
+}
+
+fn not_viable(function: &PciFunction, cause: &NotViable) -> Failure {
+    let failure = Failure::not_viable(function.address, cause);
+    match cause {
+        NotViable::NoGroup { .. } => failure,
+        NotViable::Neighbours { .. } => {
+            let remedy = cause.remedy();
+            debug_assert_eq!(failure.reason, OwnReason::GroupNotViable.into());
+            failure.with_remedy(format!(
+                "{remedy} A pool that selects all devices of the group takes them together."
+            ))
+        }
+    }
+}
