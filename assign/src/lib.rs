@@ -9,7 +9,7 @@
 //! Facts are read in one pass by the crate `sriov`; `plan` decides without touching anything, and
 //! `choose` which device each guest gets; `inputs` is what they are made from;
 //! `apply` makes small journalled steps that it can take back; `state` remembers who has what;
-//! `launch` starts a guest; `doctor` says what is in the way. `cli` has one file per verb.
+//! `launch` starts a guest; `doctor` says what is in the way, `drift` what is not as policies say. `cli` has one file per verb.
 
 #![deny(unsafe_code)]
 
@@ -17,6 +17,7 @@ pub mod apply;
 pub mod choose;
 pub mod cli;
 pub mod doctor;
+pub mod drift;
 pub mod failure;
 pub mod inputs;
 pub mod launch;

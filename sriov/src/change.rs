@@ -397,6 +397,12 @@ impl fmt::Display for Action<'_> {
                 }
                 from.driver.as_ref().map_or(Ok(()), |old| write!(f, " instead of {old}"))
             }
+            Change::Restore { from, to, .. } if from.driver == to.driver => {
+                match &to.driver_override {
+                    Some(name) => write!(f, "keep it for {name} by its override"),
+                    None => f.write_str("let any driver have it next"),
+                }
+            }
             Change::Restore { from, to, .. } => match (&to.driver, to.mac) {
                 (Some(driver), None) if *from == Binding::default() => {
                     write!(f, "give to {driver}")

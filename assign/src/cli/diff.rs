@@ -1,103 +1,105 @@
 //! `assign diff`: how the host differs from policies, for people and for scripts (exit code 4).
 
-use clap::Args;
-use serde::Serialize;
-use sriov::{Change, MacAddress};
+use std::time::Duration;
 
-use super::{Context, Files, Format, output};
+use clap::Args;
+use policies::Policy;
+use serde::Serialize;
+use sriov::Scope;
+
+use super::files::{MaybeFiles, Source};
+use super::output::style;
+use super::{Context, Format, output};
+use crate::drift::{self, Drift};
 use crate::failure::Failure;
+use crate::inputs::Inputs;
+use crate::plan::{Plan, Reasons};
 
 /// Exit code when the host differs.
 const DIFFERS: u8 = 4;
+/// Exit code when what differs cannot be told.
+const UNKNOWN: u8 = 1;
+/// Between two looks: longer than a driver takes that resets a VF.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 /// Arguments of `assign diff`.
 #[derive(Debug, Args)]
 pub struct Diff {
     #[command(flatten)]
-    files: Files,
+    files: MaybeFiles,
 }
 
-#[derive(Serialize)]
-struct Differences {
-    differences: Vec<Difference>,
-}
-
-/// One thing that is not as it should be.
-#[derive(Serialize)]
-struct Difference {
-    device: String,
-    what: &'static str,
-    is: String,
-    should: String,
+/// What was compared, and what came of it.
+#[derive(Debug, Serialize)]
+struct Compared {
+    policies: Vec<String>,
+    #[serde(flatten)]
+    drift: Drift,
+    /// Why `assign apply` would not put it right.
+    refusals: Vec<Failure>,
 }
 
 impl Diff {
     pub fn run(&self, context: &Context) -> Result<u8, Failure> {
-        let plan = context.plan(&self.files.policies()?)?;
-        if let Some(refusal) = plan.refusal() {
-            return Err(refusal.clone());
-        }
-        let changes: Vec<&Change> = plan.steps.iter().map(|step| &step.change).collect();
-        let differences: Vec<Difference> =
-            changes.iter().filter_map(|change| difference(change, &changes)).collect();
-        let code = if differences.is_empty() { 0 } else { DIFFERS };
-        let all = Differences { differences };
-        output::value(context.format, &all)?;
+        let applied = context.applied()?;
+        let policies = match self.files.policies()? {
+            Source::Files(policies) => policies,
+            Source::Applied => applied.iter().map(|one| one.policy.clone()).collect(),
+        };
+        let inputs = context.inputs(&policies)?;
+        let (drift, plan) = look(context, &policies, &inputs);
+        let names = policies.into_iter().map(|policy| policy.name).collect();
+        let compared = Compared { policies: names, drift, refusals: plan.refusals.clone() };
+        output::value(context.format, &compared)?;
         if context.format == Format::Table {
-            for Difference { device, what, is, should } in &all.differences {
-                output::text_out(&format!("{device}: {what} is {is}, should be {should}"))?;
-            }
-            if code == 0 {
-                output::text_out("no difference: the host is as the policies say")?;
-            }
+            show(&compared)?;
         }
-        Ok(code)
+        let Drift { differences, unknown } = &compared.drift;
+        match plan.refusal() {
+            _ if !differences.is_empty() => Ok(DIFFERS),
+            // Nothing else can be said.
+            Some(refusal) => Err(refusal.clone()),
+            None if !unknown.is_empty() => Ok(UNKNOWN),
+            None => Ok(0),
+        }
     }
 }
 
-/// What a step shows to be different; nothing for steps that only prepare others.
-fn difference(change: &Change, all: &[&Change]) -> Option<Difference> {
-    let (what, is, should) = match change {
-        Change::SetAutoprobe { .. }
-        | Change::SetAcceptRa { .. }
-        | Change::RememberVf { .. }
-        | Change::RemakeVf { .. } => return None,
-        Change::SetVfCount { pf, from, to } => {
-            // By way of none: the way there is no difference, the end of it is.
-            let passes = |other: &&&Change| matches!(other, Change::SetVfCount { pf: same, from: 0, .. } if same == pf);
-            let end = all.iter().find(passes);
-            match (from, to, end) {
-                (0, to, _) => {
-                    let start = all.iter().find_map(|other| match other {
-                        Change::SetVfCount { pf: same, from, to: 0 } if same == pf => Some(*from),
-                        _ => None,
-                    });
-                    ("number of VFs", start.unwrap_or(0).to_string(), to.to_string())
-                }
-                (_, 0, Some(_)) => return None,
-                (from, to, _) => ("number of VFs", from.to_string(), to.to_string()),
-            }
-        }
-        Change::SetLink { from, to, .. } => ("link", updown(*from), updown(*to)),
-        Change::SetVfMac { from, to, .. } => ("address", address(*from), address(*to)),
-        Change::SetVf { setting, .. } => {
-            (setting.name(), setting.before(), setting.back().before())
-        }
-        Change::Bind { from, driver, .. } => ("driver", from.to_string(), driver.clone()),
-        Change::SetNvmePrimary { from, to, .. } => ("its share", from.to_string(), to.to_string()),
-        Change::SetNvmeSecondary { from, to, .. } => {
-            ("controller", from.to_string(), to.to_string())
-        }
-        Change::Restore { from, to, .. } => ("driver", from.to_string(), to.to_string()),
-        Change::Forced { step, .. } => return difference(step, all),
+/// Compares the host with policies, and plans for them: what differs is looked at again. A saved host
+/// stays as it is.
+pub(super) fn look(context: &Context, policies: &[Policy], inputs: &Inputs) -> (Drift, Plan) {
+    let look = || {
+        let host = context.snapshot(Scope::Planning);
+        let plan = inputs.plan(&host, policies, &[], Reasons::Few);
+        (drift::compare(&host, policies, &inputs.applied, &plan), plan)
     };
-    Some(Difference { device: change.device().to_string(), what, is, should })
+    match context.root.is_live() {
+        true => drift::confirmed(look, || std::thread::sleep(LOOK_AGAIN)),
+        false => drift::confirmed(look, || {}),
+    }
 }
 
-fn address(mac: MacAddress) -> String {
-    if mac.is_zero() { "none".to_owned() } else { mac.to_string() }
-}
-
-fn updown(up: bool) -> String {
-    if up { "up".to_owned() } else { "down".to_owned() }
+fn show(compared: &Compared) -> Result<(), Failure> {
+    let Compared { policies, drift, refusals } = compared;
+    for difference in &drift.differences {
+        let drift::Difference { device, attribute, is, should, .. } = difference;
+        let what = attribute.name();
+        output::text_out(&format!("{device}: {what} is {is}, should be {should}"))?;
+    }
+    let warning = style::WARNING;
+    for unknown in &drift.unknown {
+        let drift::Unknown { device, attribute, cause, .. } = unknown;
+        let what = attribute.name();
+        output::text_out(&format!("{warning}{device}: {what} is unknown{warning:#}: {cause}"))?;
+    }
+    if !drift.differences.is_empty() {
+        for refusal in refusals {
+            output::text_out(&output::paragraph(&format!("apply would refuse: {refusal}")))?;
+        }
+    }
+    match (drift.is_none(), policies.len(), refusals.is_empty()) {
+        (true, 0, _) => output::text_out("no policy is applied, and -f names none"),
+        (true, _, true) => output::text_out("no difference: the host is as the policies say"),
+        _ => Ok(()),
+    }
 }

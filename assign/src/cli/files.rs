@@ -15,6 +15,24 @@ pub struct Files {
     pub files: Vec<PathBuf>,
 }
 
+/// The files of a verb that can do without.
+#[derive(Debug, Clone, Default, Args)]
+pub struct MaybeFiles {
+    /// A file or folder of policies, or `-` for standard input; may be repeated. Without it, every
+    /// policy that was applied.
+    #[arg(short, long = "file", value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+}
+
+/// Where policies come from.
+#[derive(Debug)]
+pub enum Source {
+    /// From files that were named.
+    Files(Vec<Policy>),
+    /// From what was applied.
+    Applied,
+}
+
 impl Files {
     /// Reads all of them together.
     ///
@@ -29,14 +47,29 @@ impl Files {
     /// # Errors
     /// As [`Files::load`], or there is no policy.
     pub fn policies(&self) -> Result<Vec<Policy>, Failure> {
-        let policies = self.load()?.policies;
-        if policies.is_empty() {
-            let names: Vec<String> =
-                self.files.iter().map(|file| file.display().to_string()).collect();
-            let message = "holds no `kind: Policy`, and guests need none of this";
-            return Err(Failure::bad_input(OwnReason::InvalidDocument, names.join(", "), message)
-                .with_remedy("Name a file with a policy; `assign run` starts guests."));
-        }
-        Ok(policies)
+        some(&self.files, self.load()?.policies)
     }
+}
+
+impl MaybeFiles {
+    /// The policies of the files, where some are named.
+    ///
+    /// # Errors
+    /// As [`Files::policies`].
+    pub fn policies(&self) -> Result<Source, Failure> {
+        match self.files.is_empty() {
+            true => Ok(Source::Applied),
+            false => some(&self.files, policies::load(&self.files)?.policies).map(Source::Files),
+        }
+    }
+}
+
+fn some(files: &[PathBuf], policies: Vec<Policy>) -> Result<Vec<Policy>, Failure> {
+    if !policies.is_empty() {
+        return Ok(policies);
+    }
+    let names: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
+    let message = "holds no `kind: Policy`, and guests need none of this";
+    Err(Failure::bad_input(OwnReason::InvalidDocument, names.join(", "), message)
+        .with_remedy("Name a file with a policy; `assign run` starts guests."))
 }

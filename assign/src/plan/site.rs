@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use ::policies::{Driver, NoIommu, Policy};
 use sriov::facts::variant::Variants;
 use sriov::isolation::{self, NotViable};
-use sriov::{Change, HostSnapshot, PciAddress, PciFunction, usage};
+use sriov::{Binding, Change, HostSnapshot, PciAddress, PciFunction, Target, usage};
 
 use super::{Feed, Known};
 use crate::failure::Failure;
@@ -21,6 +21,10 @@ pub(super) struct Site<'a> {
     no_iommu_mode: bool,
     /// Devices that the plan has bound to a vfio driver when it is done.
     together: HashSet<PciAddress>,
+    /// Devices that were bound for a policy on this boot, with an override.
+    bound: HashSet<Target>,
+    /// PFs whose new VFs the host had drivers bound to before a policy was applied on this boot.
+    autoprobed: HashSet<PciAddress>,
 }
 
 impl<'a> Site<'a> {
@@ -41,14 +45,39 @@ impl<'a> Site<'a> {
                 together.extend(vfs.indexes.iter().filter_map(at));
             }
         }
+        let boot_id = &snapshot.platform.boot_id;
+        let (mut bound, mut autoprobed) = (HashSet::new(), HashSet::new());
+        for applied in known.applied.iter().filter(|applied| applied.boot_id == *boot_id) {
+            bound.extend(applied.bound());
+            autoprobed.extend(applied.autoprobed());
+        }
         Site {
             snapshot,
+            bound,
+            autoprobed,
             uses: usage::Index::of(snapshot),
             leases: known.leases.iter().map(|lease| (lease.device, lease)).collect(),
             variants: known.variants,
             no_iommu_mode: known.no_iommu_mode,
             together,
         }
+    }
+
+    /// The step that gives a device of ours the override again that it had, or takes away one that
+    /// would give it to another driver than the one it has.
+    pub fn keep(&self, device: Target, function: &PciFunction, driver: &str) -> Option<Change> {
+        let differs = match function.driver_override.as_deref() {
+            Some(name) => name != driver,
+            // One that had its driver beforehand had it by other means.
+            None => self.bound.contains(&device),
+        };
+        let from = sriov::act::bind::binding(function);
+        differs.then(|| Change::Restore { device, from, to: Binding::forced(driver) })
+    }
+
+    /// Whether the host's drivers took new VFs of this PF when a policy was applied.
+    pub fn found_autoprobe(&self, pf: PciAddress) -> bool {
+        self.autoprobed.contains(&pf)
     }
 
     /// The guest that has a device.

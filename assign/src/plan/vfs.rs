@@ -42,6 +42,11 @@ pub(super) fn steps(
     let by = |feed: &VfFeed<'_>, change| Step { policy: feed.policy.name.clone(), change };
     let mut steps: Vec<Step> =
         link_up(snapshot, pf).into_iter().map(|change| by(first, change)).collect();
+    if !facts.autoprobe && site.found_autoprobe(pf.address) {
+        // Somebody else's hand, or a command that was killed: a policy leaves it as it found it.
+        let restored = autoprobe(pf, false, true);
+        steps.push(by(first, restored));
+    }
     if facts.present == count {
         let repairs = nvme::repair(snapshot, pf, facts).map_err(|failure| vec![failure])?;
         steps.extend(repairs.into_iter().map(|change| by(first, change)));
@@ -316,7 +321,7 @@ fn adopt(
                 refusals.push(Failure::not_viable(function.address, &cause));
                 continue;
             }
-            let binding = driver.and_then(|driver| bind(snapshot, function, vf, driver));
+            let binding = driver.and_then(|driver| bind(site, function, vf, driver));
             let (mac, others) = network::of_present(snapshot, pf, facts, feed.pool, vf);
             if let Some(lease) = site.lease(function.address) {
                 let all = binding.iter().chain(&mac).chain(&others);
@@ -354,21 +359,22 @@ fn adopt(
 
 /// Whether a guest that has the VF goes on as before.
 fn is_harmless(change: &Change) -> bool {
-    matches!(change, Change::SetVf { setting, .. } if setting.is_harmless())
+    match change {
+        Change::SetVf { setting, .. } => setting.is_harmless(),
+        // Only who may have it next.
+        Change::Restore { from, to, .. } => from.driver == to.driver,
+        _ => false,
+    }
 }
 
-/// One that has the driver already, by whatever way, is left alone.
-fn bind(
-    snapshot: &HostSnapshot,
-    function: &PciFunction,
-    vf: VfRef,
-    driver: String,
-) -> Option<Change> {
-    (function.driver.as_ref() != Some(&driver)).then(|| Change::Bind {
-        device: Target::Vf(vf),
-        from: sriov::act::bind::original(snapshot, function),
-        driver,
-    })
+/// One that has the driver already, by whatever way, is left alone, unless its override says another.
+fn bind(site: &Site<'_>, function: &PciFunction, vf: VfRef, driver: String) -> Option<Change> {
+    let device = Target::Vf(vf);
+    if function.driver.as_ref() == Some(&driver) {
+        return site.keep(device, function, &driver);
+    }
+    let from = sriov::act::bind::original(site.snapshot, function);
+    Some(Change::Bind { device, from, driver })
 }
 
 /// No VF may be in anybody's hands when all of them go.

@@ -32,7 +32,13 @@ pub(super) fn steps(
         refusals.push(not_viable(function, &cause));
     }
     if function.driver.as_deref() == Some(&*driver) {
-        return if refusals.is_empty() { Ok(Vec::new()) } else { Err(refusals) };
+        let kept = site.keep(Target::Function(function.address), function, &driver);
+        let step = |change| Step { policy: policy.name.clone(), change };
+        return if refusals.is_empty() {
+            Ok(kept.into_iter().map(step).collect())
+        } else {
+            Err(refusals)
+        };
     }
     if let Some(facts) = function.sriov.as_ref().filter(|facts| facts.present > 0) {
         let message = format!(

@@ -1,8 +1,10 @@
 //! Policies that were applied, with what each changed, in order: what `assign remove` takes back.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use policies::Policy;
 use serde::{Deserialize, Serialize};
-use sriov::Change;
+use sriov::{Change, PciAddress, Target};
 
 use super::State;
 use super::store::{Table, Transaction};
@@ -19,6 +21,35 @@ pub struct Applied {
     pub boot_id: String,
     /// What was changed for it, first to last, over all of its applies.
     pub changes: Vec<Change>,
+}
+
+impl Applied {
+    /// Devices that were bound for it, and are kept for their driver by an override.
+    pub fn bound(&self) -> BTreeSet<Target> {
+        let mut bound = BTreeSet::new();
+        for change in &self.changes {
+            match change.plain() {
+                Change::Bind { device, .. } => drop(bound.insert(*device)),
+                Change::Restore { device, to, .. } if to.driver_override.is_none() => {
+                    bound.remove(device);
+                }
+                Change::Restore { device, .. } => drop(bound.insert(*device)),
+                _ => {}
+            }
+        }
+        bound
+    }
+
+    /// PFs whose new VFs the host bound drivers to by itself when the policy was applied.
+    pub fn autoprobed(&self) -> BTreeSet<PciAddress> {
+        let mut found = BTreeMap::new();
+        for change in &self.changes {
+            if let Change::SetAutoprobe { pf, from, .. } = change.plain() {
+                found.entry(*pf).or_insert(*from);
+            }
+        }
+        found.into_iter().filter_map(|(pf, on)| on.then_some(pf)).collect()
+    }
 }
 
 /// A step that was made for a policy.
