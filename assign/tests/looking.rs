@@ -67,7 +67,18 @@ fn programs_can_rely_on_the_fields() {
     let value: Value = serde_json::from_str(&text).expect("JSON");
     let names: Vec<&String> = value.as_object().expect("an object").keys().collect();
     let expected = [
-        "class", "facts", "group", "lease", "name", "next", "original", "path", "standing", "uses",
+        "class",
+        "facts",
+        "group",
+        "interfaces",
+        "lease",
+        "name",
+        "next",
+        "original",
+        "path",
+        "root",
+        "standing",
+        "uses",
         "vfs",
     ];
     assert_eq!(names, expected);

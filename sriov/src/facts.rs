@@ -26,6 +26,7 @@ pub mod pci;
 pub mod platform;
 pub mod reader;
 mod routes;
+mod serial;
 pub mod session;
 pub mod tree;
 pub mod variant;

@@ -34,7 +34,8 @@ pub enum Scope {
     /// that nothing can be taken from it by such a snapshot.
     Functions,
     /// What a decision needs. Of configuration spaces those of bridges, for the access controls on
-    /// the way to a device; other devices are not asked, since that would wake those that sleep.
+    /// the way to a device; of other devices the serial number, if they are awake, since asking
+    /// would wake those that sleep.
     Planning,
     /// Everything, with every function's capabilities: sleeping functions wake up for a moment.
     Whole,

@@ -126,6 +126,51 @@ fn a_plan_asks_bridges_only_and_a_list_nobody() {
 }
 
 #[test]
+fn a_plan_knows_serial_numbers_speeds_and_roots_and_wakes_nobody() {
+    let directory = directory();
+    let tree = detailed(directory.path());
+    let mut config = vec![0; 4096];
+    config[..4].copy_from_slice(&[0x86, 0x80, 0xc9, 0x10]);
+    config[0x100..0x10c]
+        .copy_from_slice(&[3, 0, 1, 0, 0x56, 0x34, 0x12, 0xff, 0xff, 0x21, 0x1b, 0]);
+    tree.bytes("sys/bus/pci/devices/0000:01:00.0/config", &config);
+    tree.attribute("0000:01:00.0", "max_link_speed", "8.0 GT/s PCIe\n");
+    let read = || HostSnapshot::read(&tree.root());
+    let snapshot = read();
+    let card = function(&snapshot, "0000:01:00.0");
+    assert_eq!(card.serial.as_deref(), Some("00-1b-21-ff-ff-12-34-56"));
+    let link = card.link.clone().expect("a link");
+    assert_eq!((link.max_speed, link.speed, link.width), (Some(8000), None, None));
+    assert_eq!(snapshot.root_of(card).to_string(), "0000:00");
+    let bridge = function(&snapshot, "0000:00:01.0");
+    assert_eq!((&bridge.serial, &bridge.link), (&None, &None));
+    // As long as it sleeps, nobody asks.
+    tree.attribute("0000:01:00.0", "power/runtime_status", "suspended\n");
+    assert_eq!(function(&read(), "0000:01:00.0").serial, None);
+    tree.attribute("0000:01:00.0", "power/runtime_status", "active\n");
+    tree.attribute("0000:01:00.0", "power_state", "D3cold\n");
+    assert_eq!(function(&read(), "0000:01:00.0").serial, None);
+    // Whoever reads all of it wakes it.
+    let whole = HostSnapshot::read_within(&tree.root(), Scope::Whole);
+    let card = function(&whole, "0000:01:00.0");
+    assert_eq!(card.serial.as_deref(), Some("00-1b-21-ff-ff-12-34-56"));
+}
+
+#[test]
+fn a_drives_serial_number_is_its_own() {
+    let directory = directory();
+    let tree = Tree::new(directory.path());
+    let drive = Function::new("0000:03:00.0", (0x1b36, 0x0010), 0x01_0802).driver("nvme");
+    tree.add(drive.group(3));
+    let serial = || HostSnapshot::read(&tree.root()).functions[0].serial.clone();
+    assert_eq!(serial(), None, "a driver that shows none");
+    tree.attribute("0000:03:00.0", "nvme/nvme0/serial", "lab-drive-1         \n");
+    assert_eq!(serial().as_deref(), Some("lab-drive-1"));
+    tree.attribute("0000:03:00.0", "nvme/nvme0/serial", "\u{1b}[2J\n");
+    assert_eq!(serial(), None, "what is no serial number");
+}
+
+#[test]
 fn odd_configuration_spaces_name_their_device() {
     let directory = directory();
     let tree = detailed(directory.path());

@@ -3,9 +3,10 @@
 use clap::Args;
 use serde::Serialize;
 use sriov::facts::names;
+use sriov::facts::net::Netdev;
 use sriov::isolation;
 use sriov::usage::{self, Use, UseKind};
-use sriov::{HostSnapshot, PciAddress, PciFunction, Scope};
+use sriov::{HostSnapshot, PciAddress, PciFunction, PciRoot, Scope};
 
 use super::output::{self, style};
 use super::{Context, Format, device};
@@ -38,6 +39,8 @@ struct Shown<'a> {
     lease: Option<&'a Lease>,
     original: Option<&'a Original>,
     vfs: Vec<Vf<'a>>,
+    interfaces: Vec<&'a Netdev>,
+    root: PciRoot,
     facts: &'a PciFunction,
 }
 
@@ -85,6 +88,8 @@ impl Show {
             lease: leases.iter().find(|lease| lease.device == function.address),
             original: originals.iter().find(|original| original.device == function.address),
             vfs: vfs(&snapshot, &standings, function),
+            interfaces: function.netdevs.iter().filter_map(|name| snapshot.netdev(name)).collect(),
+            root: snapshot.root_of(function),
             facts: function,
         };
         output::value(context.format, &shown)?;

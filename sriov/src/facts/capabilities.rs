@@ -36,6 +36,9 @@ pub struct Capabilities {
     pub sriov: Option<SriovCapability>,
     /// Address translation that the device caches.
     pub ats: Option<Ats>,
+    /// The serial number of the device (PCIe section 7.9.3).
+    #[serde(default)]
+    pub serial: Option<u64>,
     /// BARs whose size can be chosen.
     pub resizable_bars: Vec<ResizableBar>,
     /// The same of its VFs' BARs.

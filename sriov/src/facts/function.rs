@@ -11,7 +11,7 @@ use super::link::{self, Link};
 use super::names;
 use super::pci::PciFunction;
 use super::reader::Reader;
-use super::{bars, iov};
+use super::{bars, iov, serial};
 use crate::address::PciAddress;
 use crate::directory::Directory;
 use crate::snapshot::Scope;
@@ -130,6 +130,11 @@ fn read_device(
     }
     if scope >= Scope::Whole || (scope >= Scope::Planning && function.is_bridge()) {
         function.capabilities = capabilities(reader, device);
+    }
+    // Neither a bridge nor a virtual function, of which there may be hundreds, feeds a pool.
+    if scope >= Scope::Planning && !function.is_bridge() && !device.has("physfn") {
+        function.serial = serial::read(reader, device, &function);
+        function.link = link::possible(reader, device);
     }
     if scope >= Scope::Whole {
         let known = function.capabilities.as_ref().filter(|known| known.extent > Extent::Header);

@@ -68,6 +68,13 @@ pub fn read(reader: &mut Reader, device: &Directory) -> Option<Link> {
     (link != Link::default()).then_some(link)
 }
 
+/// What its speed could be, and nothing of how it is now. The kernel does not wake a device for it.
+pub fn possible(reader: &mut Reader, device: &Directory) -> Option<Link> {
+    let speed = |text: &str| Some(megatransfers(text));
+    let max_speed = reader.value_in(device, "max_link_speed", "a speed", speed).flatten()?;
+    Some(Link { max_speed: Some(max_speed), ..Link::default() })
+}
+
 /// `2.5 GT/s PCIe`, and `8 GT/s` before Linux 5.7; anything else is the kernel's "Unknown".
 fn megatransfers(text: &str) -> Option<u32> {
     let (number, unit) = text.split_once(' ')?;

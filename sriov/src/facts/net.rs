@@ -97,7 +97,7 @@ impl Netdev {
     pub(super) fn of_link(link: &Link, names: &BTreeMap<u32, String>) -> Netdev {
         Netdev {
             name: link.name.clone(),
-            altnames: Vec::new(),
+            altnames: link.altnames.clone(),
             index: link.index,
             mac: link.mac,
             permanent_mac: link.permanent_mac,
@@ -143,6 +143,7 @@ fn add_links(reader: &mut Reader, netlink: &mut Rtnetlink, netdevs: &mut [Netdev
     for netdev in netdevs.iter_mut() {
         if let Some(link) = links.get(&netdev.index) {
             netdev.permanent_mac = link.permanent_mac;
+            netdev.altnames.clone_from(&link.altnames);
             netdev.xdp = link.xdp;
         }
     }

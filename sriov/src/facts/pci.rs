@@ -59,7 +59,8 @@ pub struct PciFunction {
     pub serial: Option<String>,
     /// What people call it; only in a snapshot that was read whole.
     pub names: Option<Names>,
-    /// Its link, where it is on PCI Express; only in a snapshot that was read whole.
+    /// Its link, where it is on PCI Express. Of a snapshot for a plan, only the most it can do, and
+    /// not of bridges and virtual functions; more only in one that was read whole.
     pub link: Option<Link>,
     /// Its memory and I/O ranges; only in a snapshot that was read whole.
     #[serde(default)]

@@ -7,7 +7,8 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use netlink_packet_core::NLM_F_DUMP;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
-    InfoKind, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage, LinkXdp, XdpAttached,
+    InfoKind, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage, LinkXdp, Prop,
+    XdpAttached,
 };
 use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
 
@@ -22,6 +23,8 @@ pub struct Link {
     pub index: u32,
     /// Its name.
     pub name: String,
+    /// Its other names (`IFLA_PROP_LIST`), sorted.
+    pub altnames: Vec<String>,
     /// Whether it is set up (IFF_UP).
     pub up: bool,
     /// Its address, where it has one of six bytes.
@@ -90,6 +93,7 @@ fn link(message: &LinkMessage) -> Link {
     let mut link = Link {
         index: message.header.index,
         name: String::new(),
+        altnames: Vec::new(),
         up: message.header.flags.contains(LinkFlags::Up),
         mac: None,
         permanent_mac: None,
@@ -108,6 +112,13 @@ fn link(message: &LinkMessage) -> Link {
             LinkAttribute::Link(index) if *index > 0 => below = Some(*index),
             LinkAttribute::LinkNetNsId(id) => namespace = Some(*id),
             LinkAttribute::ParentDevName(name) => link.pci = name.parse().ok(),
+            LinkAttribute::PropList(properties) => {
+                link.altnames.extend(properties.iter().filter_map(|property| match property {
+                    Prop::AltIfName(name) => Some(name.clone()),
+                    _ => None,
+                }));
+                link.altnames.sort();
+            }
             LinkAttribute::Xdp(facts) => link.xdp = facts.iter().any(has_program),
             LinkAttribute::LinkInfo(facts) => {
                 // Their link is the other end of the cable.
@@ -134,4 +145,27 @@ fn mac(bytes: &[u8]) -> Option<MacAddress> {
 
 fn has_program(fact: &LinkXdp) -> bool {
     matches!(fact, LinkXdp::Attached(attached) if *attached != XdpAttached::None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interface_has_all_its_names() {
+        let mut message = LinkMessage::default();
+        message.header.index = 2;
+        message.attributes = vec![
+            LinkAttribute::IfName("eth0".to_owned()),
+            LinkAttribute::PropList(vec![
+                Prop::AltIfName("wan".to_owned()),
+                Prop::AltIfName("enp1s0f0".to_owned()),
+            ]),
+            LinkAttribute::PermAddress(vec![0x52, 0x54, 0, 0, 0, 1]),
+        ];
+        let link = link(&message);
+        assert_eq!((link.index, link.name.as_str()), (2, "eth0"));
+        assert_eq!(link.altnames, ["enp1s0f0", "wan"]);
+        assert_eq!(link.permanent_mac, Some(MacAddress([0x52, 0x54, 0, 0, 0, 1])));
+    }
 }

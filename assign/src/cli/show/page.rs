@@ -81,12 +81,26 @@ fn device(page: &mut Page, shown: &Shown) {
     if let Some(vf) = function.vf_of {
         page.line("VF", format!("number {} of {}", vf.index, vf.pf));
     }
-    page.line("interface", function.netdevs.join(", "));
+    for (at, netdev) in shown.interfaces.iter().enumerate() {
+        page.line(if at == 0 { "interface" } else { "" }, interface(netdev));
+    }
+    page.line("serial", function.serial.as_deref().unwrap_or_default());
+    page.line("PCI root", shown.root.to_string());
     page.line("NUMA node", function.numa_node.map(|node| node.to_string()).unwrap_or_default());
     let uses = shown.uses.iter().filter(|used| used.kind != UseKind::Bridge);
     for (at, used) in uses.enumerate() {
         page.line(if at == 0 { "used for" } else { "" }, used.carried());
     }
+}
+
+/// What a policy can select it by, beside its name now.
+fn interface(netdev: &Netdev) -> String {
+    let mut text = netdev.name.clone();
+    if !netdev.altnames.is_empty() {
+        text.push_str(&format!(", also {}", netdev.altnames.join(", ")));
+    }
+    text.extend(netdev.permanent_mac.map(|mac| format!(", made with {mac}")));
+    text
 }
 
 fn giving(page: &mut Page, shown: &Shown) {

@@ -3,6 +3,7 @@
 use super::walk::Walk;
 use super::{Acs, AcsControls, Ari, Ats, ResizableBar, SriovCapability};
 use crate::facts::config_space::ConfigSpace;
+use crate::facts::serial::DEVICE_SERIAL_NUMBER;
 
 const ACS: u16 = 0x000d;
 const ARI: u16 = 0x000e;
@@ -33,6 +34,12 @@ pub fn read<S: ConfigSpace>(walk: &mut Walk<'_, S>, id: u16, at: usize) {
         SRIOV => {
             let sriov = walk.registers("SR-IOV", at).map(|registers| sriov(&registers));
             walk.keep("SR-IOV", |found| &mut found.sriov, sriov);
+        }
+        DEVICE_SERIAL_NUMBER => {
+            let serial = walk.registers::<12>("serial number", at);
+            // The header comes first.
+            let serial = serial.map(|[_, _, _, _, rest @ ..]| u64::from_le_bytes(rest));
+            walk.keep("serial number", |found| &mut found.serial, serial);
         }
         RESIZABLE_BAR => {
             let bars = resizable(walk, "resizable BAR", at);
