@@ -4,6 +4,8 @@
 #   net       (or nothing) try every network, report, power off
 #   hold      the same, but stay and ping once a second until a line "stop" is typed
 #   shell     the same, then a shell
+#   time      tell when it is up and when its first interface has a link, to the microsecond, and
+#             power off
 #   poweroff  power off at once
 #   reboot    reboot at once
 export PATH=/bin:/usr/bin:/sbin:/usr/sbin HOME=/root TERM=linux
@@ -27,6 +29,28 @@ verb=net
 for word in $(cat /proc/cmdline); do
     case $word in lab=*) verb=${word#lab=} ;; esac
 done
+
+# The kernel's own clock, in seconds.
+clock() {
+    while read -r first second now rest; do
+        [ "$first $second" = "now at" ] && break
+    done </proc/timer_list
+    echo "$((now / 1000000000)).$(printf %06d $((now / 1000 % 1000000)))"
+}
+
+if [ "$verb" = time ]; then
+    say "clock $(clock) up"
+    for alias in $(cat /sys/bus/pci/devices/*/modalias); do
+        modprobe "$alias" 2>/dev/null
+    done
+    interface=$(ls /sys/class/net | grep -v '^lo$' | head -n 1)
+    if [ -n "$interface" ]; then
+        ip link set "$interface" up
+        until [ "$(cat "/sys/class/net/$interface/carrier")" = 1 ]; do usleep 1000; done
+        say "clock $(clock) link"
+    fi
+    end poweroff
+fi
 
 cpus=$(grep -c '^processor' /proc/cpuinfo)
 [ "$cpus" = 1 ] && cpus="1 CPU" || cpus="$cpus CPUs"
