@@ -98,13 +98,17 @@ interrupts_of() {
 
 # A drive, or a stick in a USB controller: its disks, and what the first MiB of each adds up to. With
 # lab.write, the second half of each is written, and read back from the device itself.
-if grep -Eq '^0x(0108|0c03)' /sys/bus/pci/devices/*/class; then
-    grep -q '^0x0c03' /sys/bus/pci/devices/*/class && modprobe -a usb_storage sd_mod
+has() { grep -q "^0x$1" /sys/bus/pci/devices/*/class; }
+wait_for_disks() {
     tries=0
-    until ls /dev/nvme*n* /dev/sd? 2>/dev/null | grep -q . || [ $tries -gt 100 ]; do
+    until ls $1 >/dev/null 2>&1 || [ $tries -gt 100 ]; do
         tries=$((tries + 1))
         usleep 100000
     done
+}
+if has 0108 || has 0c03; then
+    has 0c03 && modprobe -a usb_storage sd_mod && wait_for_disks '/dev/sd?'
+    has 0108 && wait_for_disks '/dev/nvme*n*'
     for disk in /dev/nvme*n* /dev/sd?; do
         [ -b "$disk" ] || continue
         size=$(($(cat "/sys/class/block/${disk#/dev/}/size") / 2048))

@@ -103,7 +103,8 @@ impl Shape {
     }
 
     /// Gives the host two functions (`e1000e`) that share one IOMMU group, because nothing keeps
-    /// them from reaching each other (a device of several functions without ACS).
+    /// them from reaching each other (a device of several functions without ACS). In their networks
+    /// 10.0.6.2 and 10.0.7.2 hand out leases.
     pub fn shared_group(mut self) -> Self {
         self.shared_group = true;
         self
@@ -251,7 +252,9 @@ impl Shape {
                 let mac = format!("52:54:00:00:02:{function:02x}");
                 let multi = if function == 0 { ",multifunction=on" } else { "" };
                 let place = format!("bus=port{},addr=0.{function}{multi}", self.igb);
-                add("-device", format!("e1000e,{place},mac={mac},romfile="));
+                let id = format!("twin{function}");
+                add("-netdev", network(&id, 6 + function));
+                add("-device", format!("e1000e,{place},netdev={id},mac={mac},romfile="));
             }
         }
         if self.nvme {

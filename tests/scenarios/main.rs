@@ -4,6 +4,7 @@
 mod bad_input;
 mod binding;
 mod boot;
+mod devices;
 mod documents;
 mod events;
 mod fallback;
