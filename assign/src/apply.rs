@@ -21,6 +21,7 @@ use crate::failure::{Failure, OwnReason};
 use crate::signals::Signals;
 use crate::state::{Entry, HostLock, State, Transaction};
 
+pub mod all;
 mod before;
 pub mod leases;
 pub mod policies;

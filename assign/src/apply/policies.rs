@@ -1,6 +1,6 @@
 //! Applying and removing policies.
 
-use ::policies::{Policy, Pool};
+use ::policies::{Policy, Pool, Restore};
 use serde::Serialize;
 use sriov::{Change, HostRoot, HostSnapshot, PciAddress, PciFunction, Target};
 
@@ -120,6 +120,11 @@ pub fn remove(root: &HostRoot, state: &State, names: &[String]) -> Result<Report
     // The last one applied goes first, as it may stand on the others.
     for name in names.iter().rev() {
         match gone.iter().find(|applied| applied.policy.name == *name) {
+            Some(one) if one.policy.release.restore == Restore::Keep => {
+                let note =
+                    format!("policy {name} says `restore: keep`: its devices stay as they are");
+                report.notes.push(note);
+            }
             Some(policy) => changes.extend(plan_removal(root, policy)),
             None => report.notes.push(format!("policy {name} is not applied")),
         }

@@ -1,36 +1,54 @@
 //! `assign apply`: makes the host what policies say, or leaves it as it was.
 
 use std::io::{self, IsTerminal};
+use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{Context, Files, Format, confirm, output};
+use super::{Context, Files, Format, output};
 use crate::apply::policies::{self, Report};
 use crate::failure::Failure;
+use crate::plan::Plan;
+
+pub mod all;
 
 /// Arguments of `assign apply`.
 #[derive(Debug, Args)]
 pub struct Apply {
-    #[command(flatten)]
-    files: Files,
+    /// A file or folder of policies and guests, or `-` for standard input; may be repeated.
+    #[arg(short, long = "file", value_name = "FILE", required_unless_present = "all")]
+    files: Vec<PathBuf>,
+    /// Every policy of /etc/assign, as at each boot: one that cannot be applied keeps none of the
+    /// others from it.
+    #[arg(long, conflicts_with = "files")]
+    all: bool,
+    /// The folder for --all [default: etc/assign below the root]
+    #[arg(long, value_name = "DIR", requires = "all")]
+    config: Option<PathBuf>,
 }
 
 impl Apply {
     pub fn run(&self, context: &Context) -> Result<u8, Failure> {
-        let policies = self.files.policies()?;
-        let report = policies::apply(&context.root, &context.state, &policies, |plan| match plan
-            .steps
-            .iter()
-            .map(|step| &step.change)
-            .find(|change| change.is_disruptive())
-        {
-            Some(change) => {
-                confirm::ask(context, &change.device().to_string(), &change.action().to_string())
-            }
-            None => Ok(()),
-        })?;
+        if self.all {
+            return all::run(context, self.config.as_deref());
+        }
+        let policies = Files { files: self.files.clone() }.policies()?;
+        let ask = |plan: &Plan| confirm(context, plan);
+        let report = policies::apply(&context.root, &context.state, &policies, ask)?;
         show(context, &report, "nothing to do: the host is as the policies say")?;
         Ok(0)
+    }
+}
+
+/// Asks about the first step that somebody may notice.
+fn confirm(context: &Context, plan: &Plan) -> Result<(), Failure> {
+    let mut changes = plan.steps.iter().map(|step| &step.change);
+    match changes.find(|change| change.is_disruptive()) {
+        Some(change) => {
+            let (device, action) = (change.device().to_string(), change.action().to_string());
+            super::confirm::ask(context, &device, &action)
+        }
+        None => Ok(()),
     }
 }
 

@@ -51,9 +51,21 @@ pub fn of(verb: &str) -> &'static [Example] {
         ],
         "validate" => &[("assign validate edge-node.yaml guests/", "A file and a folder.")],
         "plan" => &[("assign plan -f edge-node.yaml", "What applying it would change.")],
-        "apply" => &[("assign apply -f edge-node.yaml", "`assign remove` takes it back.")],
-        "diff" => &[("assign diff -f edge-node.yaml", "Exit code 4 when the host differs.")],
-        "remove" => &[("assign remove -f edge-node.yaml", "Take back what applying it changed.")],
+        "apply" => &[
+            ("assign apply -f edge-node.yaml", "`assign remove` takes it back."),
+            ("assign apply --all", "Every policy of /etc/assign, as at each boot."),
+        ],
+        "diff" => &[
+            (
+                "assign diff",
+                "Against all policies that were applied; exit code 4 where it differs.",
+            ),
+            ("assign diff -f edge-node.yaml -o json", "Against a file, for programs."),
+        ],
+        "remove" => &[
+            ("assign remove edge-node", "Take back what applying it changed."),
+            ("assign remove -f edge-node.yaml", "The same, by its file."),
+        ],
         "run" => &[("assign run -f web-1.yaml", "Ctrl-] on its console stops the guest.")],
         "completions" => &[
             ("source <(assign completions bash)", "For this shell."),

@@ -1,0 +1,95 @@
+//! `assign apply --all`: every policy of the folder of this host, as the unit for systemd does at each
+//! boot.
+
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use policies::Policy;
+
+use super::super::{Context, Format, error, output};
+use crate::apply::all::{self, All};
+use crate::failure::{Failure, OwnReason};
+
+/// Where policies are, below the root, unless told otherwise.
+pub const FOLDER: &str = "etc/assign";
+
+/// Applies all that is in `folder`.
+///
+/// # Errors
+/// The gravest thing that went wrong; all of them are told.
+pub fn run(context: &Context, folder: Option<&Path>) -> Result<u8, Failure> {
+    let folder = folder.map_or_else(|| context.root.directory().join(FOLDER), Path::to_owned);
+    let (policies, mut failures) = read(&folder)?;
+    let confirm = |plan: &_| super::confirm(context, plan);
+    let mut done = all::apply(&context.root, &context.state, &policies, &confirm)?;
+    done.failures.splice(0..0, failures.drain(..));
+    output::value(context.format, &done)?;
+    if context.format == Format::Table {
+        show(context, &done, &folder)?;
+    }
+    let All { mut failures, .. } = done;
+    match failures.is_empty() {
+        true => Ok(0),
+        false => {
+            let first = failures.remove(0);
+            for failure in &failures {
+                error::print(failure, context.format);
+            }
+            Err(first)
+        }
+    }
+}
+
+fn show(context: &Context, done: &All, folder: &Path) -> Result<(), Failure> {
+    let nothing = match (done.policies.len(), done.failures.len()) {
+        (0, 0) => format!("nothing to do: {} holds no policy", folder.display()),
+        (0, _) => "no policy could be applied".to_owned(),
+        _ => format!("nothing to do: the host is as {} says", folder.display()),
+    };
+    super::show(context, &done.report, &nothing)?;
+    match done.policies.is_empty() {
+        true => Ok(()),
+        false => output::text_out(&format!("applied: {}", done.policies.join(", "))),
+    }
+}
+
+/// The policies of a folder. A file with errors keeps those of other files from nothing: its errors
+/// are told. A folder that is not there, or empty, has none.
+fn read(folder: &Path) -> Result<(Vec<Policy>, Vec<Failure>), Failure> {
+    let mut failures = Vec::new();
+    let mut files = yaml_files(folder)?;
+    files.retain(|file| match policies::load(std::slice::from_ref(file)) {
+        Ok(_) => true,
+        Err(errors) => {
+            failures.push(errors.into());
+            false
+        }
+    });
+    if files.is_empty() {
+        return Ok((Vec::new(), failures));
+    }
+    Ok((policies::load(&files)?.policies, failures))
+}
+
+fn yaml_files(folder: &Path) -> Result<Vec<PathBuf>, Failure> {
+    let failed = |error: &std::io::Error| {
+        let message = format!("cannot be listed: {error}");
+        Failure::failed(OwnReason::File, folder.display(), message)
+            .with_remedy("Run assign as root, or name another folder with --config.")
+    };
+    let entries = match std::fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(failed(&error)),
+    };
+    let mut files = Vec::new();
+    for entry in entries {
+        let file = entry.map_err(|error| failed(&error))?.path();
+        let is_yaml = file.extension().is_some_and(|end| end == "yaml" || end == "yml");
+        if is_yaml && !file.is_dir() {
+            files.push(file);
+        }
+    }
+    files.sort();
+    Ok(files)
+}

@@ -1,0 +1,197 @@
+//! After a boot: the host from nothing but the files, and taking back what was there before.
+
+use std::path::Path;
+
+use assign::OwnReason;
+use assign::apply::all::{self, All};
+use assign::apply::policies::remove;
+use assign::state::{Entry, Lease, Owner, State};
+use policies::{Policy, Source};
+use sriov::recorded::simulation::{Kernel, Simulation};
+use sriov::recorded::{Function, Tree};
+use sriov::{Change, HostRoot, PciAddress};
+
+const PF: &str = "0000:01:00.0";
+const VFS: [&str; 2] = ["0000:01:10.0", "0000:01:10.2"];
+
+fn address(text: &str) -> PciAddress {
+    text.parse().expect("an address")
+}
+
+/// A simulated card whose VFs the host's driver takes.
+struct Lab {
+    directory: tempfile::TempDir,
+    tree: Tree,
+    root: HostRoot,
+    state: State,
+    _kernel: Kernel,
+}
+
+impl Lab {
+    fn new() -> Lab {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let simulation = Simulation::lab(directory.path(), 0)
+            .function(
+                Function::new("0000:02:00.0", (0x8086, 0x10d3), 0x02_0000)
+                    .driver("e1000e")
+                    .group(30),
+            )
+            .function(
+                Function::new("0000:03:00.0", (0x8086, 0x10d3), 0x02_0000)
+                    .driver("vfio-pci")
+                    .group(31),
+            );
+        let tree = simulation.tree().clone();
+        let kernel = simulation.start();
+        let (root, state) = (tree.root(), State::at(directory.path().join("state")));
+        let lab = Lab { directory, tree, root, state, _kernel: kernel };
+        lab.boot("first");
+        lab
+    }
+
+    /// Another boot: no VFs, other processes.
+    fn boot(&self, id: &str) {
+        self.tree.file("proc/sys/kernel/random/boot_id", &format!("{id}\n"));
+        self.count(0);
+        let stat = "1 1 1 0 -1 4194304 1 0 0 0 1 1 0 0 20 0 1 0 1 1 1 1";
+        let me = std::process::id();
+        self.tree.file(&format!("proc/{me}/stat"), &format!("{me} (a) S {stat}\n"));
+    }
+
+    fn count(&self, to: u16) {
+        let at = self.root.pci_attribute(address(PF), "sriov_numvfs");
+        let from: u16 =
+            std::fs::read_to_string(at).expect("a number").trim().parse().expect("a number");
+        if from != to {
+            let change = Change::SetVfCount { pf: address(PF), from, to };
+            change.perform(&self.root).expect("done");
+        }
+    }
+
+    fn driver(&self, device: &str) -> Option<String> {
+        let at = self.root.pci_attribute(address(device), "driver");
+        sriov::attribute::link_name(&at).expect("readable")
+    }
+
+    fn apply(&self, policies: &[Policy]) -> All {
+        all::apply(&self.root, &self.state, policies, &|_| Ok(())).expect("tried")
+    }
+
+    fn path(&self) -> &Path {
+        self.directory.path()
+    }
+}
+
+fn policy(name: &str, pool: &str) -> Policy {
+    let text = format!(
+        "apiVersion: assign/v1\nkind: Policy\nmetadata: {{name: {name}}}\nspec:\n  pools:\n    - {pool}\n"
+    );
+    let parsed = policies::parse(&[Source { name: format!("{name}.yaml"), text }]);
+    parsed.unwrap_or_else(|errors| panic!("{errors}")).policies.remove(0)
+}
+
+fn lan() -> Policy {
+    policy("edge", "{name: lan, from: {interface: eth0}, vfs: {count: 2}}")
+}
+
+#[test]
+fn the_files_restore_the_host_and_close_what_the_last_boot_left() {
+    let lab = Lab::new();
+    let old =
+        policy("old", "{name: old, from: {address: \"01:00.0\"}, vfs: {count: 2}, use: \"1\"}");
+    let edge = policy("edge", "{name: lan, from: {interface: eth0}, vfs: {count: 2}, use: \"0\"}");
+    let done = lab.apply(&[edge.clone(), old.clone()]);
+    assert_eq!((done.policies.len(), done.failures.len()), (2, 0), "{:?}", done.failures);
+    assert_eq!(VFS.map(|vf| lab.driver(vf)), [Some("vfio-pci".into()), Some("vfio-pci".into())]);
+    let again = lab.apply(&[edge.clone(), old]);
+    assert!(again.report.changes.is_empty(), "{:?}", again.report);
+
+    // A guest had one when the power went, and a command was at work.
+    let owner = Owner { pid: 7, started: 7 };
+    let lease = Lease::new(&lab.root, address(VFS[0]), "web", owner);
+    lab.tree.file("proc/7/stat", "7 (a) S 1 1 1 0 -1 1 1 0 0 0 1 1 0 0 20 0 1 0 7 1 1 1\n");
+    lab.state.take_leases(&lab.root, &[lease]).expect("free");
+    let change = Change::SetVfCount { pf: address(PF), from: 0, to: 7 };
+    let (operation, boot_id) = ("apply edge".to_owned(), "first".to_owned());
+    lab.state.journal_steps(&[Entry { number: 0, operation, boot_id, change }]).expect("written");
+    lab.boot("second");
+    assert!(!lab.root.pci_device(address(VFS[0])).exists());
+
+    let done = lab.apply(std::slice::from_ref(&edge));
+    assert_eq!(done.policies, ["edge"]);
+    assert!(done.report.notes.iter().any(|note| note.contains("policy old was applied before")));
+    assert_eq!(lab.driver(VFS[0]), Some("vfio-pci".into()));
+    assert!(lab.state.leases_ever().expect("leases").is_empty());
+    assert!(lab.state.journal().expect("journal").is_empty());
+    let applied = lab.state.applied().expect("applied");
+    assert_eq!(applied.len(), 1);
+    assert_eq!(applied[0].boot_id, "second");
+
+    // Without what was remembered it is the same.
+    lab.boot("third");
+    std::fs::remove_dir_all(lab.path().join("state")).expect("removed");
+    let done = lab.apply(&[edge]);
+    assert_eq!(done.report.changes.len(), lab.state.applied().expect("applied")[0].changes.len());
+    assert_eq!(lab.driver(VFS[0]), Some("vfio-pci".into()));
+}
+
+#[test]
+fn a_policy_that_cannot_be_keeps_none_of_the_others_from_it() {
+    let lab = Lab::new();
+    let missing = policy("gpu", "{name: gpu, devices: {vendor: \"10de\"}}");
+    let done = lab.apply(&[missing, lan()]);
+    assert_eq!(done.policies, ["edge"]);
+    let reasons: Vec<_> = done.failures.iter().map(|failure| failure.reason).collect();
+    assert_eq!(reasons, [OwnReason::UnexpectedDevices.into()]);
+    assert_eq!(lab.driver(VFS[1]), Some("vfio-pci".into()));
+    // One that is applied on this boot and in no file is not taken from anybody.
+    let done = lab.apply(&[]);
+    assert!(done.report.notes[0].contains("`assign remove edge` takes it back"), "{done:?}");
+    assert_eq!(lab.driver(VFS[1]), Some("vfio-pci".into()));
+}
+
+#[test]
+fn what_was_bound_beforehand_stays_bound_and_what_is_kept_is_kept() {
+    let lab = Lab::new();
+    lab.count(2);
+    let by_hand = Change::Bind {
+        device: sriov::Target::Function(address(VFS[0])),
+        from: sriov::Binding { driver: lab.driver(VFS[0]), ..Default::default() },
+        driver: "vfio-pci".to_owned(),
+    };
+    by_hand.perform(&lab.root).expect("bound");
+    let names = ["edge".to_owned()];
+    assert!(lab.apply(&[lan()]).failures.is_empty());
+    assert_eq!(VFS.map(|vf| lab.driver(vf)), [Some("vfio-pci".into()), Some("vfio-pci".into())]);
+    remove(&lab.root, &lab.state, &names).expect("removed");
+    assert_eq!(VFS.map(|vf| lab.driver(vf)), [Some("vfio-pci".into()), Some("igbvf".into())]);
+
+    // The same over another number of VFs.
+    let four = policy("edge", "{name: lan, from: {interface: eth0}, vfs: {count: 4}}");
+    assert!(lab.apply(&[four]).failures.is_empty());
+    remove(&lab.root, &lab.state, &names).expect("removed");
+    assert_eq!(VFS.map(|vf| lab.driver(vf)), [Some("vfio-pci".into()), Some("igbvf".into())]);
+    assert!(!lab.root.pci_device(address("0000:01:10.4")).exists());
+    let on = lab.root.pci_attribute(address(PF), "sriov_drivers_autoprobe");
+    assert_eq!(std::fs::read_to_string(on).expect("readable").trim(), "1");
+
+    let mut kept = lan();
+    kept.release.restore = policies::Restore::Keep;
+    assert!(lab.apply(&[kept]).failures.is_empty());
+    let report = remove(&lab.root, &lab.state, &names).expect("removed");
+    assert!(report.changes.is_empty() && report.notes[0].contains("restore: keep"), "{report:?}");
+    assert_eq!(lab.driver(VFS[1]), Some("vfio-pci".into()));
+    assert!(lab.state.applied().expect("applied").is_empty());
+}
+
+#[test]
+fn whole_devices_come_back_to_the_drivers_they_had() {
+    let lab = Lab::new();
+    let card = policy("cards", "{name: cards, devices: {device: \"10d3\"}}");
+    let done = lab.apply(&[card]);
+    assert!(done.failures.is_empty(), "{:?}", done.failures);
+    assert_eq!(lab.driver("0000:02:00.0"), Some("vfio-pci".into()));
+    remove(&lab.root, &lab.state, &["cards".to_owned()]).expect("removed");
+    assert_eq!(lab.driver("0000:02:00.0"), Some("e1000e".into()));
+    assert_eq!(lab.driver("0000:03:00.0"), Some("vfio-pci".into()), "never the policy's to give");
+}
