@@ -34,6 +34,7 @@ mod plan;
 mod release;
 mod remove;
 mod run;
+mod schema;
 mod show;
 mod snapshot;
 mod topology;
@@ -121,6 +122,8 @@ enum Verb {
     Snapshot(snapshot::Snapshot),
     /// Check policies and guests without looking at this host.
     Validate(validate::Validate),
+    /// Print the JSON Schema of policies and guests, by which editors complete and check.
+    Schema(schema::Schema),
     /// Show what applying policies would change; changes nothing.
     Plan(plan::Plan),
     /// Make this host what policies say: all of it, or nothing.
@@ -192,9 +195,11 @@ impl Verb {
             | Verb::Snapshot(_)
             | Verb::Plan(_)
             | Verb::Diff(_) => Wants::Facts,
-            Verb::Validate(_) | Verb::Completions(_) | Verb::Man(_) | Verb::Complete(_) => {
-                Wants::Nothing
-            }
+            Verb::Validate(_)
+            | Verb::Schema(_)
+            | Verb::Completions(_)
+            | Verb::Man(_)
+            | Verb::Complete(_) => Wants::Nothing,
             Verb::Vf(_)
             | Verb::Bind(_)
             | Verb::Release(_)
@@ -219,6 +224,7 @@ impl Verb {
             Verb::Events(verb) => verb.run(context),
             Verb::Snapshot(verb) => verb.run(context),
             Verb::Validate(verb) => verb.run(context),
+            Verb::Schema(verb) => verb.run(context),
             Verb::Plan(verb) => verb.run(context),
             Verb::Apply(verb) => verb.run(context),
             Verb::Diff(verb) => verb.run(context),

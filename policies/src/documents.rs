@@ -6,10 +6,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::document::{self, Node};
 use crate::error::{Error, Errors, Report};
+use crate::fields::Fields;
+use crate::grammar::{Field, Form, Mapping, word};
 use crate::guest::{self, Guest};
+use crate::names;
 use crate::policy::{self, Policy};
 use crate::pool::Pool;
-use crate::read::{Fields, Taken, choice, name};
+use crate::read::Taken;
 
 /// One text and the name it goes by in errors: the path of its file. Relative paths within the text
 /// start from the folder of that path.
@@ -40,11 +43,57 @@ impl Documents {
     }
 }
 
-#[derive(Clone, Copy)]
+#[derive(Deserialize)]
+enum Version {
+    #[serde(rename = "assign/v1")]
+    V1,
+}
+
+#[derive(Clone, Copy, Deserialize)]
 enum Kind {
     Policy,
     Guest,
 }
+
+/// The envelope of every document.
+pub(crate) static DOCUMENT: Mapping = Mapping {
+    what: "a document",
+    fields: &[
+        Field::new(
+            "apiVersion",
+            Form::Words(&[word("assign/v1", "this version")]),
+            "assign/v1",
+            "The version of the language.",
+        )
+        .needed(),
+        Field::new(
+            "kind",
+            Form::Words(&[
+                word("Policy", "what a host should be: pools of devices"),
+                word("Guest", "a machine that gets some of them"),
+            ]),
+            "Policy",
+            "What the document is about.",
+        )
+        .needed(),
+        Field::new("metadata", Form::Map(&METADATA), "{name: edge-node}", "What it is known by.")
+            .needed(),
+        Field::new("spec", Form::Any, "{…}", "What it says.").needed(),
+    ],
+    rules: &[],
+};
+
+static METADATA: Mapping = Mapping {
+    what: "`metadata`",
+    fields: &[Field::new(
+        "name",
+        Form::Text(names::NAME),
+        "edge-node",
+        "Its name, unique among the documents of its kind.",
+    )
+    .needed()],
+    rules: &[],
+};
 
 /// What must not be repeated among all sources.
 #[derive(Default)]
@@ -91,21 +140,14 @@ fn read(
     seen: &mut Seen,
     report: &mut Report<'_>,
 ) {
-    let known = ["apiVersion", "kind", "metadata", "spec"];
-    let Some(fields) = Fields::of(node, "a document", &known, report) else { return };
-    if let Some(node) = fields.need("apiVersion", "apiVersion: assign/v1", report) {
-        choice(node, "`apiVersion`", &[("assign/v1", ())], report);
-    }
-    let kind = fields.need("kind", "kind: Policy, kind: Guest", report);
-    let kinds = [("Policy", Kind::Policy), ("Guest", Kind::Guest)];
-    let kind = kind.and_then(|node| choice(node, "`kind`", &kinds, report));
-    let metadata = fields.need("metadata", "metadata: {name: edge-node}", report);
-    let metadata = metadata.and_then(|node| Fields::of(node, "`metadata`", &["name"], report));
-    let named = metadata.and_then(|fields| {
-        let node = fields.need("name", "name: edge-node", report)?;
-        Some((name(node, "`name`", report)?, node.span))
+    let Some(fields) = Fields::of(node, &DOCUMENT, report) else { return };
+    let _: Option<Version> = fields.word("apiVersion", report);
+    let kind = fields.word("kind", report);
+    let named = fields.map("metadata", report).and_then(|fields| {
+        let name = fields.parsed("name", names::name, report)?;
+        Some((name, fields.get("name", report)?.node.span))
     });
-    let spec = fields.need("spec", "spec: {…}", report);
+    let spec = fields.get("spec", report).map(|given| given.node);
     match kind {
         Some(Kind::Policy) => {
             documents.policies.extend(policy::read(named, spec, &mut seen.policies, report));

@@ -4,11 +4,14 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::amounts;
 use crate::document::{Node, Span};
-use crate::error::{Report, quote};
-use crate::read::{Fields, Taken, boolean, choice, list, name, number, text};
-use crate::scalar;
-use crate::selector::numa_node_number;
+use crate::error::Report;
+use crate::fields::{Fields, Given};
+use crate::grammar::{Field, Form, Mapping, Rule, Text, word};
+use crate::names;
+use crate::read::Taken;
+use crate::selector::LAST_NODE;
 
 /// Most vCPUs of a guest; the VMM's own limit.
 pub const MAX_CPUS: u8 = 64;
@@ -113,8 +116,196 @@ pub struct Virtio {
 }
 
 const NETWORK_FORM: &str = "claim: {pool: lan}, or virtio: {bridge: br0}";
-const DEVICE_FORM: &str = "- {name: gpu0, claim: {pool: gpu}}";
-const BOOT_FORM: &str = "boot: {kernel: vmlinuz, initrd: initrd.img, cmdline: console=ttyS0}";
+
+/// The `spec` of a guest.
+pub(crate) static GUEST: Mapping = Mapping {
+    what: "a guest's `spec`",
+    fields: &[
+        Field::new("cpus", Form::Map(&CPUS), "{count: 2}", "Its vCPUs. Left out: one."),
+        Field::new("memory", Form::Map(&MEMORY), "{size: 512MiB}", "Its memory.").needed(),
+        Field::new(
+            "boot",
+            Form::Map(&BOOT),
+            "{kernel: vmlinuz, initrd: initrd.img, cmdline: console=ttyS0}",
+            "What it boots.",
+        )
+        .needed(),
+        Field::new(
+            "networks",
+            Form::List { of: &NETWORK, most: MAX_NETWORKS },
+            "[{name: net0, claim: {pool: lan}}]",
+            "Its network interfaces, in the order in which it sees them.",
+        ),
+        Field::new(
+            "devices",
+            Form::List { of: &DEVICE, most: MAX_DEVICES },
+            "[{name: gpu0, claim: {pool: gpu}}]",
+            "Other devices that it gets: GPUs, NVMe controllers, anything that has a pool.",
+        ),
+    ],
+    rules: &[],
+};
+
+static CPUS: Mapping = Mapping {
+    what: "`cpus`",
+    fields: &[Field::new("count", Form::Number(1, MAX_CPUS as u64), "2", "How many.").needed()],
+    rules: &[],
+};
+
+static MEMORY: Mapping = Mapping {
+    what: "`memory`",
+    fields: &[
+        Field::new("size", Form::Text(amounts::SIZE), "512MiB", "How much: 64MiB or more.")
+            .needed(),
+        Field::new(
+            "numa",
+            Form::Number(0, LAST_NODE),
+            "0",
+            "The host's NUMA node it comes from. Left out: the kernel chooses.",
+        ),
+    ],
+    rules: &[],
+};
+
+static BOOT: Mapping = Mapping {
+    what: "`boot`",
+    fields: &[
+        Field::new(
+            "kernel",
+            Form::Text(PATH),
+            "vmlinuz",
+            "The kernel: a bzImage, or a vmlinux with a PVH entry. A relative path starts from the \
+             folder of this file.",
+        )
+        .needed(),
+        Field::new(
+            "initrd",
+            Form::Text(PATH),
+            "initrd.img",
+            "The initial RAM disk. A relative path starts from the folder of this file.",
+        ),
+        Field::new("cmdline", Form::Text(CMDLINE), "console=ttyS0", "The kernel's command line."),
+    ],
+    rules: &[],
+};
+
+const PATH: Text = Text {
+    accepted: "a path; a relative one starts from the folder of this file",
+    pattern: r"^[^\x00-\x1f\x7f-\x9f]+$",
+};
+
+const CMDLINE: Text = Text {
+    accepted: r#"one line of at most 2,047 bytes, such as "console=ttyS0 quiet""#,
+    pattern: r"^[^\x00-\x1f\x7f-\x9f]*\n*$",
+};
+
+static NETWORK: Mapping = Mapping {
+    what: "a network",
+    fields: &[
+        Field::new(
+            "name",
+            Form::Text(names::NAME),
+            "net0",
+            "Its name, unique among the networks and devices of the guest.",
+        )
+        .needed(),
+        Field::new("claim", Form::Map(&CLAIM), "{pool: lan}", "The pool it gets a device from."),
+        Field::new(
+            "fallback",
+            Form::Map(&FALLBACK),
+            "{virtio: {bridge: br0}}",
+            "What it is where the pool has no device for it. Left out: then the guest does not start.",
+        ),
+        Field::new("virtio", Form::Map(&VIRTIO), "{bridge: br0}", "A virtio device and no claim."),
+    ],
+    rules: &[
+        Rule::Apart {
+            field: "virtio",
+            beside: "claim",
+            message: "virtio beside a claim is its fallback: write `fallback: {virtio: {bridge: …}}`",
+            accepted: NETWORK_FORM,
+        },
+        Rule::Needs {
+            field: "fallback",
+            also: "claim",
+            message: "`fallback` without a `claim` has nothing to stand in for: write `virtio: {bridge: …}`",
+            accepted: NETWORK_FORM,
+        },
+        Rule::OneOf {
+            fields: &["claim", "virtio", "fallback"],
+            message: "a network needs `claim` or `virtio`",
+            accepted: NETWORK_FORM,
+        },
+    ],
+};
+
+static FALLBACK: Mapping = Mapping {
+    what: "`fallback`",
+    fields: &[
+        Field::new("virtio", Form::Map(&VIRTIO), "{bridge: br0}", "A virtio device.").needed()
+    ],
+    rules: &[],
+};
+
+static VIRTIO: Mapping = Mapping {
+    what: "`virtio`",
+    fields: &[Field::new(
+        "bridge",
+        Form::Text(names::INTERFACE),
+        "br0",
+        "The host's bridge that it is put on.",
+    )
+    .needed()],
+    rules: &[],
+};
+
+static DEVICE: Mapping = Mapping {
+    what: "a device",
+    fields: &[
+        Field::new(
+            "name",
+            Form::Text(names::NAME),
+            "gpu0",
+            "Its name, unique among the networks and devices of the guest.",
+        )
+        .needed(),
+        Field::new("claim", Form::Map(&CLAIM), "{pool: gpu}", "The pool it comes from.").needed(),
+        Field::new(
+            "optional",
+            Form::Truth,
+            "true",
+            "Whether the guest starts without it where the pool has none for it.",
+        )
+        .or("false"),
+    ],
+    rules: &[],
+};
+
+static CLAIM: Mapping = Mapping {
+    what: "`claim`",
+    fields: &[
+        Field::new(
+            "pool",
+            Form::Text(names::NAME),
+            "lan",
+            "The name of a pool, of these files or of a policy applied before.",
+        )
+        .needed(),
+        Field::new(
+            "numa",
+            Form::Words(&[
+                word("ignore", "any will do"),
+                word("preferred", "one that is, if one is free"),
+                word("required", "no other"),
+            ]),
+            "preferred",
+            "Whether it has to be on the NUMA node that the guest's memory comes from. That needs \
+             `numa` in the guest's memory.",
+        )
+        .or("ignore"),
+    ],
+    rules: &[],
+};
 
 /// Reads the `spec` of a guest whose name is read already. `folder` is where its file lies.
 pub(crate) fn read(
@@ -128,31 +319,23 @@ pub(crate) fn read(
     if let Some((name, at)) = &named {
         names.take(name, *at, "guest", report);
     }
-    let known = ["cpus", "memory", "boot", "networks", "devices"];
-    let spec = Fields::of(spec?, "a guest's `spec`", &known, report)?;
-    let cpus = match spec.get("cpus", report) {
-        Some(node) => cpu_count(node, report),
+    let spec = Fields::of(spec?, &GUEST, report)?;
+    let cpus = match spec.map("cpus", report) {
+        Some(fields) => fields.number("count", report),
         None => Some(1),
     };
-    let memory_node = spec.need("memory", "memory: {size: 512MiB}", report);
-    let memory = memory_node.and_then(|node| read_memory(node, report));
-    let boot = spec.need("boot", BOOT_FORM, report);
-    let boot = boot.and_then(|node| read_boot(node, folder, report));
+    let memory = spec.map("memory", report).and_then(|fields| memory(&fields, report));
+    let boot = spec.map("boot", report).and_then(|fields| boot(&fields, folder, report));
     // A node that was given and is wrong is no reason to complain that it is missing.
     let near = memory.is_none_or(|memory| memory.numa.is_some());
     let mut claims = Claims { near, taken: Taken::default() };
     let mut networks = Vec::new();
-    if let Some(node) = spec.get("networks", report) {
-        let form = "- {name: net0, claim: {pool: lan}}";
-        for item in list(node, "`networks`", MAX_NETWORKS, form, report) {
-            networks.extend(network(item, &mut claims, report));
-        }
+    for fields in spec.list("networks", report) {
+        networks.extend(network(&fields, &mut claims, report));
     }
     let mut devices = Vec::new();
-    if let Some(node) = spec.get("devices", report) {
-        for item in list(node, "`devices`", MAX_DEVICES, DEVICE_FORM, report) {
-            devices.extend(device(item, &mut claims, report));
-        }
+    for fields in spec.list("devices", report) {
+        devices.extend(device(&fields, &mut claims, report));
     }
     if report.count() != before {
         return None;
@@ -161,63 +344,37 @@ pub(crate) fn read(
     Some(Guest { name, cpus: cpus?, memory: memory?, boot: boot?, networks, devices })
 }
 
-fn cpu_count(node: &Node, report: &mut Report<'_>) -> Option<u8> {
-    let fields = Fields::of(node, "`cpus`", &["count"], report)?;
-    let node = fields.need("count", "count: 1", report)?;
-    let count = number(node, "`count`", 1..=u64::from(MAX_CPUS), report)?;
-    u8::try_from(count).ok()
-}
-
-fn read_memory(node: &Node, report: &mut Report<'_>) -> Option<Memory> {
-    let fields = Fields::of(node, "`memory`", &["size", "numa"], report)?;
+fn memory(fields: &Fields<'_>, report: &mut Report<'_>) -> Option<Memory> {
     let before = report.count();
-    let numa = fields.get("numa", report);
-    let numa = numa.and_then(|node| numa_node_number(node, "`numa`", report));
-    let node = fields.need("size", "size: 512MiB", report)?;
-    let size = scalar::size(node, "`size`", report)?;
+    let numa = fields.number("numa", report);
+    let given = fields.get("size", report)?;
+    let size = amounts::size(given, report)?;
     if !(MIN_MEMORY..=MAX_MEMORY).contains(&size) {
         let message = format!("a guest cannot have {} MiB of memory", size >> 20);
-        report.error(node.span, message, Some("64MiB to 16384GiB"));
+        report.error(given.node.span, message, Some("64MiB to 16384GiB"));
     }
     (report.count() == before).then_some(Memory { size, numa })
 }
 
-fn read_boot(node: &Node, folder: &Path, report: &mut Report<'_>) -> Option<Boot> {
-    let fields = Fields::of(node, "`boot`", &["kernel", "initrd", "cmdline"], report)?;
-    let kernel = fields.need("kernel", "kernel: vmlinuz", report);
-    let kernel = kernel.and_then(|node| path(node, "`kernel`", folder, report));
-    let initrd = fields.get("initrd", report);
-    let initrd = initrd.and_then(|node| path(node, "`initrd`", folder, report));
-    let cmdline = match fields.get("cmdline", report) {
-        Some(node) => cmdline(node, report)?,
-        None => String::new(),
+fn boot(fields: &Fields<'_>, folder: &Path, report: &mut Report<'_>) -> Option<Boot> {
+    let path = |text: &str| {
+        let ok = (1..=4095).contains(&text.len()) && !text.contains(char::is_control);
+        ok.then(|| folder.join(text))
     };
-    Some(Boot { kernel: kernel?, initrd, cmdline })
+    let kernel = fields.parsed("kernel", path, report);
+    let initrd = fields.parsed("initrd", path, report);
+    let cmdline = fields.get("cmdline", report).and_then(|given| cmdline(given, report));
+    Some(Boot { kernel: kernel?, initrd, cmdline: cmdline.unwrap_or_default() })
 }
 
-fn path(node: &Node, what: &str, folder: &Path, report: &mut Report<'_>) -> Option<PathBuf> {
-    let form = "a path; a relative one starts from the folder of this file";
-    let text = text(node, what, form, report)?;
-    if text.is_empty() || text.len() > 4095 || text.contains(char::is_control) {
-        report.error(node.span, format!("{what} cannot be {}", quote(text)), Some(form));
-        return None;
-    }
-    Some(folder.join(text))
-}
-
-fn cmdline(node: &Node, report: &mut Report<'_>) -> Option<String> {
-    let form = r#"one line of at most 2,047 bytes, such as "console=ttyS0 quiet""#;
-    let text = text(node, "`cmdline`", form, report)?;
+fn cmdline(given: Given<'_>, report: &mut Report<'_>) -> Option<String> {
     // Folded and literal blocks end in a line break that nobody means.
-    let text = text.trim_end_matches('\n');
+    let text = given.text(report)?.trim_end_matches('\n');
     if text.contains(char::is_control) {
-        report.error(node.span, "`cmdline` has a line break or control character", Some(form));
-        return None;
+        return given.wrong("has a line break or control character", report);
     }
     if text.len() > MAX_CMDLINE {
-        let message = format!("`cmdline` is {} bytes long", text.len());
-        report.error(node.span, message, Some(form));
-        return None;
+        return given.wrong(format!("is {} bytes long", text.len()), report);
     }
     Some(text.to_owned())
 }
@@ -229,80 +386,54 @@ struct Claims {
     taken: Taken,
 }
 
-fn network(node: &Node, claims: &mut Claims, report: &mut Report<'_>) -> Option<GuestNetwork> {
-    let before = report.count();
-    let known = ["name", "claim", "fallback", "virtio"];
-    let fields = Fields::of(node, "a network", &known, report)?;
-    let name_node = fields.need("name", "name: net0", report);
-    let name = name_node.and_then(|node| name(node, "a network's `name`", report));
-    if let (Some(node), Some(name)) = (name_node, &name) {
-        claims.taken.take(name, node.span, "network or device of this guest", report);
+impl Claims {
+    /// The name of a network or device.
+    fn name(&mut self, fields: &Fields<'_>, report: &mut Report<'_>) -> Option<String> {
+        let name = fields.parsed("name", names::name, report)?;
+        let at = fields.get("name", report)?.node.span;
+        self.taken.take(&name, at, "network or device of this guest", report);
+        Some(name)
     }
-    let claim = fields.get("claim", report).and_then(|node| claim(node, claims, report));
-    let plain = fields.get("virtio", report);
-    let fallback = fields.get("fallback", report);
-    let misplaced = match (fields.has("claim"), fields.has("fallback"), fields.has("virtio")) {
-        (true, _, true) => {
-            Some("virtio beside a claim is its fallback: write `fallback: {virtio: {bridge: …}}`")
-        }
-        (false, true, _) => Some(
-            "`fallback` without a `claim` has nothing to stand in for: write `virtio: {bridge: …}`",
-        ),
-        (false, false, false) => Some("a network needs `claim` or `virtio`"),
-        _ => None,
-    };
-    if let Some(message) = misplaced {
-        let at = plain.or(fallback).map_or(node.span, |node| node.span);
-        report.error(at, message, Some(NETWORK_FORM));
-    }
-    let virtio = match (plain, fallback) {
-        (Some(node), _) => virtio(node, report),
-        (None, Some(node)) => Fields::of(node, "`fallback`", &["virtio"], report)
-            .and_then(|fields| fields.need("virtio", "virtio: {bridge: br0}", report))
-            .and_then(|node| virtio(node, report)),
-        (None, None) => None,
-    };
-    (report.count() == before).then_some(GuestNetwork { name: name?, claim, fallback: virtio })
 }
 
-fn device(node: &Node, claims: &mut Claims, report: &mut Report<'_>) -> Option<GuestDevice> {
-    let fields = Fields::of(node, "a device", &["name", "claim", "optional"], report)?;
-    let name_node = fields.need("name", "name: gpu0", report);
-    let name = name_node.and_then(|node| name(node, "a device's `name`", report));
-    if let (Some(node), Some(name)) = (name_node, &name) {
-        claims.taken.take(name, node.span, "network or device of this guest", report);
-    }
-    let claim_node = fields.need("claim", "claim: {pool: gpu}", report);
-    let claim = claim_node.and_then(|node| claim(node, claims, report));
-    let optional = match fields.get("optional", report) {
-        Some(node) => boolean(node, "`optional`", report)?,
-        None => false,
+fn network(
+    fields: &Fields<'_>,
+    claims: &mut Claims,
+    report: &mut Report<'_>,
+) -> Option<GuestNetwork> {
+    let before = report.count();
+    let name = claims.name(fields, report);
+    let claim = fields.map("claim", report).and_then(|fields| claim(&fields, claims, report));
+    let fallback = fields.map("fallback", report);
+    let virtio = match fallback {
+        Some(fields) => fields.map("virtio", report),
+        None => fields.map("virtio", report),
     };
+    let fallback = virtio.and_then(|fields| {
+        Some(Virtio { bridge: fields.parsed("bridge", names::interface, report)? })
+    });
+    (report.count() == before).then_some(GuestNetwork { name: name?, claim, fallback })
+}
+
+fn device(
+    fields: &Fields<'_>,
+    claims: &mut Claims,
+    report: &mut Report<'_>,
+) -> Option<GuestDevice> {
+    let name = claims.name(fields, report);
+    let claim = fields.map("claim", report).and_then(|fields| claim(&fields, claims, report));
+    let optional = fields.truth("optional", report).unwrap_or_default();
     Some(GuestDevice { name: name?, claim: claim?, optional })
 }
 
-fn claim(node: &Node, claims: &Claims, report: &mut Report<'_>) -> Option<Claim> {
-    let fields = Fields::of(node, "`claim`", &["pool", "numa"], report)?;
-    let choices = [
-        ("ignore", NumaChoice::Ignore),
-        ("preferred", NumaChoice::Preferred),
-        ("required", NumaChoice::Required),
-    ];
-    let numa_node = fields.get("numa", report);
-    let numa = numa_node.and_then(|node| choice(node, "`numa`", &choices, report));
-    if let (Some(node), Some(NumaChoice::Preferred | NumaChoice::Required)) = (numa_node, numa)
+fn claim(fields: &Fields<'_>, claims: &Claims, report: &mut Report<'_>) -> Option<Claim> {
+    let numa: NumaChoice = fields.word("numa", report).unwrap_or_default();
+    if let Some(given) = fields.get("numa", report).filter(|_| numa != NumaChoice::Ignore)
         && !claims.near
     {
         let message = "the claim asks for a device near the guest's memory, which has no NUMA node";
         let form = "`numa` in the guest's memory as well: memory: {size: 512MiB, numa: 0}";
-        report.error(node.span, message, Some(form));
+        report.error(given.node.span, message, Some(form));
     }
-    let node = fields.need("pool", "pool: lan", report)?;
-    Some(Claim { pool: name(node, "`pool`", report)?, numa: numa.unwrap_or_default() })
-}
-
-fn virtio(node: &Node, report: &mut Report<'_>) -> Option<Virtio> {
-    let fields = Fields::of(node, "`virtio`", &["bridge"], report)?;
-    let node = fields.need("bridge", "bridge: br0", report)?;
-    Some(Virtio { bridge: scalar::interface(node, "`bridge`", report)? })
+    Some(Claim { pool: fields.parsed("pool", names::name, report)?, numa })
 }

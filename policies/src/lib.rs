@@ -14,17 +14,23 @@
 
 #![forbid(unsafe_code)]
 
+mod amounts;
 mod document;
 mod documents;
 mod error;
+mod fields;
+mod grammar;
 mod guest;
+mod ids;
+mod indexes;
 mod load;
+mod names;
 mod network;
 mod policy;
 mod pool;
 mod read;
 mod rules;
-mod scalar;
+mod schema;
 mod selector;
 
 pub use documents::{Documents, Source, parse};
@@ -32,6 +38,8 @@ pub use error::{Error, Errors};
 pub use guest::{
     Boot, Claim, Guest, GuestDevice, GuestNetwork, MAX_CPUS, MIN_MEMORY, Memory, NumaChoice, Virtio,
 };
+pub use ids::ClassPrefix;
+pub use indexes::VfIndexes;
 pub use load::{MAX_FILE_BYTES, load, load_each};
 pub use network::{MacPolicy, PoolNetwork};
 pub use policy::Policy;
@@ -39,5 +47,5 @@ pub use pool::{Driver, Expect, Order, Pool, PoolDevices};
 pub use rules::{
     Acs, DeviceName, Exception, GroupIsolation, Isolation, NoIommu, Protection, Release, Restore,
 };
-pub use scalar::{ClassPrefix, VfIndexes};
+pub use schema::{SchemaKind, schema};
 pub use selector::{LinkSpeed, Mismatch, Selector};

@@ -1,12 +1,12 @@
 //! How a pool's VFs are set up as network cards.
 
 use serde::{Deserialize, Serialize};
-use sriov::{LinkState, Rate, Vlan, VlanProtocol};
+use sriov::{LinkState, Rate, Vlan};
 
-use crate::document::{Node, Value};
+use crate::amounts;
 use crate::error::Report;
-use crate::read::{Fields, boolean, choice, number};
-use crate::scalar;
+use crate::fields::{Fields, Given};
+use crate::grammar::{Field, Form, Mapping, Rule, word};
 
 /// Settings of a pool's VFs as network cards. What is `None` is left as it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
@@ -36,72 +36,141 @@ pub enum MacPolicy {
     Keep,
 }
 
-const KNOWN: [&str; 6] = ["mac", "vlan", "trust", "spoofCheck", "linkState", "rate"];
-const VLAN_FORM: &str = "{id: 100}, with qos: 0 to 7 and protocol: 802.1ad if wanted; or none";
+/// A pool's `network`.
+pub(crate) static NETWORK: Mapping = Mapping {
+    what: "a pool's `network`",
+    fields: &[
+        Field::new(
+            "mac",
+            Form::Words(&[
+                word(
+                    "derive",
+                    "the same VF has the same locally administered address on every boot",
+                ),
+                word("keep", "whatever it has is left alone"),
+            ]),
+            "derive",
+            "The Ethernet addresses of the VFs.",
+        )
+        .or("keep"),
+        Field::new(
+            "vlan",
+            Form::WordOr(word("none", "their frames are not put into a VLAN"), &VLAN),
+            "{id: 100}",
+            "The VLAN their frames are put into, which guests do not see. Left out: as it is.",
+        ),
+        Field::new(
+            "trust",
+            Form::Truth,
+            "false",
+            "Whether they may do what only trusted VFs may, such as hearing everything or having \
+             another address. Left out: as it is.",
+        ),
+        Field::new(
+            "spoofCheck",
+            Form::Truth,
+            "true",
+            "Whether frames from another address than their own are dropped. Left out: as it is.",
+        ),
+        Field::new(
+            "linkState",
+            Form::Words(&[
+                word("auto", "the PF's"),
+                word("enable", "always up, so that guests of one PF reach each other"),
+                word("disable", "always down"),
+            ]),
+            "auto",
+            "The link that the VFs see. Left out: as it is.",
+        ),
+        Field::new(
+            "rate",
+            Form::Map(&RATE),
+            "{max: 1Gbit}",
+            "How fast each VF may send. Left out: as it is.",
+        ),
+    ],
+    rules: &[],
+};
+
+static VLAN: Mapping = Mapping {
+    what: "`vlan`",
+    fields: &[
+        Field::new(
+            "id",
+            Form::Number(1, Vlan::LAST as u64),
+            "100",
+            "Its number. 0 is no VLAN (write `vlan: none`), and 4095 is reserved (IEEE 802.1Q).",
+        )
+        .needed(),
+        Field::new(
+            "qos",
+            Form::Number(0, Vlan::HIGHEST as u64),
+            "0",
+            "The priority of their frames (PCP).",
+        )
+        .or("0"),
+        Field::new(
+            "protocol",
+            Form::Words(&[
+                word("802.1Q", "the usual tag"),
+                word("802.1ad", "the provider's tag, outside a guest's own"),
+            ]),
+            "802.1Q",
+            "How the tag is written.",
+        )
+        .or("802.1Q"),
+    ],
+    rules: &[],
+};
+
+static RATE: Mapping = Mapping {
+    what: "`rate`",
+    fields: &[
+        Field::new(
+            "min",
+            Form::NumberOr(amounts::RATE),
+            "100Mbit",
+            "What a VF gets at least; 0 for no guarantee.",
+        ),
+        Field::new(
+            "max",
+            Form::NumberOr(amounts::RATE),
+            "1Gbit",
+            "What a VF gets at most; 0 for no limit.",
+        ),
+    ],
+    rules: &[Rule::NotEmpty { message: "`rate` limits nothing", accepted: "{max: 1Gbit}" }],
+};
 
 /// Reads a pool's `network`.
-pub(crate) fn read(node: &Node, report: &mut Report<'_>) -> Option<PoolNetwork> {
-    let fields = Fields::of(node, "a pool's `network`", &KNOWN, report)?;
-    let macs = [("derive", MacPolicy::Derive), ("keep", MacPolicy::Keep)];
-    let mac = fields.get("mac", report).and_then(|node| choice(node, "`mac`", &macs, report));
-    let vlan = fields.get("vlan", report).and_then(|node| vlan(node, report));
-    let trust = fields.get("trust", report).and_then(|node| boolean(node, "`trust`", report));
-    let spoof_check = fields.get("spoofCheck", report);
-    let spoof_check = spoof_check.and_then(|node| boolean(node, "`spoofCheck`", report));
-    let states =
-        [("auto", LinkState::Auto), ("enable", LinkState::Enable), ("disable", LinkState::Disable)];
-    let link_state = fields.get("linkState", report);
-    let link_state = link_state.and_then(|node| choice(node, "`linkState`", &states, report));
-    let rate = fields.get("rate", report).and_then(|node| rate(node, report));
-    let mac = mac.unwrap_or_default();
-    Some(PoolNetwork { mac, vlan, trust, spoof_check, link_state, rate })
+pub(crate) fn read(fields: &Fields<'_>, report: &mut Report<'_>) -> PoolNetwork {
+    PoolNetwork {
+        mac: fields.word("mac", report).unwrap_or_default(),
+        vlan: fields.get("vlan", report).and_then(|given| vlan(given, report)),
+        trust: fields.truth("trust", report),
+        spoof_check: fields.truth("spoofCheck", report),
+        link_state: fields.word("linkState", report),
+        rate: fields.map("rate", report).and_then(|fields| rate(&fields, report)),
+    }
 }
 
-fn vlan(node: &Node, report: &mut Report<'_>) -> Option<Vlan> {
-    if matches!(&node.value, Value::Scalar { text, .. } if text == "none") {
+fn vlan(given: Given<'_>, report: &mut Report<'_>) -> Option<Vlan> {
+    if given.is_word() {
         return Some(Vlan::default());
     }
-    if matches!(node.value, Value::Scalar { .. }) {
-        let message = format!("`vlan` is a mapping or the word none, not {}", node.describe());
-        report.error(node.span, message, Some(VLAN_FORM));
-        return None;
-    }
-    let fields = Fields::of(node, "`vlan`", &["id", "qos", "protocol"], report)?;
-    let before = report.count();
-    let id = fields.need("id", "id: 100", report);
-    let id = id.and_then(|node| number(node, "`id`", 1..=u64::from(Vlan::LAST), report));
-    let qos = fields.get("qos", report);
-    let qos = qos.and_then(|node| number(node, "`qos`", 0..=u64::from(Vlan::HIGHEST), report));
-    let protocols = [("802.1Q", VlanProtocol::Ieee8021Q), ("802.1ad", VlanProtocol::Ieee8021Ad)];
-    let protocol = fields.get("protocol", report);
-    let protocol = protocol.and_then(|node| choice(node, "`protocol`", &protocols, report));
-    if report.count() != before {
-        return None;
-    }
-    Some(Vlan {
-        id: u16::try_from(id?).ok()?,
-        qos: u8::try_from(qos.unwrap_or(0)).ok()?,
-        protocol: protocol.unwrap_or_default(),
-    })
+    let fields = given.fields(report)?;
+    let id = fields.number("id", report);
+    let qos = fields.number("qos", report).unwrap_or_default();
+    let protocol = fields.word("protocol", report).unwrap_or_default();
+    Some(Vlan { id: id?, qos, protocol })
 }
 
-fn rate(node: &Node, report: &mut Report<'_>) -> Option<Rate> {
-    let fields = Fields::of(node, "`rate`", &["min", "max"], report)?;
-    let before = report.count();
-    let mut read =
-        |name: &str| scalar::rate(fields.get(name, report)?, &format!("`{name}`"), report);
-    let (min, max) = (read("min"), read("max"));
-    if report.count() != before {
-        return None;
-    }
-    if min.is_none() && max.is_none() {
-        report.error(node.span, "`rate` limits nothing", Some("{max: 1Gbit}"));
-        return None;
-    }
-    let (min, max) = (min.unwrap_or(0), max.unwrap_or(0));
+fn rate(fields: &Fields<'_>, report: &mut Report<'_>) -> Option<Rate> {
+    let mut read = |name| fields.get(name, report).and_then(|given| amounts::rate(given, report));
+    let (min, max) = (read("min").unwrap_or(0), read("max").unwrap_or(0));
     if max != 0 && min > max {
         let message = format!("`rate` can never be met: `min` is {min} and `max` is {max} Mbit/s");
-        report.error(node.span, message, Some("`min` not above `max`"));
+        report.error(fields.at, message, Some("`min` not above `max`"));
         return None;
     }
     Some(Rate { min, max })

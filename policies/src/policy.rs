@@ -4,8 +4,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::document::{Node, Span};
 use crate::error::Report;
+use crate::fields::Fields;
+use crate::grammar::{Field, Form, Mapping};
 use crate::pool::{self, Pool};
-use crate::read::{Fields, Taken, list};
+use crate::read::Taken;
 use crate::rules::{self, Isolation, Protection, Release};
 
 /// What a host should look like.
@@ -33,7 +35,38 @@ pub(crate) struct Seen {
 /// Most pools of one policy.
 const MAX_POOLS: usize = 256;
 
-const POOLS_FORM: &str = r#"- {name: lan, from: {interface: eth0}, vfs: {count: 4}}"#;
+/// The `spec` of a policy.
+pub(crate) static POLICY: Mapping = Mapping {
+    what: "a policy's `spec`",
+    fields: &[
+        Field::new(
+            "pools",
+            Form::List { of: &pool::POOL, most: MAX_POOLS },
+            "[{name: lan, from: {interface: eth0}, vfs: {count: 4}}]",
+            "Pools of devices, from which guests claim by name.",
+        )
+        .needed(),
+        Field::new(
+            "isolation",
+            Form::Map(&rules::ISOLATION),
+            "{group: strict, acs: required}",
+            "What is demanded before a device is given away.",
+        ),
+        Field::new(
+            "protection",
+            Form::Map(&rules::PROTECTION),
+            r#"{exceptions: [{device: eth0, because: "a spare port"}]}"#,
+            "What the host needs is never taken; exceptions are made here, one by one.",
+        ),
+        Field::new(
+            "release",
+            Form::Map(&rules::RELEASE),
+            "{restore: original}",
+            "What happens to devices that are no longer wanted.",
+        ),
+    ],
+    rules: &[],
+};
 
 /// Reads the `spec` of a policy whose name is read already.
 pub(crate) fn read(
@@ -46,18 +79,14 @@ pub(crate) fn read(
     if let Some((name, at)) = &named {
         seen.names.take(name, *at, "policy", report);
     }
-    let known = ["pools", "isolation", "protection", "release"];
-    let spec = Fields::of(spec?, "a policy's `spec`", &known, report)?;
+    let spec = Fields::of(spec?, &POLICY, report)?;
     let mut pools = Vec::new();
-    if let Some(node) = spec.need("pools", POOLS_FORM, report) {
-        for item in list(node, "`pools`", MAX_POOLS, POOLS_FORM, report) {
-            pools.extend(pool::read(item, &mut seen.pools, report));
-        }
+    for fields in spec.list("pools", report) {
+        pools.extend(pool::read(&fields, &mut seen.pools, report));
     }
-    let isolation = spec.get("isolation", report).and_then(|node| rules::isolation(node, report));
-    let protection =
-        spec.get("protection", report).and_then(|node| rules::protection(node, report));
-    let release = spec.get("release", report).and_then(|node| rules::release(node, report));
+    let isolation = spec.map("isolation", report).map(|f| rules::isolation(&f, report));
+    let protection = spec.map("protection", report).map(|f| rules::protection(&f, report));
+    let release = spec.map("release", report).map(|f| rules::release(&f, report));
     if report.count() != before {
         return None;
     }

@@ -1,16 +1,18 @@
 //! One pool of a policy: which devices are in it, and how they are set up.
 
 use std::fmt;
-use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
 
-use crate::document::{Node, Span};
+use crate::document::Span;
 use crate::error::{Report, quote};
+use crate::fields::Fields;
+use crate::grammar::{Field, Form, Mapping, Rule, word};
+use crate::indexes::{self, VfIndexes};
+use crate::names;
 use crate::network::{self, PoolNetwork};
-use crate::read::{Fields, Taken, choice, name, number};
-use crate::scalar::{self, VfIndexes};
-use crate::selector::Selector;
+use crate::read::Taken;
+use crate::selector::{self, Selector};
 
 /// A set of devices that guests claim from by the pool's name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -134,6 +136,8 @@ struct SeenPool {
     name: String,
     from: Selector,
     devices: PoolDevices,
+    /// Whether it may be that no function matches.
+    may_be_empty: bool,
 }
 
 /// What must not be repeated among the pools of all policies.
@@ -143,159 +147,270 @@ pub(crate) struct Seen {
     pools: Vec<SeenPool>,
 }
 
-const KNOWN: [&str; 9] =
-    ["name", "from", "vfs", "use", "devices", "expect", "driver", "order", "network"];
-const DEVICES_FORM: &str = "from: {…} and vfs: {count: 4}, or devices: {…}";
+const DEVICES_FORM: &str = "from: {…} and vfs: {count: 4}, or devices: {…} for whole functions";
+
+/// A pool.
+pub(crate) static POOL: Mapping = Mapping {
+    what: "a pool",
+    fields: &[
+        Field::new(
+            "name",
+            Form::Text(names::NAME),
+            "lan",
+            "The name guests claim by; unique among all pools of all policies.",
+        )
+        .needed(),
+        Field::new(
+            "from",
+            Form::Map(&selector::FROM),
+            "{interface: eth0}",
+            "Which physical functions feed the pool with their VFs: all conditions must hold.",
+        ),
+        Field::new(
+            "vfs",
+            Form::Map(&VFS),
+            "{count: 4}",
+            "The VFs to have on each of these physical functions.",
+        ),
+        Field::new(
+            "use",
+            Form::NumberOr(indexes::INDEXES),
+            r#""0-3""#,
+            "Which of the VFs are in this pool, by index from 0. Left out: all. Pools of one physical \
+             function must not overlap.",
+        ),
+        Field::new(
+            "devices",
+            Form::Map(&selector::DEVICES),
+            r#"{vendor: "10de", class: "0302"}"#,
+            "Whole functions for the pool, instead of VFs: all conditions must hold.",
+        ),
+        Field::new(
+            "expect",
+            Form::Map(&EXPECT),
+            "{min: 1, max: 1}",
+            "How many functions must match; another number is an error, not a surprise. Left out: at \
+             least 1.",
+        ),
+        Field::new(
+            "driver",
+            Form::Words(&[
+                word("vfio-pci", "the kernel's generic driver for guests"),
+                word("auto", "the vendor's variant of it where there is one, else vfio-pci"),
+                word("host", "the host's own driver, except while a guest has the device"),
+            ]),
+            "vfio-pci",
+            "The driver that the devices are bound to.",
+        )
+        .or("vfio-pci"),
+        Field::new(
+            "order",
+            Form::Words(&[
+                word("pack", "the first by physical function and index"),
+                word("spread", "one of the physical function with the fewest leased devices"),
+            ]),
+            "pack",
+            "Which free device a guest gets first.",
+        )
+        .or("pack"),
+        Field::new(
+            "network",
+            Form::Map(&network::NETWORK),
+            "{mac: derive}",
+            "How the VFs are set up as network cards. It is set through their physical function, \
+             before a guest starts, and a guest cannot change it.",
+        ),
+    ],
+    rules: &[
+        Rule::Apart {
+            field: "from",
+            beside: "devices",
+            message: "`from` selects functions for their VFs, `devices` whole functions",
+            accepted: DEVICES_FORM,
+        },
+        Rule::Apart {
+            field: "vfs",
+            beside: "devices",
+            message: "`vfs` beside `devices`: whole functions are given away as they are",
+            accepted: DEVICES_FORM,
+        },
+        Rule::Apart {
+            field: "use",
+            beside: "devices",
+            message: "`use` beside `devices`: whole functions have no VF indexes",
+            accepted: DEVICES_FORM,
+        },
+        Rule::Apart {
+            field: "network",
+            beside: "devices",
+            message: "`network` is set through a VF's physical function, and whole functions have none",
+            accepted: DEVICES_FORM,
+        },
+        Rule::Needs {
+            field: "from",
+            also: "vfs",
+            message: "a pool with `from` needs `vfs`",
+            accepted: "vfs: {count: 4}, or devices: {…} instead of `from` for whole functions",
+        },
+        Rule::Needs {
+            field: "vfs",
+            also: "from",
+            message: "a pool with `vfs` needs `from`: whose VFs?",
+            accepted: "from: {interface: eth0}",
+        },
+        Rule::Needs {
+            field: "use",
+            also: "vfs",
+            message: "`use` names VFs, and there is no `vfs`",
+            accepted: "vfs: {count: 4}",
+        },
+        Rule::OneOf {
+            fields: &["from", "vfs", "devices"],
+            message: "a pool needs `from` and `vfs`, or `devices`",
+            accepted: DEVICES_FORM,
+        },
+    ],
+};
+
+static VFS: Mapping = Mapping {
+    what: "`vfs`",
+    fields: &[Field::new(
+        "count",
+        Form::Number(1, u16::MAX as u64),
+        "4",
+        "How many VFs each physical function is to have.",
+    )
+    .needed()],
+    rules: &[],
+};
+
+static EXPECT: Mapping = Mapping {
+    what: "`expect`",
+    fields: &[
+        Field::new("min", Form::Number(0, MOST_FUNCTIONS), "1", "At least so many."),
+        Field::new("max", Form::Number(0, MOST_FUNCTIONS), "1", "At most so many."),
+    ],
+    rules: &[Rule::NotEmpty { message: "`expect` expects nothing", accepted: "{min: 1, max: 1}" }],
+};
+
+/// Functions of a PCI domain.
+const MOST_FUNCTIONS: u64 = 65_536;
 
 /// Reads one pool.
-pub(crate) fn read(node: &Node, seen: &mut Seen, report: &mut Report<'_>) -> Option<Pool> {
+pub(crate) fn read(fields: &Fields<'_>, seen: &mut Seen, report: &mut Report<'_>) -> Option<Pool> {
     let before = report.count();
-    let fields = Fields::of(node, "a pool", &KNOWN, report)?;
-    let name_node = fields.need("name", "name: lan", report);
-    let name = name_node.and_then(|node| name(node, "a pool's `name`", report));
-    let expect = fields.get("expect", report).and_then(|node| expect(node, report));
-    let drivers = [("vfio-pci", Driver::VfioPci), ("auto", Driver::Auto), ("host", Driver::Host)];
-    let driver = fields.get("driver", report);
-    let driver = driver.and_then(|node| choice(node, "`driver`", &drivers, report));
-    let orders = [("pack", Order::Pack), ("spread", Order::Spread)];
-    let order = fields.get("order", report);
-    let order = order.and_then(|node| choice(node, "`order`", &orders, report));
-    let network = fields.get("network", report).and_then(|node| network::read(node, report));
-    let chosen = match fields.has("devices") {
-        true => whole(&fields, report),
-        false => vfs(&fields, report),
-    };
-    let fresh = match (name_node, &name) {
-        (Some(node), Some(name)) => seen.names.take(name, node.span, "pool", report),
-        _ => false,
-    };
-    let (name, (from, devices, at)) = (name?, chosen?);
-    if fresh {
-        conflicts(at, &name, &from, &devices, seen, report);
+    let name = fields.parsed("name", names::name, report);
+    let expect = fields.map("expect", report).and_then(|fields| expect(&fields, report));
+    let driver = fields.word("driver", report).unwrap_or_default();
+    let order = fields.word("order", report).unwrap_or_default();
+    let network = fields.map("network", report).map(|fields| network::read(&fields, report));
+    let from = fields.map("from", report).and_then(|fields| Selector::read(&fields, report));
+    let vfs = fields.get("vfs", report);
+    let count = vfs.and_then(|given| given.fields(report)?.number::<u16>("count", report));
+    let used = fields.get("use", report);
+    let given = used.and_then(|given| indexes::read(given, report));
+    if let (Some(used), Some(indexes), Some(count)) = (used, &given, count)
+        && indexes.last() >= count
+    {
+        let message = format!("`use` names VF {}, but there are only {count}", indexes.last());
+        let form = format!("indexes from 0 to {}", count - 1);
+        report.error(used.node.span, message, Some(&form));
     }
-    seen.pools.push(SeenPool { name: name.clone(), from: from.clone(), devices: devices.clone() });
-    (report.count() == before).then_some(Pool {
-        name,
-        from,
-        devices,
+    let whole = fields.get("devices", report);
+    let (from, devices, at) = match (whole, from, count) {
+        (Some(whole), ..) => {
+            let from = Selector::read(&whole.fields(report)?, report);
+            (from, PoolDevices::Whole, whole.node.span)
+        }
+        (None, from, Some(count)) => {
+            let indexes = given.unwrap_or_else(|| VfIndexes::first(count));
+            (from, PoolDevices::Vfs { count, indexes }, used.or(vfs)?.node.span)
+        }
+        (None, from, None) => (from, PoolDevices::Whole, fields.at),
+    };
+    let fresh = fields
+        .get("name", report)
+        .zip(name.as_ref())
+        .is_some_and(|(given, name)| seen.names.take(name, given.node.span, "pool", report));
+    let (name, from) = (name?, from?);
+    if vfs.is_none() && whole.is_none() {
+        return None;
+    }
+    let may_be_empty = expect.is_some_and(|expect| expect.min == 0);
+    let own = SeenPool { name, from, devices, may_be_empty };
+    if fresh {
+        own.conflicts(at, seen, report);
+    }
+    let SeenPool { name, from, devices, .. } = &own;
+    let pool = Pool {
+        name: name.clone(),
+        from: from.clone(),
+        devices: devices.clone(),
         expect,
-        driver: driver.unwrap_or_default(),
-        order: order.unwrap_or_default(),
+        driver,
+        order,
         network: network.unwrap_or_default(),
-    })
+    };
+    seen.pools.push(own);
+    (report.count() == before).then_some(pool)
 }
 
-/// A selector, what of it is meant, and where that stands.
-type Chosen = (Selector, PoolDevices, Span);
-
-fn whole(fields: &Fields<'_>, report: &mut Report<'_>) -> Option<Chosen> {
-    let node = fields.get("devices", report);
-    for (name, why) in [
-        ("from", "`from` selects functions for their VFs, `devices` whole functions"),
-        ("vfs", "`vfs` beside `devices`: whole functions are given away as they are"),
-        ("use", "`use` beside `devices`: whole functions have no VF indexes"),
-        ("network", "`network` is set through a VF's physical function; whole functions have none"),
-    ] {
-        if let Some(at) = fields.place(name) {
-            report.error(at, why, Some(DEVICES_FORM));
+impl SeenPool {
+    /// Pools that have functions in common whatever the host is: those of one are all of the
+    /// other's. A function can have one number of VFs only, each VF is in one pool, and what is
+    /// given away whole has no VFs. Pools whose selectors merely meet on a host are for the plan to
+    /// judge.
+    fn conflicts(&self, at: Span, seen: &Seen, report: &mut Report<'_>) {
+        for other in &seen.pools {
+            let (name, others) = (quote(&self.name), quote(&other.name));
+            let both = if self.from == other.from {
+                format!("pools {others} and {name} select the same devices")
+            } else if self.from.implies(&other.from) && !self.may_be_empty {
+                format!("all that pool {name} selects is pool {others}'s as well")
+            } else if other.from.implies(&self.from) && !other.may_be_empty {
+                format!("pool {name} selects all that pool {others} does")
+            } else {
+                continue;
+            };
+            let (message, form) = match (&other.devices, &self.devices) {
+                (PoolDevices::Whole, PoolDevices::Whole) => {
+                    (both + ", and a device is in one only", "conditions that keep them apart")
+                }
+                (PoolDevices::Whole, _) | (_, PoolDevices::Whole) => (
+                    both + ": one wants VFs of them, the other gives them away whole",
+                    "conditions that keep them apart",
+                ),
+                (
+                    PoolDevices::Vfs { count: theirs, indexes: used },
+                    PoolDevices::Vfs { count, indexes },
+                ) => {
+                    if theirs != count {
+                        (
+                            format!("{both}, but they want {theirs} and {count} VFs"),
+                            "the same `vfs: {count: …}` in both",
+                        )
+                    } else if let Some(index) = used.overlap(indexes) {
+                        (
+                            format!("{both}, and VF {index} is in both"),
+                            "`use` with other VF indexes in each pool",
+                        )
+                    } else {
+                        continue;
+                    }
+                }
+            };
+            report.error(at, message, Some(form));
         }
     }
-    let from = Selector::read(node?, "`devices`", report)?;
-    Some((from, PoolDevices::Whole, node?.span))
 }
 
-fn vfs(fields: &Fields<'_>, report: &mut Report<'_>) -> Option<Chosen> {
-    let from = fields.need("from", r#"from: {vendor: "8086", interface: eth0}"#, report);
-    let from = from.and_then(|node| Selector::read(node, "`from`", report));
-    let vfs = fields.need("vfs", "vfs: {count: 4}, or devices: {…} for whole functions", report);
-    let count = vfs.and_then(|node| vf_count(node, report));
-    let use_node = fields.get("use", report);
-    let given = use_node.and_then(|node| scalar::indexes(node, report));
-    if let (Some(node), Some(given), Some(count)) = (use_node, &given, count)
-        && given.last() >= count
-    {
-        let message = format!("`use` names VF {}, but there are only {count}", given.last());
-        let form = format!("indexes from 0 to {}", count - 1);
-        report.error(node.span, message, Some(&form));
-    }
-    let (from, count) = (from?, count?);
-    let indexes = given.unwrap_or_else(|| VfIndexes::first(count));
-    Some((from, PoolDevices::Vfs { count, indexes }, use_node.or(vfs)?.span))
-}
-
-/// Two pools with the same selector share functions: these can have one number of VFs only, each VF
-/// belongs to one pool, and what is given away whole has no VFs. Pools whose selectors merely meet
-/// on a host are for the plan to judge.
-fn conflicts(
-    at: Span,
-    name: &str,
-    from: &Selector,
-    devices: &PoolDevices,
-    seen: &Seen,
-    report: &mut Report<'_>,
-) {
-    for other in seen.pools.iter().filter(|other| other.from == *from) {
-        let (name, others) = (quote(name), quote(&other.name));
-        let both = format!("pools {others} and {name} select the same devices");
-        let (message, form) = match (&other.devices, devices) {
-            (PoolDevices::Whole, PoolDevices::Whole) => {
-                (both + ", and a device can be in one only", "other conditions in one of them")
-            }
-            (PoolDevices::Whole, _) | (_, PoolDevices::Whole) => (
-                both + ": one wants VFs of them, the other gives them away whole",
-                "other conditions in one of them",
-            ),
-            (
-                PoolDevices::Vfs { count: theirs, indexes: used },
-                PoolDevices::Vfs { count, indexes },
-            ) => {
-                if theirs != count {
-                    (
-                        format!("{both}, but want {theirs} and {count} VFs"),
-                        "the same `vfs: {count: …}` in both",
-                    )
-                } else if let Some(index) = used.overlap(indexes) {
-                    let message = format!(
-                        "VF {index} is in pool {others} already, which selects the same devices"
-                    );
-                    (message, "`use` with other VF indexes in each pool")
-                } else {
-                    continue;
-                }
-            }
-        };
-        report.error(at, message, Some(form));
-    }
-}
-
-fn expect(node: &Node, report: &mut Report<'_>) -> Option<Expect> {
-    const RANGE: RangeInclusive<u64> = 0..=65_536;
-    let fields = Fields::of(node, "`expect`", &["min", "max"], report)?;
+fn expect(fields: &Fields<'_>, report: &mut Report<'_>) -> Option<Expect> {
     let before = report.count();
-    let mut read = |name: &str| {
-        let value = number(fields.get(name, report)?, &format!("`{name}`"), RANGE, report)?;
-        u32::try_from(value).ok()
-    };
-    let (min, max) = (read("min"), read("max"));
-    if report.count() != before {
-        return None;
-    }
-    if min.is_none() && max.is_none() {
-        report.error(node.span, "`expect` expects nothing", Some("{min: 1, max: 1}"));
-        return None;
-    }
-    let min = min.unwrap_or(0);
+    let (min, max) = (fields.number("min", report), fields.number("max", report));
+    let min: u32 = min.unwrap_or(0);
     if let Some(max) = max.filter(|max| *max < min) {
         let message = format!("`expect` can never be met: `min` is {min} and `max` is {max}");
-        report.error(node.span, message, Some("`min` not above `max`"));
-        return None;
+        report.error(fields.at, message, Some("`min` not above `max`"));
     }
-    Some(Expect { min, max })
-}
-
-fn vf_count(node: &Node, report: &mut Report<'_>) -> Option<u16> {
-    let fields = Fields::of(node, "`vfs`", &["count"], report)?;
-    let node = fields.need("count", "count: 4", report)?;
-    let count = number(node, "`count`", 1..=u64::from(u16::MAX), report)?;
-    u16::try_from(count).ok()
+    (report.count() == before).then_some(Expect { min, max })
 }

@@ -1,100 +1,13 @@
-//! Reading nodes strictly: every field is known, given once, and of one accepted form.
-//!
-//! Each reader returns `None` after it has reported what is wrong, and its caller goes on with the
-//! next field, so that one walk finds all errors of a document.
+//! Reading single values strictly: text, numbers and truth values as YAML 1.2 has them.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::ops::RangeInclusive;
 
 use crate::document::{Node, Span, Value};
 use crate::error::{Report, quote};
 
-/// The fields of one mapping.
-pub(crate) struct Fields<'n> {
-    what: &'static str,
-    at: Span,
-    /// Each with its place and value.
-    values: HashMap<&'n str, (Span, &'n Node)>,
-}
-
-impl<'n> Fields<'n> {
-    /// Takes the mapping `node` apart. `what` names it in messages, such as "a pool"; any field
-    /// that is not among `known` is an error.
-    pub fn of(
-        node: &'n Node,
-        what: &'static str,
-        known: &[&str],
-        report: &mut Report<'_>,
-    ) -> Option<Fields<'n>> {
-        let form = format!(
-            "{{{}}}",
-            known.iter().map(|k| format!("{k}: …")).collect::<Vec<_>>().join(", ")
-        );
-        let Value::Map(entries) = &node.value else {
-            let message = format!("{what} is a mapping, not {}", node.describe());
-            report.error(node.span, message, Some(&form));
-            return None;
-        };
-        let mut fields = Fields { what, at: node.span, values: HashMap::new() };
-        let mut seen: HashMap<&str, Span> = HashMap::new();
-        for (key, value) in entries {
-            let Value::Scalar { text: name, .. } = &key.value else {
-                let message =
-                    format!("a field of {what} is named by a word, not {}", key.describe());
-                report.error(key.span, message, Some(&known.join(", ")));
-                continue;
-            };
-            if let Some(first) = seen.insert(name, key.span) {
-                let message =
-                    format!("{} is given twice, first in line {}", quote(name), first.line);
-                report.error(key.span, message, Some("each field once"));
-            } else if known.contains(&name.as_str()) {
-                fields.values.insert(name, (key.span, value));
-            } else {
-                let hint = match nearest(name, known) {
-                    Some(near) => format!(": did you mean `{near}`?"),
-                    None => String::new(),
-                };
-                let message = format!("{what} has no field {}{hint}", quote(name));
-                report.error(key.span, message, Some(&known.join(", ")));
-            }
-        }
-        Some(fields)
-    }
-
-    /// A field that may be left out; given without a value it is an error.
-    pub fn get(&self, name: &str, report: &mut Report<'_>) -> Option<&'n Node> {
-        let (_, node) = *self.values.get(name)?;
-        if node.is_null() {
-            let message = format!("`{name}` is given without a value");
-            report.error(node.span, message, Some("give a value, or leave the field out"));
-            return None;
-        }
-        Some(node)
-    }
-
-    /// A field that must be there.
-    pub fn need(&self, name: &str, form: &str, report: &mut Report<'_>) -> Option<&'n Node> {
-        if !self.values.contains_key(name) {
-            report.error(self.at, format!("{} needs `{name}`", self.what), Some(form));
-            return None;
-        }
-        self.get(name, report)
-    }
-
-    /// Whether the field is written at all.
-    pub fn has(&self, name: &str) -> bool {
-        self.values.contains_key(name)
-    }
-
-    /// Where the field is written, if it is.
-    pub fn place(&self, name: &str) -> Option<Span> {
-        self.values.get(name).map(|(at, _)| *at)
-    }
-}
-
 /// The known name that `name` is likely a slip of: equal but for case and an edit or two.
-fn nearest<'k>(name: &str, known: &[&'k str]) -> Option<&'k str> {
+pub(crate) fn nearest<'k>(name: &str, known: &[&'k str]) -> Option<&'k str> {
     if name.len() > 40 {
         return None;
     }
@@ -122,33 +35,6 @@ fn distance(a: &str, b: &str) -> usize {
         rows.push(row);
     }
     rows[a.len()][b.len()]
-}
-
-/// The items of a list of at least one.
-pub(crate) fn list<'n>(
-    node: &'n Node,
-    what: &str,
-    most: usize,
-    form: &str,
-    report: &mut Report<'_>,
-) -> &'n [Node] {
-    match &node.value {
-        Value::List(items) if items.is_empty() => {
-            report.error(node.span, format!("{what} is an empty list"), Some(form));
-            &[]
-        }
-        Value::List(items) if items.len() > most => {
-            let message = format!("{what} has {} items; {most} is the most", items.len());
-            report.error(node.span, message, Some(form));
-            &[]
-        }
-        Value::List(items) => items,
-        _ => {
-            let message = format!("{what} is a list, not {}", node.describe());
-            report.error(node.span, message, Some(form));
-            &[]
-        }
-    }
 }
 
 /// Text. A plain scalar that YAML reads as a number, truth value or null is not text: it must be
@@ -233,23 +119,6 @@ fn clip(digits: &str) -> String {
     if digits.len() > 24 { format!("{}…", &digits[..24]) } else { digits.to_owned() }
 }
 
-/// One of a few words.
-pub(crate) fn choice<T: Copy>(
-    node: &Node,
-    what: &str,
-    choices: &[(&str, T)],
-    report: &mut Report<'_>,
-) -> Option<T> {
-    let form = choices.iter().map(|(word, _)| *word).collect::<Vec<_>>().join(", ");
-    if let Value::Scalar { text, .. } = &node.value
-        && let Some((_, value)) = choices.iter().find(|(word, _)| word == text)
-    {
-        return Some(*value);
-    }
-    report.error(node.span, format!("{what} cannot be {}", node.describe()), Some(&form));
-    None
-}
-
 /// A truth value as YAML 1.2's core schema has them (section 10.3.2); `yes`, `no`, `on` and `off`,
 /// which YAML 1.1 had as well, are words.
 pub(crate) fn boolean(node: &Node, what: &str, report: &mut Report<'_>) -> Option<bool> {
@@ -271,22 +140,6 @@ pub(crate) fn boolean(node: &Node, what: &str, report: &mut Report<'_>) -> Optio
     };
     report.error(node.span, message, Some(form));
     None
-}
-
-/// A name: 1 to 63 of a-z, 0-9 and `-`, with a letter or digit at both ends (a DNS label, RFC 1123
-/// section 2.1, in lower case).
-pub(crate) fn name(node: &Node, what: &str, report: &mut Report<'_>) -> Option<String> {
-    let form = "1 to 63 of a-z, 0-9 and -, beginning and ending with a letter or digit";
-    let text = text(node, what, form, report)?;
-    let inner = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
-    let ok = (1..=63).contains(&text.len())
-        && text.bytes().all(inner)
-        && !text.starts_with('-')
-        && !text.ends_with('-');
-    if !ok {
-        report.error(node.span, format!("{what} cannot be {}", quote(text)), Some(form));
-    }
-    ok.then(|| text.to_owned())
 }
 
 /// Names already taken, for rejecting a second use.

@@ -7,10 +7,11 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use sriov::{HostSnapshot, PciAddress, PciFunction};
 
-use crate::document::{Node, Span};
+use crate::document::Span;
 use crate::error::{Report, quote};
-use crate::read::{Fields, choice, list, text};
-use crate::scalar;
+use crate::fields::Fields;
+use crate::grammar::{Field, Form, Mapping, Text, word};
+use crate::names;
 
 /// What is demanded before a device is given away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
@@ -121,7 +122,7 @@ impl TryFrom<String> for DeviceName {
     type Error = String;
 
     fn try_from(text: String) -> Result<DeviceName, String> {
-        scalar::device_name(&text).ok_or_else(|| format!("{} names no device", quote(&text)))
+        names::device(&text).ok_or_else(|| format!("{} names no device", quote(&text)))
     }
 }
 
@@ -147,72 +148,129 @@ pub enum Restore {
 const MAX_EXCEPTIONS: usize = 256;
 /// Longest reason in bytes.
 const MAX_REASON: usize = 500;
-const EXCEPTION_FORM: &str = r#"- {device: eth0, because: "spare port, its address is left over"}"#;
 
-pub(crate) fn isolation(node: &Node, report: &mut Report<'_>) -> Option<Isolation> {
-    let fields = Fields::of(node, "`isolation`", &["group", "acs", "noIommu"], report)?;
-    let group = fields.get("group", report);
-    let group = group
-        .and_then(|node| choice(node, "`group`", &[("strict", GroupIsolation::Strict)], report));
-    let acs = fields.get("acs", report);
-    let choices = [("kernel", Acs::Kernel), ("required", Acs::Required)];
-    let acs = acs.and_then(|node| choice(node, "`acs`", &choices, report));
-    let no_iommu = fields.get("noIommu", report);
-    let choices = [("deny", NoIommu::Deny), ("allow", NoIommu::Allow)];
-    let no_iommu = no_iommu.and_then(|node| choice(node, "`noIommu`", &choices, report));
-    Some(Isolation {
-        group: group.unwrap_or_default(),
-        acs: acs.unwrap_or_default(),
-        no_iommu: no_iommu.unwrap_or_default(),
-    })
+/// `isolation`.
+pub(crate) static ISOLATION: Mapping = Mapping {
+    what: "`isolation`",
+    fields: &[
+        Field::new(
+            "group",
+            Form::Words(&[word("strict", "a group goes to one guest as a whole, or not at all")]),
+            "strict",
+            "How an IOMMU group is treated: the devices that the IOMMU cannot keep apart.",
+        )
+        .or("strict"),
+        Field::new(
+            "acs",
+            Form::Words(&[
+                word("kernel", "what the kernel made of them when it formed the IOMMU groups"),
+                word("required", "each of them shows Access Control Services, switched on"),
+            ]),
+            "required",
+            "What is demanded of the bridges on the way to a device, which could pass its requests on \
+             to a neighbour.",
+        )
+        .or("kernel"),
+        Field::new(
+            "noIommu",
+            Form::Words(&[
+                word("deny", "no device is given away"),
+                word("allow", "devices are given away, and a guest with one can reach all memory"),
+            ]),
+            "deny",
+            "What happens on a host without an IOMMU.",
+        )
+        .or("deny"),
+    ],
+    rules: &[],
+};
+
+/// `protection`.
+pub(crate) static PROTECTION: Mapping = Mapping {
+    what: "`protection`",
+    fields: &[Field::new(
+        "exceptions",
+        Form::List { of: &EXCEPTION, most: MAX_EXCEPTIONS },
+        r#"[{device: eth0, because: "a spare port, its address is left over"}]"#,
+        "Devices that are taken although the host uses them.",
+    )
+    .needed()],
+    rules: &[],
+};
+
+static EXCEPTION: Mapping = Mapping {
+    what: "an exception",
+    fields: &[
+        Field::new(
+            "device",
+            Form::Text(names::DEVICE),
+            "eth0",
+            "The device: its PCI address, or a name of its network interface.",
+        )
+        .needed(),
+        Field::new(
+            "because",
+            Form::Text(REASON),
+            r#""a spare port, its address is left over""#,
+            "Why the host can do without it. It is shown before the device is taken, and kept.",
+        )
+        .needed(),
+    ],
+    rules: &[],
+};
+
+const REASON: Text = Text {
+    accepted: "one line of at most 500 bytes that says why the host can do without this device",
+    pattern: r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*\s*$",
+};
+
+/// `release`.
+pub(crate) static RELEASE: Mapping = Mapping {
+    what: "`release`",
+    fields: &[Field::new(
+        "restore",
+        Form::Words(&[
+            word("original", "as they were found: number of VFs, drivers, addresses"),
+            word("keep", "as they are; removing the policy only forgets it"),
+        ]),
+        "original",
+        "What the host gets back when the policy is removed.",
+    )
+    .or("original")],
+    rules: &[],
+};
+
+pub(crate) fn isolation(fields: &Fields<'_>, report: &mut Report<'_>) -> Isolation {
+    Isolation {
+        group: fields.word("group", report).unwrap_or_default(),
+        acs: fields.word("acs", report).unwrap_or_default(),
+        no_iommu: fields.word("noIommu", report).unwrap_or_default(),
+    }
 }
 
-pub(crate) fn protection(node: &Node, report: &mut Report<'_>) -> Option<Protection> {
-    let fields = Fields::of(node, "`protection`", &["exceptions"], report)?;
-    let node = fields.need("exceptions", EXCEPTION_FORM, report)?;
+pub(crate) fn protection(fields: &Fields<'_>, report: &mut Report<'_>) -> Protection {
     let mut seen: HashMap<DeviceName, Span> = HashMap::new();
     let mut exceptions = Vec::new();
-    for item in list(node, "`exceptions`", MAX_EXCEPTIONS, EXCEPTION_FORM, report) {
-        let Some((exception, at)) = exception(item, report) else { continue };
-        match seen.get(&exception.device) {
-            Some(first) => {
-                let message = format!(
-                    "an exception for {} is made already, in line {}",
-                    exception.device, first.line
-                );
-                report.error(at, message, Some("each device once"));
-            }
-            None => {
-                seen.insert(exception.device.clone(), at);
-                exceptions.push(exception);
-            }
+    for fields in fields.list("exceptions", report) {
+        let device = fields.parsed("device", names::device, report);
+        let because = fields.parsed("because", reason, report);
+        let (Some(device), Some(because)) = (device, because) else { continue };
+        if let Some(first) = seen.insert(device.clone(), fields.at) {
+            let message =
+                format!("an exception for {device} is made already, in line {}", first.line);
+            report.error(fields.at, message, Some("each device once"));
         }
+        exceptions.push(Exception { device, because });
     }
-    Some(Protection { exceptions })
+    Protection { exceptions }
 }
 
-fn exception(node: &Node, report: &mut Report<'_>) -> Option<(Exception, Span)> {
-    let fields = Fields::of(node, "an exception", &["device", "because"], report)?;
-    let device_node = fields.need("device", "device: eth0", report);
-    let device = device_node.and_then(|node| scalar::device(node, report));
-    let because = fields.need("because", r#"because: "spare port""#, report);
-    let because = because.and_then(|node| reason(node, report));
-    Some((Exception { device: device?, because: because? }, device_node?.span))
+fn reason(text: &str) -> Option<String> {
+    let text = text.trim();
+    let ok = (1..=MAX_REASON).contains(&text.len()) && !text.contains(char::is_control);
+    ok.then(|| text.to_owned())
 }
 
-fn reason(node: &Node, report: &mut Report<'_>) -> Option<String> {
-    let form = "one line of at most 500 bytes that says why the host can do without this device";
-    let text = text(node, "`because`", form, report)?.trim();
-    if text.is_empty() || text.len() > MAX_REASON || text.contains(char::is_control) {
-        report.error(node.span, format!("`because` cannot be {}", quote(text)), Some(form));
-        return None;
-    }
-    Some(text.to_owned())
-}
-
-pub(crate) fn release(node: &Node, report: &mut Report<'_>) -> Option<Release> {
-    let fields = Fields::of(node, "`release`", &["restore"], report)?;
-    let node = fields.get("restore", report)?;
-    let choices = [("original", Restore::Original), ("keep", Restore::Keep)];
-    Some(Release { restore: choice(node, "`restore`", &choices, report)? })
+pub(crate) fn release(fields: &Fields<'_>, report: &mut Report<'_>) -> Release {
+    Release { restore: fields.word("restore", report).unwrap_or_default() }
 }

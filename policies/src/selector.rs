@@ -5,10 +5,12 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use sriov::{HostSnapshot, MacAddress, PciAddress, PciFunction, PciRoot};
 
-use crate::document::Node;
+use crate::amounts;
 use crate::error::Report;
-use crate::read::{Fields, number, text};
-use crate::scalar::{self, ClassPrefix};
+use crate::fields::Fields;
+use crate::grammar::{Field, Form, Mapping, Rule};
+use crate::ids::{self, ClassPrefix};
+use crate::names;
 
 /// Conditions a function must meet, all of them; at least one is given.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -137,11 +139,11 @@ impl Selector {
             let speed = function.link.as_ref().and_then(|link| link.max_speed);
             if speed.is_none_or(|speed| speed < min) {
                 let found = match (&function.link, speed) {
-                    (_, Some(speed)) => format!("{} at most", scalar::show_speed(speed)),
+                    (_, Some(speed)) => format!("{} at most", amounts::show_speed(speed)),
                     (Some(_), None) => unknown("the kernel does not say"),
                     (None, None) => unknown("it shows no link of its own"),
                 };
-                return miss("linkSpeed", format!("{} or more", scalar::show_speed(min)), found);
+                return miss("linkSpeed", format!("{} or more", amounts::show_speed(min)), found);
             }
         }
         Ok(())
@@ -185,71 +187,183 @@ impl Selector {
         }
     }
 
-    /// Reads a selector; `what` is the field it is the value of.
-    pub(crate) fn read(
-        node: &Node,
-        what: &'static str,
-        report: &mut Report<'_>,
-    ) -> Option<Selector> {
-        const KNOWN: [&str; 14] = [
-            "vendor",
-            "device",
-            "subsystemVendor",
-            "subsystemDevice",
-            "class",
-            "driver",
-            "address",
-            "interface",
-            "altname",
-            "permanentMac",
-            "serial",
-            "pciRoot",
-            "numaNode",
-            "linkSpeed",
-        ];
-        let before = report.count();
-        let fields = Fields::of(node, what, &KNOWN, report)?;
-        if !KNOWN.iter().any(|name| fields.has(name)) {
-            let message = format!("{what} selects nothing: give at least one condition");
-            report.error(node.span, message, Some(&KNOWN.join(", ")));
-            return None;
+    /// Whether whatever meets these conditions meets those of `other` as well.
+    pub(crate) fn implies(&self, other: &Selector) -> bool {
+        fn same<T: PartialEq>(own: &Option<T>, theirs: &Option<T>) -> bool {
+            theirs.is_none() || own == theirs
         }
-        let mut id = |name: &str, what| {
-            fields.get(name, report).and_then(|node| scalar::pci_id(node, what, report))
+        let class = match (self.class, other.class) {
+            (Some(own), Some(theirs)) => own.is_within(theirs),
+            (None, Some(_)) => false,
+            (_, None) => true,
         };
-        let vendor = id("vendor", "`vendor`");
-        let device = id("device", "`device`");
-        let subsystem_vendor = id("subsystemVendor", "`subsystemVendor`");
-        let subsystem_device = id("subsystemDevice", "`subsystemDevice`");
-        let class = fields.get("class", report);
-        let driver = fields.get("driver", report);
-        let address = fields.get("address", report);
-        let interface = fields.get("interface", report);
-        let altname = fields.get("altname", report);
-        let permanent_mac = fields.get("permanentMac", report);
-        let serial = fields.get("serial", report);
-        let pci_root = fields.get("pciRoot", report);
-        let numa_node = fields.get("numaNode", report);
-        let link_speed = fields.get("linkSpeed", report);
+        let speed = match (self.link_speed, other.link_speed) {
+            (Some(own), Some(theirs)) => own.min >= theirs.min,
+            (None, Some(_)) => false,
+            (_, None) => true,
+        };
+        class
+            && speed
+            && same(&self.vendor, &other.vendor)
+            && same(&self.device, &other.device)
+            && same(&self.subsystem_vendor, &other.subsystem_vendor)
+            && same(&self.subsystem_device, &other.subsystem_device)
+            && same(&self.driver, &other.driver)
+            && same(&self.address, &other.address)
+            && same(&self.interface, &other.interface)
+            && same(&self.altname, &other.altname)
+            && same(&self.permanent_mac, &other.permanent_mac)
+            && same(&self.serial, &other.serial)
+            && same(&self.pci_root, &other.pci_root)
+            && same(&self.numa_node, &other.numa_node)
+    }
+
+    /// Reads a selector.
+    pub(crate) fn read(fields: &Fields<'_>, report: &mut Report<'_>) -> Option<Selector> {
+        let before = report.count();
+        let mut id = |name| fields.get(name, report).and_then(|given| ids::pci_id(given, report));
         let selector = Selector {
-            vendor,
-            device,
-            subsystem_vendor,
-            subsystem_device,
-            class: class.and_then(|node| scalar::class(node, report)),
-            driver: driver.and_then(|node| driver_name(node, report)),
-            address: address.and_then(|node| scalar::address(node, "`address`", report)),
-            interface: interface.and_then(|node| scalar::interface(node, "`interface`", report)),
-            altname: altname.and_then(|node| scalar::altname(node, report)),
-            permanent_mac: permanent_mac.and_then(|node| scalar::mac(node, report)),
-            serial: serial.and_then(|node| scalar::serial(node, report)),
-            pci_root: pci_root.and_then(|node| scalar::pci_root(node, report)),
-            numa_node: numa_node.and_then(|node| numa_node_number(node, "`numaNode`", report)),
-            link_speed: link_speed.and_then(|node| link_speed_min(node, report)),
+            vendor: id("vendor"),
+            device: id("device"),
+            subsystem_vendor: id("subsystemVendor"),
+            subsystem_device: id("subsystemDevice"),
+            class: fields.get("class", report).and_then(|given| ids::class(given, report)),
+            driver: fields.parsed("driver", names::driver, report),
+            address: fields.parsed("address", |text| text.parse().ok(), report),
+            interface: fields.parsed("interface", names::interface, report),
+            altname: fields.parsed("altname", names::altname, report),
+            permanent_mac: fields.parsed("permanentMac", |text| text.parse().ok(), report),
+            serial: fields.parsed("serial", ids::serial, report),
+            pci_root: fields.parsed("pciRoot", |text| text.parse().ok(), report),
+            numa_node: fields.number("numaNode", report),
+            link_speed: fields.map("linkSpeed", report).and_then(|fields| {
+                Some(LinkSpeed { min: fields.parsed("min", amounts::speed, report)? })
+            }),
         };
-        (report.count() == before).then_some(selector)
+        (report.count() == before && selector != Selector::default()).then_some(selector)
     }
 }
+
+/// Highest number of a NUMA node: the kernel has room for 1,024 (`CONFIG_NODES_SHIFT` is 10 at most).
+pub(crate) const LAST_NODE: u64 = 1023;
+
+const CONDITIONS: &[Field] = &[
+    Field::new(
+        "vendor",
+        Form::Text(ids::PCI_ID),
+        r#""8086""#,
+        "PCI vendor ID, in hexadecimal and quotes.",
+    ),
+    Field::new(
+        "device",
+        Form::Text(ids::PCI_ID),
+        r#""10c9""#,
+        "PCI device ID, in hexadecimal and quotes.",
+    ),
+    Field::new(
+        "subsystemVendor",
+        Form::Text(ids::PCI_ID),
+        r#""8086""#,
+        "PCI subsystem vendor ID: who made the card.",
+    ),
+    Field::new(
+        "subsystemDevice",
+        Form::Text(ids::PCI_ID),
+        r#""a03c""#,
+        "PCI subsystem device ID: which card it is.",
+    ),
+    Field::new(
+        "class",
+        Form::Text(ids::CLASS),
+        r#""0200""#,
+        "PCI class or its beginning: 02 is any network controller, 0200 Ethernet, 0108 NVMe and the \
+         like, 03 any display.",
+    ),
+    Field::new(
+        "driver",
+        Form::Text(names::DRIVER),
+        "igb",
+        "The driver that the host has bound to it.",
+    ),
+    Field::new(
+        "address",
+        Form::Text(ids::ADDRESS),
+        "0000:01:00.0",
+        "PCI address. Firmware may give a device another one when cards are added.",
+    ),
+    Field::new(
+        "interface",
+        Form::Text(names::INTERFACE),
+        "eth0",
+        "The name of its network interface.",
+    ),
+    Field::new(
+        "altname",
+        Form::Text(names::ALTNAME),
+        "enp1s0f0",
+        "Another name of its network interface (`ip link` shows it as altname).",
+    ),
+    Field::new(
+        "permanentMac",
+        Form::Text(ids::MAC),
+        r#""52:54:00:12:34:56""#,
+        "The address its network interface was made with, which a bond does not change.",
+    ),
+    Field::new(
+        "serial",
+        Form::Text(ids::SERIAL),
+        r#""00-1b-21-ff-ff-12-34-56""#,
+        "Its serial number: of an NVMe drive its own, of others that of the PCI Express device. \
+         `assign show` prints it.",
+    ),
+    Field::new(
+        "pciRoot",
+        Form::Text(ids::PCI_ROOT),
+        r#""0000:00""#,
+        "The root bus it is below, in quotes.",
+    ),
+    Field::new("numaNode", Form::Number(0, LAST_NODE), "0", "The NUMA node it is on."),
+    Field::new(
+        "linkSpeed",
+        Form::Map(&LINK_SPEED),
+        "{min: 8GT/s}",
+        "What its PCI Express link can do, whatever it runs at now.",
+    ),
+];
+
+static LINK_SPEED: Mapping = Mapping {
+    what: "`linkSpeed`",
+    fields: &[Field::new(
+        "min",
+        Form::Text(amounts::SPEED),
+        "8GT/s",
+        "The least it must be able to do, in transfers per second and lane.",
+    )
+    .needed()],
+    rules: &[],
+};
+
+const NAMES: &str = "vendor, device, class, driver, address, interface and more";
+
+/// `from`.
+pub(crate) static FROM: Mapping = Mapping {
+    what: "`from`",
+    fields: CONDITIONS,
+    rules: &[Rule::NotEmpty {
+        message: "`from` selects nothing: give at least one condition",
+        accepted: NAMES,
+    }],
+};
+
+/// `devices`.
+pub(crate) static DEVICES: Mapping = Mapping {
+    what: "`devices`",
+    fields: CONDITIONS,
+    rules: &[Rule::NotEmpty {
+        message: "`devices` selects nothing: give at least one condition",
+        accepted: NAMES,
+    }],
+};
 
 fn miss(field: &str, wanted: String, found: String) -> Result<(), Mismatch> {
     Err(Mismatch { field: field.to_owned(), wanted, found })
@@ -292,34 +406,10 @@ impl fmt::Display for Selector {
         add("serial", quoted(self.serial.clone()));
         add("pciRoot", quoted(self.pci_root.map(|root| root.to_string())));
         add("numaNode", self.numa_node.map(|node| node.to_string()));
-        let speed = |speed: LinkSpeed| format!("{{min: {}}}", scalar::show_speed(speed.min));
+        let speed = |speed: LinkSpeed| format!("{{min: {}}}", amounts::show_speed(speed.min));
         add("linkSpeed", self.link_speed.map(speed));
         write!(f, "{{{}}}", parts.join(", "))
     }
-}
-
-fn driver_name(node: &Node, report: &mut Report<'_>) -> Option<String> {
-    let form = "the name of a kernel driver, such as igb";
-    let name = text(node, "`driver`", form, report)?;
-    let ok = (1..=63).contains(&name.len())
-        && name.bytes().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_' | b'.'))
-        && !name.starts_with('.');
-    if !ok {
-        let message = format!("`driver` cannot be {}", crate::error::quote(name));
-        report.error(node.span, message, Some(form));
-    }
-    ok.then(|| name.to_owned())
-}
-
-/// A node's number: the kernel has room for 1,024 (`CONFIG_NODES_SHIFT` is 10 at most).
-pub(crate) fn numa_node_number(node: &Node, what: &str, report: &mut Report<'_>) -> Option<u32> {
-    u32::try_from(number(node, what, 0..=1023, report)?).ok()
-}
-
-fn link_speed_min(node: &Node, report: &mut Report<'_>) -> Option<LinkSpeed> {
-    let fields = Fields::of(node, "`linkSpeed`", &["min"], report)?;
-    let node = fields.need("min", "min: 8GT/s", report)?;
-    Some(LinkSpeed { min: scalar::speed(node, report)? })
 }
 
 #[cfg(test)]

@@ -50,6 +50,7 @@ pub fn of(verb: &str) -> &'static [Example] {
             ("assign events --count 1 --for 10 01:10.0", "Wait up to 10 s for one event."),
         ],
         "validate" => &[("assign validate edge-node.yaml guests/", "A file and a folder.")],
+        "schema" => &[("assign schema >schema.json", "For the editor line of a policy's file.")],
         "plan" => &[("assign plan -f edge-node.yaml", "What applying it would change.")],
         "apply" => &[
             ("assign apply -f edge-node.yaml", "`assign remove` takes it back."),

@@ -140,6 +140,7 @@ fn see_also(command: &Command, verb: &str, name: &str) -> String {
             &["assign-apply", "assign-diff", "assign-plan", "assign-remove", "assign-validate"]
         }
         "run" => &["assign-apply", "assign-validate"],
+        "schema" => &["assign-validate"],
         verb if verb.starts_with("vf") => {
             &["assign-bind", "assign-vf", "assign-vf-create", "assign-vf-destroy", "assign-vf-list"]
         }

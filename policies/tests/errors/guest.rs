@@ -46,7 +46,7 @@ fn cpus_and_memory() {
       = accepted: a whole number from 1 to 64
     "#);
     assert_snapshot!(guest("memory: {size: 512}"), @r#"
-    host.yaml:8:18: `size`: `512` has no unit
+    host.yaml:8:18: `size` has no unit: `512`
     8 |   memory: {size: 512}
       |                  ^^^
       = accepted: a whole number with MiB or GiB, such as 512MiB or 2GiB
@@ -118,15 +118,15 @@ fn networks() {
       = accepted: pool: lan
     "#);
     assert_snapshot!(guest("networks: [{name: net0, fallback: {virtio: {bridge: br0}}}]"), @r#"
-    host.yaml:8:37: `fallback` without a `claim` has nothing to stand in for: write `virtio: {bridge: …}`
+    host.yaml:8:27: `fallback` without a `claim` has nothing to stand in for: write `virtio: {bridge: …}`
     8 |   networks: [{name: net0, fallback: {virtio: {bridge: br0}}}]
-      |                                     ^
+      |                           ^^^^^^^^
       = accepted: claim: {pool: lan}, or virtio: {bridge: br0}
     "#);
     assert_snapshot!(guest("networks: [{name: net0, claim: {pool: lan}, virtio: {bridge: br0}}]"), @r#"
-    host.yaml:8:55: virtio beside a claim is its fallback: write `fallback: {virtio: {bridge: …}}`
+    host.yaml:8:47: virtio beside a claim is its fallback: write `fallback: {virtio: {bridge: …}}`
     8 |   networks: [{name: net0, claim: {pool: lan}, virtio: {bridge: br0}}]
-      |                                                       ^
+      |                                               ^^^^^^
       = accepted: claim: {pool: lan}, or virtio: {bridge: br0}
     "#);
     assert_snapshot!(guest("networks: [{name: net0, virtio: {bridge: a-bridge-with-a-long-name}}]"), @r#"
