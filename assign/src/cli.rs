@@ -31,6 +31,7 @@ mod man;
 pub mod output;
 mod page;
 mod plan;
+mod recover;
 mod release;
 mod remove;
 mod run;
@@ -132,6 +133,8 @@ enum Verb {
     Diff(diff::Diff),
     /// Take back what applying policies changed.
     Remove(remove::Remove),
+    /// Finish or take back what an interrupted command left, and return what dead guests had.
+    Recover(recover::Recover),
     /// Start a guest; its console is this terminal.
     Run(run::Run),
     /// Print the completion script of a shell; it completes devices too.
@@ -206,6 +209,7 @@ impl Verb {
             | Verb::Events(_)
             | Verb::Apply(_)
             | Verb::Remove(_)
+            | Verb::Recover(_)
             | Verb::Run(_) => Wants::Host,
         }
     }
@@ -229,6 +233,7 @@ impl Verb {
             Verb::Apply(verb) => verb.run(context),
             Verb::Diff(verb) => verb.run(context),
             Verb::Remove(verb) => verb.run(context),
+            Verb::Recover(verb) => verb.run(context),
             Verb::Run(verb) => verb.run(context),
             Verb::Completions(verb) => verb.run(context),
             Verb::Man(verb) => verb.run(context),

@@ -7,6 +7,8 @@ use serde::Serialize;
 use sriov::isolation::NotViable;
 use sriov::{ChangeError, Class};
 
+use crate::apply::Undoing;
+
 /// A command that failed, or refused.
 #[derive(Debug, Clone, Serialize, thiserror::Error)]
 pub struct Failure {
@@ -23,6 +25,9 @@ pub struct Failure {
     /// Errors in documents, each with its place.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub documents: Option<policies::Errors>,
+    /// The steps that were taken back because of it, last first, each with how that went.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub taken_back: Option<Box<Undoing>>,
 }
 
 /// Why, for programs.
@@ -144,6 +149,7 @@ impl Failure {
             message: message.into(),
             remedy: None,
             documents: None,
+            taken_back: None,
         }
     }
 
@@ -197,6 +203,7 @@ impl From<ChangeError> for Failure {
             message: error.message,
             remedy: error.remedy,
             documents: None,
+            taken_back: None,
         }
     }
 }

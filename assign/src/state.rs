@@ -24,7 +24,7 @@ pub mod unreset;
 pub use self::policies::{Applied, Step};
 pub use drives::Drive;
 pub use forced::Forced;
-pub use journal::Entry;
+pub use journal::{Entry, Intent};
 pub use leases::{Lease, Loan, Owner};
 pub use lock::HostLock;
 pub use originals::Original;

@@ -113,7 +113,9 @@ fn the_files_restore_the_host_and_close_what_the_last_boot_left() {
     lab.state.take_leases(&lab.root, &[lease]).expect("free");
     let change = Change::SetVfCount { pf: address(PF), from: 0, to: 7 };
     let (operation, boot_id) = ("apply edge".to_owned(), "first".to_owned());
-    lab.state.journal_steps(&[Entry { number: 0, operation, boot_id, change }]).expect("written");
+    lab.state
+        .journal_steps(&[Entry { number: 0, operation, boot_id, change }], None)
+        .expect("written");
     lab.boot("second");
     assert!(!lab.root.pci_device(address(VFS[0])).exists());
 

@@ -161,7 +161,7 @@ fn what_a_killed_command_left_is_undone_by_the_next() {
     for (number, change) in (0..).zip(steps) {
         let operation = "apply edge".to_owned();
         let entry = Entry { number, operation, boot_id: BOOT.to_owned(), change };
-        state.journal_steps(&[entry]).expect("written");
+        state.journal_steps(&[entry], None).expect("written");
     }
     let report = remove(&root, &state, &["edge".to_owned()]).expect("recovered");
     assert_eq!(report.notes, ["policy edge is not applied"]);
@@ -178,7 +178,7 @@ fn the_journal_of_another_boot_is_forgotten() {
     let change = Change::SetVfCount { pf: address("0000:01:00.0"), from: 0, to: 4 };
     let boot_id = "before".to_owned();
     let entry = Entry { number: 0, operation: "apply edge".to_owned(), boot_id, change };
-    state.journal_steps(&[entry]).expect("written");
+    state.journal_steps(&[entry], None).expect("written");
     remove(&root, &state, &[]).expect("nothing to undo");
     assert_eq!(attribute(&tree, "0000:01:00.0", "sriov_numvfs"), "4");
     assert!(state.journal().expect("journal").is_empty());
@@ -257,7 +257,7 @@ fn what_somebody_else_changed_since_stays_as_it_is() {
     // Nor does a killed command's journal keep all later commands from their work.
     let change = Change::SetVfCount { pf, from: 0, to: 2 };
     let (operation, boot_id) = ("apply edge".to_owned(), BOOT.to_owned());
-    state.journal_steps(&[Entry { number: 0, operation, boot_id, change }]).expect("written");
+    state.journal_steps(&[Entry { number: 0, operation, boot_id, change }], None).expect("written");
     remove(&root, &state, &[]).expect("recovered");
     assert!(state.journal().expect("journal").is_empty());
 }

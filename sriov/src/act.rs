@@ -15,6 +15,7 @@ use crate::usage::{self, Use};
 pub mod bind;
 pub mod driver;
 pub mod link;
+mod made;
 pub mod nvme;
 pub mod vf_settings;
 pub mod vfs;

@@ -83,6 +83,11 @@ impl Reason {
         }
     }
 
+    /// Whether it says that the device, or a part of it, is not there.
+    pub fn is_absence(self) -> bool {
+        matches!(self, Reason::NoSuchDevice | Reason::NotSriov | Reason::NoInterface)
+    }
+
     /// Whether a step that failed for this reason was not begun, so that nothing is to be undone.
     pub fn is_before_acting(self) -> bool {
         self.class() != Class::Failed || {

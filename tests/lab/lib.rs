@@ -20,6 +20,8 @@
 //! - `wire` is what we say to the agent in the host, `job` a command that runs there.
 //! - `uevent` sends device events from within a host, as a udevd would.
 //!
+//! - `fault` runs a program and lets it fail or die where we want.
+//!
 //! On top of it, `demo` shows people what `assign` does.
 
 mod apt;
@@ -27,6 +29,8 @@ mod archive;
 pub mod binaries;
 mod cache;
 pub mod demo;
+#[cfg(target_arch = "x86_64")]
+pub mod fault;
 mod guest;
 mod host;
 pub mod image;

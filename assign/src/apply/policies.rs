@@ -8,7 +8,7 @@ use super::{Operation, settle};
 use crate::failure::{Failure, OwnReason};
 use crate::inputs::Inputs;
 use crate::plan::{Plan, Reasons, candidates, vfs};
-use crate::state::{Applied, Lease, State, Step};
+use crate::state::{Applied, Intent, Lease, State, Step, Transaction};
 
 /// What an apply or remove did.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -47,6 +47,7 @@ pub fn apply(
     if plan.is_disruptive() {
         confirm(&plan)?;
     }
+    operation.intend(Intent { policies: policies.to_vec(), steps: plan.steps.clone() });
     let changes: Vec<Change> = plan.steps.iter().map(|step| step.change.clone()).collect();
     let made = match operation.perform_each(&changes) {
         Ok(made) => made,
@@ -63,20 +64,27 @@ pub fn apply(
     }
     let boot_id = operation.boot_id().to_owned();
     let changes = operation.done();
-    operation.commit(|state| {
-        for policy in policies {
-            let own = made.iter().filter(|step| step.policy == policy.name);
-            let own: Vec<Change> = own.map(|step| step.change.clone()).collect();
-            state.remember_policy(policy, &boot_id, &own)?;
-        }
-        Ok(())
-    })?;
+    operation.commit(|state| remember(state, policies, &boot_id, &made))?;
     Ok(Report { changes, notes })
+}
+
+/// Remembers that policies hold, and the steps that were made for each.
+pub(super) fn remember(
+    state: &Transaction<'_>,
+    policies: &[Policy],
+    boot_id: &str,
+    made: &[&Step],
+) -> Result<(), Failure> {
+    policies.iter().try_for_each(|policy| {
+        let own = made.iter().filter(|step| step.policy == policy.name);
+        let own: Vec<Change> = own.map(|step| step.change.clone()).collect();
+        state.remember_policy(policy, boot_id, &own)
+    })
 }
 
 /// Success means observed: a fresh look at the host has to find nothing left to do, and nothing
 /// against it, such as the IOMMU groups of VFs that were not there when the plan was made.
-fn verify(root: &HostRoot, state: &State, policies: &[Policy]) -> Result<(), Failure> {
+pub(super) fn verify(root: &HostRoot, state: &State, policies: &[Policy]) -> Result<(), Failure> {
     let left = plan_now(root, state, policies)?;
     if let Some(refusal) = left.refusal() {
         return Err(refusal.clone());

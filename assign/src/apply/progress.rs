@@ -60,13 +60,17 @@ impl Progress {
 
     /// The step is over.
     pub fn end(self, well: bool) {
+        self.end_as(if well { "done" } else { "failed" });
+    }
+
+    /// The step is over, in this way.
+    pub fn end_as(self, word: &str) {
         let mut rewritten = false;
         if let Some(live) = self.live {
             drop(live.end);
             rewritten = live.thread.join().unwrap_or(false);
         }
         if self.shown {
-            let word = if well { "done" } else { "failed" };
             // The rest of a line that told more is wiped out.
             anstream::eprintln!("{word}{}", if rewritten { "\u{1b}[K" } else { "" });
         }

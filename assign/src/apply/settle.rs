@@ -86,8 +86,11 @@ fn through_offline(change: Change) -> Vec<Change> {
     }
 }
 
+/// The number of what a drive gives to the controller of a VF, which outlives the VF.
+pub(super) const SECONDARY: u8 = 7;
+
 /// What a change is about: one thing of one device. Giving back is the reverse of binding.
-fn about(change: &Change) -> (u8, Target) {
+pub(super) fn about(change: &Change) -> (u8, Target) {
     let subject = match change {
         Change::SetAutoprobe { .. } => 0,
         Change::SetVfCount { .. } => 1,
@@ -96,7 +99,7 @@ fn about(change: &Change) -> (u8, Target) {
         Change::Bind { .. } | Change::Restore { .. } => 4,
         Change::SetAcceptRa { .. } => 5,
         Change::SetNvmePrimary { .. } => 6,
-        Change::SetNvmeSecondary { .. } => 7,
+        Change::SetNvmeSecondary { .. } => SECONDARY,
         Change::RememberVf { .. } | Change::RemakeVf { .. } => 8,
         Change::SetVf { setting, .. } => match setting {
             VfSetting::Vlan(_) => 9,

@@ -67,6 +67,10 @@ pub fn of(verb: &str) -> &'static [Example] {
             ("assign remove edge-node", "Take back what applying it changed."),
             ("assign remove -f edge-node.yaml", "The same, by its file."),
         ],
+        "recover" => &[
+            ("assign recover", "After a crash: nothing stays half done."),
+            ("assign recover --finish", "Make what is left of an interrupted apply."),
+        ],
         "run" => &[("assign run -f web-1.yaml", "Ctrl-] on its console stops the guest.")],
         "completions" => &[
             ("source <(assign completions bash)", "For this shell."),

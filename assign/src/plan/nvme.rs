@@ -118,16 +118,17 @@ pub(super) fn repair(
     }
 }
 
-/// Before all VFs of a PF go: the host's drivers let go of them in order, as long as the controllers
+/// Before all VFs of a PF go: drivers let go of them in order, as long as the controllers
 /// answer, and these give back what they have.
 pub(super) fn withdraw(snapshot: &HostSnapshot, pf: &PciFunction, facts: &PfFacts) -> Vec<Change> {
     let Some(drive) = &facts.nvme else { return Vec::new() };
     let driven = facts.vfs.iter().filter_map(|(index, address)| {
         let function = snapshot.function(*address)?;
+        // vfio-pci as well: should a later step fail, the VFs that are made anew have it again.
         let from = sriov::act::bind::binding(function);
-        let by_host = from.driver.as_ref().is_some_and(|driver| !is_vfio(driver));
         let device = Target::Vf(VfRef { pf: pf.address, index: *index });
-        by_host.then_some(Change::Restore { device, from, to: Binding::default() })
+        let had = from.driver.is_some();
+        had.then_some(Change::Restore { device, from, to: Binding::default() })
     });
     let has = facts.vfs.keys().filter_map(|index| {
         let secondary = drive.secondaries.get(index)?;
@@ -156,10 +157,6 @@ pub(super) fn give_back(
 
 fn carried(snapshot: &HostSnapshot, pf: &PciFunction) -> Option<String> {
     usage::of(snapshot, pf).into_iter().next().map(|used| used.carried())
-}
-
-fn is_vfio(driver: &str) -> bool {
-    sriov::isolation::is_vfio_driver(driver)
 }
 
 /// The drive as it is after [`withdraw`].

@@ -39,6 +39,7 @@ impl State {
     ) -> Result<T, Failure> {
         let _lock = self.lock_database()?;
         self.guarded(|| {
+            self.make_database()?;
             let database = Database::create(self.database()).map_err(|error| self.broken(error))?;
             let transaction = database.begin_write().map_err(|error| self.broken(error))?;
             let changes = Transaction { state: self, transaction };
@@ -46,6 +47,25 @@ impl State {
             changes.transaction.commit().map_err(|error| self.broken(error))?;
             Ok(result)
         })
+    }
+
+    /// Makes the database where there is none. It appears whole or not at all: one that a killed
+    /// command left half made could not be told from a damaged one.
+    fn make_database(&self) -> Result<(), Failure> {
+        let database = self.database();
+        let failed = |error: &std::io::Error| self.unusable(&database, error);
+        if database.try_exists().map_err(|error| failed(&error))? {
+            return Ok(());
+        }
+        let new = database.with_extension("redb.new");
+        match std::fs::remove_file(&new) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(failed(&error)),
+            _ => {}
+        }
+        drop(Database::create(&new).map_err(|error| self.broken(error))?);
+        let made = std::fs::rename(&new, &database)
+            .and_then(|()| std::fs::File::open(self.directory())?.sync_all());
+        made.map_err(|error| failed(&error))
     }
 
     /// Every value of a table in the order of its keys; none where nothing was ever remembered,

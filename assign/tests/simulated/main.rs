@@ -1,5 +1,8 @@
 //! The `assign` program itself against simulated hosts: whole commands, with a kernel that answers.
 
+#[cfg(target_arch = "x86_64")]
+mod faults;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -16,7 +19,9 @@ struct Host {
 impl Host {
     /// `build` lays out the host in a directory.
     fn new(build: impl FnOnce(&Path) -> Simulation) -> Host {
-        let directory = tempfile::tempdir().expect("a temporary directory");
+        // In memory where that can be: thousands of hosts are made, and each waits for its disk.
+        let directory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir());
+        let directory = directory.expect("a temporary directory");
         let kernel = build(directory.path()).start();
         Host { directory, kernel }
     }

@@ -26,6 +26,10 @@ pub fn set_primary(
     let facts = controller.facts()?;
     let present = facts.primary();
     if present == to {
+        // What an interrupted step has asked for would come with the next reset, and shows nowhere.
+        if from != to {
+            controller.ask_for(&facts, to)?;
+        }
         return Ok(Done::Already);
     }
     if !between(present.queues, from.queues, to.queues)
@@ -40,7 +44,7 @@ pub fn set_primary(
             .with_remedy(format!("Destroy them with `assign vf destroy {pf}` first.")));
     }
     check_enough_left(pf, &facts, to)?;
-    controller.allocate(&facts, to)?;
+    controller.ask_for(&facts, to)?;
     // Held open, the file keeps nobody from anything; but the name may be another's after a reset.
     drop(controller);
     controller::reset(root, pf)?;

@@ -112,10 +112,11 @@ impl Controller {
         })
     }
 
-    /// Sets what the primary has of the pool from its next reset on.
-    pub(crate) fn allocate(&self, facts: &NvmeFacts, to: Share) -> Result<(), ChangeError> {
+    /// Sets what the primary has of the pool from its next reset on, whatever it has now: that tells
+    /// nothing of what it was last asked for.
+    pub(crate) fn ask_for(&self, facts: &NvmeFacts, to: Share) -> Result<(), ChangeError> {
         for (kind, pool, number) in both(facts, to) {
-            if pool.flexible && pool.primary != number {
+            if pool.flexible {
                 self.manage(facts.controller, Action::AllocateToPrimary(kind, number), || {
                     format!("set its own share of the {} to {number}", word(kind))
                 })?;

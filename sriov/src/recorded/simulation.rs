@@ -250,6 +250,16 @@ impl Kernel {
         *lock(&self.shared.before) = Some(Arc::new(look));
     }
 
+    /// The drives as they are now.
+    pub fn drives(&self) -> Vec<Drive> {
+        let host = lock(&self.shared.host);
+        let drives = host.drives.values().cloned();
+        // To be given what it has is to be given nothing.
+        drives
+            .map(|one| Drive { next: one.next.filter(|next| *next != one.primary), ..one })
+            .collect()
+    }
+
     /// Waits until what processes that are gone have asked for is done: no connection is open then.
     pub fn settle(&self) {
         let root = self.shared.tree.root();

@@ -15,7 +15,7 @@ const INVALID_NUMBER: u32 = 0x121;
 const INVALID_RESOURCE: u32 = 0x122;
 
 /// The drive's side of a PF and its VFs.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Drive {
     /// Its serial number.
     pub serial: String,
