@@ -21,7 +21,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use policies::{Claim, Guest, Isolation, NumaChoice, Pool};
+use policies::{Claim, Guest, Isolation, Pool};
 use serde::{Deserialize, Serialize};
 use sriov::{HostSnapshot, MacAddress, PciAddress, VfRef};
 
@@ -305,12 +305,6 @@ pub fn claims(guest: &Guest) -> impl Iterator<Item = Asked<'_>> {
         let policies::GuestDevice { name, claim, .. } = device;
         Asked { name, claim, network: false }
     }))
-}
-
-/// The node that a claim is to be on, and how much.
-fn wish(guest: &Guest, claim: &Claim, others: Option<u32>) -> (NumaChoice, Option<u32>) {
-    // Memory that may be anywhere: then at least the guest's devices are together.
-    (claim.numa, guest.memory.numa.or(others))
 }
 
 /// Chooses for every claim of `guest`, on the host as it is.

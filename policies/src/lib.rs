@@ -40,7 +40,7 @@ pub use guest::{
 };
 pub use ids::ClassPrefix;
 pub use indexes::VfIndexes;
-pub use load::{MAX_FILE_BYTES, load, load_each};
+pub use load::{MAX_FILE_BYTES, load, load_each, sources};
 pub use network::{MacPolicy, PoolNetwork};
 pub use policy::Policy;
 pub use pool::{Driver, Expect, Order, Pool, PoolDevices};

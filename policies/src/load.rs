@@ -40,6 +40,15 @@ pub fn load_each<P: AsRef<Path>>(paths: &[P]) -> Result<Vec<(String, Documents)>
     if errors.is_empty() { Ok(each) } else { Err(Errors(errors)) }
 }
 
+/// Reads the same files and parses nothing: their texts, for those who keep them.
+///
+/// # Errors
+/// What cannot be read.
+pub fn sources<P: AsRef<Path>>(paths: &[P]) -> Result<Vec<Source>, Errors> {
+    let (sources, errors) = read(paths);
+    if errors.is_empty() { Ok(sources) } else { Err(Errors(errors)) }
+}
+
 fn read<P: AsRef<Path>>(paths: &[P]) -> (Vec<Source>, Vec<Error>) {
     let (mut sources, mut errors) = (Vec::new(), Vec::new());
     for path in paths.iter().map(AsRef::as_ref) {

@@ -413,8 +413,9 @@ impl fmt::Display for Action<'_> {
                 (Some(driver), _) => write!(f, "give back to {driver}"),
                 (None, _) => f.write_str("give back without a driver"),
             },
-            Change::Forced { step, lost, .. } => {
-                write!(f, "{}, by force: the host loses {}", step.action(), lost.join(", "))
+            Change::Forced { step, lost, because, .. } => {
+                write!(f, "{}, by force: the host loses {}", step.action(), lost.join(", "))?;
+                because.as_ref().map_or(Ok(()), |because| write!(f, " (allowed: {because})"))
             }
         }
     }

@@ -12,6 +12,7 @@ use crate::root::HostRoot;
 
 mod config;
 pub mod kernel;
+pub mod model;
 pub mod simulation;
 
 pub use config::Config;

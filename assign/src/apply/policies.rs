@@ -1,6 +1,6 @@
 //! Applying and removing policies.
 
-use ::policies::{Policy, Pool, Restore};
+use ::policies::{Guest, Policy, Pool, Restore};
 use serde::Serialize;
 use sriov::{Change, HostRoot, HostSnapshot, PciAddress, PciFunction, Target};
 
@@ -28,6 +28,16 @@ pub fn plan_now(root: &HostRoot, state: &State, policies: &[Policy]) -> Result<P
     Ok(inputs.plan(&HostSnapshot::read(root), policies, &[], Reasons::Few))
 }
 
+/// What is to be applied, and under which condition.
+pub struct Wanted<'a> {
+    /// The policies.
+    pub policies: &'a [Policy],
+    /// Guests that are planned for as well.
+    pub guests: &'a [Guest],
+    /// What the plan has to be, before anything else is made of it.
+    pub check: &'a dyn Fn(&Plan) -> Result<(), Failure>,
+}
+
 /// Makes the host what `policies` say. `confirm` is asked about a plan that somebody may notice.
 ///
 /// # Errors
@@ -38,9 +48,25 @@ pub fn apply(
     policies: &[Policy],
     confirm: impl FnOnce(&Plan) -> Result<(), Failure>,
 ) -> Result<Report, Failure> {
+    apply_checked(root, state, &Wanted { policies, guests: &[], check: &|_| Ok(()) }, confirm)
+}
+
+/// The same under a condition.
+///
+/// # Errors
+/// As [`apply`], or the condition's.
+pub fn apply_checked(
+    root: &HostRoot,
+    state: &State,
+    wanted: &Wanted<'_>,
+    confirm: impl FnOnce(&Plan) -> Result<(), Failure>,
+) -> Result<Report, Failure> {
+    let policies = wanted.policies;
     let names: Vec<&str> = policies.iter().map(|policy| policy.name.as_str()).collect();
     let mut operation = Operation::begin(root, state, format!("apply {}", names.join(" ")))?;
-    let plan = plan_now(root, state, policies)?;
+    let inputs = Inputs::read(root, state, policies)?;
+    let plan = inputs.plan(&HostSnapshot::read(root), policies, wanted.guests, Reasons::Few);
+    (wanted.check)(&plan)?;
     if let Some(refusal) = plan.refusal() {
         return Err(refusal.clone());
     }

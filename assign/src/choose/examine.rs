@@ -131,8 +131,10 @@ pub fn identity(host: &HostSnapshot, function: &PciFunction) -> String {
         return format!("mac {mac}");
     }
     let drive = function.sriov.as_ref().and_then(|facts| facts.nvme.as_ref());
-    match drive.map(|drive| drive.serial.trim()).filter(|serial| !serial.is_empty()) {
-        Some(serial) => format!("serial {serial}"),
+    let serial = drive.map(|drive| &drive.serial).or(function.serial.as_ref());
+    match serial.map(|serial| serial.trim()).filter(|serial| !serial.is_empty()) {
+        // All functions of a card may have one number.
+        Some(serial) => format!("serial {serial} function {}", function.address.function()),
         // A card of this kind in this place: elsewhere it may be another one.
         None => format!("{} {:04x}:{:04x}", function.address, function.vendor, function.device),
     }

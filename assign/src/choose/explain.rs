@@ -183,17 +183,24 @@ impl Supply<'_> {
         (numa, wanted): (NumaChoice, Option<u32>),
         because: Because,
     ) -> Why {
+        // Also where it was left again, because the guest does not start.
+        let own = self.answers.get(guest).into_iter().flatten().enumerate();
+        let mut own = own.filter_map(|(claim, answer)| match answer {
+            Answer::Place { place, at: earlier, .. } if *place == number && *earlier < at => {
+                Some(claim)
+            }
+            _ => None,
+        });
+        if let (Some(claim), Some(guest)) = (own.next(), self.guests.get(guest)) {
+            let claim = claims(guest).nth(claim).map(|claim| claim.name.to_owned());
+            return Why::TakenHere { claim: claim.unwrap_or_default() };
+        }
         if let Some(taken) = place.taken.filter(|taken| taken.at < at) {
             let other = self.guests.get(taken.guest);
             let claim = other.and_then(|other| claims(other).nth(taken.claim));
             let claim = claim.map(|claim| claim.name.to_owned()).unwrap_or_default();
-            return match taken.guest == guest {
-                true => Why::TakenHere { claim },
-                false => {
-                    let guest = other.map(|other| other.name.clone()).unwrap_or_default();
-                    Why::GoesTo { guest, claim }
-                }
-            };
+            let guest = other.map(|other| other.name.clone()).unwrap_or_default();
+            return Why::GoesTo { guest, claim };
         }
         if let Some(against) = &place.against {
             return against.clone();

@@ -14,7 +14,7 @@ use sriov::{PciAddress, PciFunction, Target, VfRef};
 
 use super::examine::{Examiner, identity};
 use super::reason::{Because, Holder, Unmet, Why};
-use super::{Offer, Previous, World, claims, wish};
+use super::{Offer, Previous, World, claims};
 use crate::plan::candidates;
 
 /// One device of a pool.
@@ -331,7 +331,8 @@ impl<'a> Supply<'a> {
         rack.key = key;
     }
 
-    /// Decides about every claim: what guests hold and had first, then all else in their order.
+    /// Decides about every claim: what guests hold and had first, then all else in their order. What a
+    /// guest would have that does not start is left to those after it.
     pub fn decide(&mut self) {
         for second in [false, true] {
             for (number, guest) in self.guests.iter().enumerate() {
@@ -348,8 +349,80 @@ impl<'a> Supply<'a> {
                         *slot = answer;
                     }
                 }
+                if second && !self.starts(number, guest) {
+                    self.give_up(number);
+                }
             }
         }
+    }
+
+    /// Whether a guest has all that it does not start without.
+    pub(super) fn starts(&self, number: usize, guest: &Guest) -> bool {
+        let answers = self.answers.get(number).map(Vec::as_slice).unwrap_or_default();
+        let networks = guest.networks.iter().filter(|network| network.claim.is_some());
+        let optional = networks.map(|network| network.fallback.is_some());
+        let optional = optional.chain(guest.devices.iter().map(|device| device.optional));
+        let has = |answer: &Answer| matches!(answer, Answer::Place { .. });
+        answers.iter().zip(optional).all(|(answer, optional)| optional || has(answer))
+    }
+
+    /// Leaves to others what a guest was to have and does not hold.
+    fn give_up(&mut self, guest: usize) {
+        let answers = self.answers.get(guest).map(Vec::as_slice).unwrap_or_default();
+        let taken = answers.iter().filter_map(|answer| match answer {
+            Answer::Place { because: Because::Holds, .. } => None,
+            Answer::Place { place, .. } => Some(*place),
+            _ => None,
+        });
+        let taken: Vec<usize> = taken.collect();
+        let mut groups = BTreeSet::new();
+        for number in taken {
+            let Some(place) = self.places.get_mut(number) else { continue };
+            place.taken = None;
+            groups.extend(place.function.and_then(|function| function.iommu_group));
+            if let Some(card) = self.cards.get_mut(place.card) {
+                card.used = card.used.saturating_sub(1);
+            }
+            self.put_back(number);
+        }
+        for group in groups {
+            let mates = self.mates.get(&group).cloned().unwrap_or_default();
+            let of = |place: &usize| self.places.get(*place);
+            let holds = self.held.get(&guest).into_iter().flatten().filter_map(of);
+            if holds
+                .into_iter()
+                .any(|held| held.function.and_then(|f| f.iommu_group) == Some(group))
+            {
+                // The rest of a group that the guest has a part of stays its own.
+                continue;
+            }
+            for mate in mates {
+                let Some(place) = self.places.get_mut(mate) else { continue };
+                if place.reserved.is_some_and(|reserved| reserved.guest == guest) {
+                    place.reserved = None;
+                    if let Some(rest) = self.rest.get_mut(guest) {
+                        rest.remove(&mate);
+                    }
+                }
+                if place.taken.is_some_and(|taken| taken.guest == guest) {
+                    place.taken = None;
+                }
+                self.put_back(mate);
+            }
+        }
+    }
+
+    /// Puts a place back to what is free, if it is.
+    fn put_back(&mut self, number: usize) {
+        let Some(place) = self.places.get(number) else { return };
+        let (rack, card) = (place.rack, place.card);
+        let is_free = place.against.is_none() && place.taken.is_none() && place.reserved.is_none();
+        let tier = u8::from(place.remembered.is_some());
+        if let Some(rack) = self.racks.get_mut(rack).filter(|_| is_free) {
+            rack.free.insert((tier, number));
+        }
+        let racks = self.cards.get(card).map(|card| card.racks.clone()).unwrap_or_default();
+        racks.into_iter().for_each(|rack| self.refresh(rack));
     }
 
     /// The answer to one claim; `None` where it has to wait for the second round.
@@ -403,15 +476,9 @@ impl<'a> Supply<'a> {
         same.or_else(|| held.iter().copied().find(is_open))
     }
 
-    /// The node that a claim wants, once others of its guest may be decided.
+    /// The node that a claim is to be on, that of its guest's memory, and how much.
     pub(super) fn wish(&self, guest: usize, claim: &Claim) -> (NumaChoice, Option<u32>) {
-        let Some(owner) = self.guests.get(guest) else { return (NumaChoice::Ignore, None) };
-        let answers = self.answers.get(guest).map(Vec::as_slice).unwrap_or_default();
-        let others = answers.iter().find_map(|answer| match answer {
-            Answer::Place { place, .. } => self.places.get(*place)?.node,
-            _ => None,
-        });
-        wish(owner, claim, others)
+        (claim.numa, self.guests.get(guest).and_then(|guest| guest.memory.numa))
     }
 
     /// Whether a claim that demands a node may have this place.

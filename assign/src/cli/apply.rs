@@ -1,22 +1,33 @@
 //! `assign apply`: makes the host what policies say, or leaves it as it was.
 
-use std::io::{self, IsTerminal};
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::{self, IsTerminal, Read};
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
 use super::{Context, Files, Format, output};
-use crate::apply::policies::{self, Report};
-use crate::failure::Failure;
+use crate::apply::policies::{self, Report, Wanted};
+use crate::failure::{Failure, OwnReason};
 use crate::plan::Plan;
+use crate::plan::saved::{LONGEST, SavedPlan};
 
 pub mod all;
 
 /// Arguments of `assign apply`.
 #[derive(Debug, Args)]
 pub struct Apply {
+    /// A plan that `assign plan --save` kept: exactly that is done, or nothing where the host has
+    /// moved on since.
+    #[arg(value_name = "PLAN", conflicts_with_all = ["files", "all"])]
+    plan: Option<PathBuf>,
     /// A file or folder of policies and guests, or `-` for standard input; may be repeated.
-    #[arg(short, long = "file", value_name = "FILE", required_unless_present = "all")]
+    #[arg(
+        short,
+        long = "file",
+        value_name = "FILE",
+        required_unless_present_any = ["all", "plan"]
+    )]
     files: Vec<PathBuf>,
     /// Every policy of /etc/assign, as at each boot: one that cannot be applied keeps none of the
     /// others from it.
@@ -32,12 +43,39 @@ impl Apply {
         if self.all {
             return all::run(context, self.config.as_deref());
         }
-        let policies = Files { files: self.files.clone() }.policies()?;
         let ask = |plan: &Plan| confirm(context, plan);
-        let report = policies::apply(&context.root, &context.state, &policies, ask)?;
+        let report = match &self.plan {
+            Some(file) => {
+                let name = file.display().to_string();
+                let (saved, documents) = SavedPlan::read(&name, &read(file)?)?;
+                let wanted = Wanted {
+                    policies: &documents.policies,
+                    guests: &documents.guests,
+                    check: &|plan| saved.check(&name, plan),
+                };
+                policies::apply_checked(&context.root, &context.state, &wanted, ask)?
+            }
+            None => {
+                let policies = Files { files: self.files.clone() }.policies()?;
+                policies::apply(&context.root, &context.state, &policies, ask)?
+            }
+        };
         show(context, &report, "nothing to do: the host is as the policies say")?;
         Ok(0)
     }
+}
+
+/// One byte more than a plan may have, for it to be seen.
+fn read(file: &Path) -> Result<Vec<u8>, Failure> {
+    let mut text = Vec::new();
+    let opened = File::open(file);
+    let read = opened.and_then(|opened| opened.take(LONGEST + 1).read_to_end(&mut text));
+    read.map_err(|error| {
+        let message = format!("cannot be read: {error}");
+        Failure::bad_input(OwnReason::File, file.display(), message)
+            .with_remedy("Name a plan that `assign plan --save` kept, or files with -f.")
+    })?;
+    Ok(text)
 }
 
 /// Asks about the first step that somebody may notice.

@@ -42,6 +42,22 @@ impl Files {
         Ok(policies::load(&self.files)?)
     }
 
+    /// The texts of all of them, in order, unparsed.
+    ///
+    /// # Errors
+    /// What cannot be read.
+    pub fn sources(&self) -> Result<Vec<policies::Source>, Failure> {
+        Ok(policies::sources(&self.files)?)
+    }
+
+    /// These policies of the files.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn some(&self, policies: Vec<Policy>) -> Result<Vec<Policy>, Failure> {
+        some(&self.files, policies)
+    }
+
     /// The policies among them; guests are left aside.
     ///
     /// # Errors

@@ -40,6 +40,9 @@ pub struct ClaimPlan {
     pub given: Option<Given>,
     /// Why it gets none.
     pub unmet: Option<Unmet>,
+    /// The bridge that a network falls back to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fallback: Option<String>,
     /// Whether the guest does not start without it.
     pub fatal: bool,
     /// Why it gets none of the other devices of the pool.
@@ -134,6 +137,9 @@ fn told(supply: &Supply<'_>, at: usize, guest: &Guest, each: usize) -> GuestPlan
             // They are told with the reason.
             Err(_) => (Vec::new(), 0),
         };
+        let network = guest.networks.iter().find(|one| asked.network && one.name == asked.name);
+        let fallback = network.and_then(|network| network.fallback.as_ref());
+        let fallback = fallback.map(|virtio| virtio.bridge.clone());
         let fatal = answer.is_err() && fatal.as_deref() == Some(asked.name);
         let (given, unmet) = match answer {
             Ok(given) => (Some(given), None),
@@ -144,6 +150,7 @@ fn told(supply: &Supply<'_>, at: usize, guest: &Guest, each: usize) -> GuestPlan
             pool: asked.claim.pool.clone(),
             given,
             unmet,
+            fallback,
             fatal,
             others,
             left_out,

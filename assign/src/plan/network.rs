@@ -20,8 +20,8 @@ pub fn wanted_mac(
     derived.then(|| mac::derive(snapshot, pf, &pool.name, index))
 }
 
-/// The steps for a VF that is to be made: what a driver presets for trust and the spoof check differs,
-/// so these are always made certain of; all else is as the kernel presets it.
+/// The steps for a VF that is to be made. Drivers differ in what they preset for the spoof check, so
+/// that is always made certain of; they trust no VF unasked, and all else is as the kernel presets it.
 pub(super) fn of_new(
     snapshot: &HostSnapshot,
     pf: &PciFunction,
@@ -32,7 +32,7 @@ pub(super) fn of_new(
     let mac = mac.map(|to| Change::SetVfMac { vf, from: MacAddress([0; 6]), to });
     let wanted = &pool.network;
     let preset = VfSettings {
-        trust: wanted.trust.map(|to| !to),
+        trust: Some(false),
         spoof_check: wanted.spoof_check.map(|to| !to),
         vlan: Vlan::default(),
         link_state: LinkState::Auto,
@@ -71,6 +71,18 @@ fn settings(pool: &Pool, vf: VfRef, now: &VfSettings) -> Vec<Change> {
     ];
     let steps = steps.into_iter().flatten().filter(|setting| !setting.is_nothing());
     steps.map(|setting| Change::SetVf { vf, setting }).collect()
+}
+
+/// Steps of the same kind beside each other, in the order they are in.
+pub(super) fn by_kind(steps: &mut [crate::state::Step]) {
+    let kind = |change: &Change| match change.plain() {
+        Change::SetVf { setting: VfSetting::Vlan(_), .. } => 0,
+        Change::SetVf { setting: VfSetting::SpoofCheck(_), .. } => 1,
+        Change::SetVf { setting: VfSetting::Trust(_), .. } => 2,
+        Change::SetVf { setting: VfSetting::LinkState(_), .. } => 3,
+        _ => 4,
+    };
+    steps.sort_by_key(|step| kind(&step.change));
 }
 
 /// Why a PF cannot set what a pool wants of its VFs, as far as that is known beforehand.

@@ -19,7 +19,8 @@ pub(super) struct Site<'a> {
     leases: HashMap<PciAddress, &'a Lease>,
     variants: Option<&'a Variants>,
     no_iommu_mode: bool,
-    /// Devices that the plan has bound to a vfio driver when it is done.
+    /// Devices that the plan has bound to a vfio driver when it is done; those that are lent stay
+    /// with the host's.
     together: HashSet<PciAddress>,
     /// Devices that were bound for a policy on this boot, with an override.
     bound: HashSet<Target>,

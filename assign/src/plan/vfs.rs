@@ -78,6 +78,7 @@ pub(super) fn steps(
             settings.extend(others.into_iter().map(|change| by(feed, change)));
         }
     }
+    network::by_kind(&mut settings);
     steps.extend(settings);
     steps.extend(after.into_iter().map(|change| by(first, change)));
     Ok(steps)
@@ -251,7 +252,16 @@ fn for_host(
     count: u16,
 ) -> Result<Vec<Change>, Failure> {
     if facts.nvme.is_none() {
-        let mut steps = clear(snapshot, pf, facts)?;
+        let mut steps = remember(snapshot, pf, facts);
+        // Should that be taken back, none of those that nobody had finds a driver.
+        let guard = facts.autoprobe && facts.present > 0;
+        if guard {
+            steps.insert(0, autoprobe(pf, true, false));
+        }
+        steps.extend(resize(snapshot, pf, facts, 0)?);
+        if guard {
+            steps.push(autoprobe(pf, false, true));
+        }
         steps.push(Change::SetVfCount { pf: pf.address, from: 0, to: count });
         return Ok(steps);
     }
@@ -315,9 +325,7 @@ fn adopt(
                 continue;
             };
             let driver = site.driver(feed.pool.driver, function);
-            if driver.is_some()
-                && let Err(cause) = site.viability(feed.policy, function)
-            {
+            if let Err(cause) = site.viability(feed.policy, function) {
                 refusals.push(Failure::not_viable(function.address, &cause));
                 continue;
             }
@@ -352,6 +360,7 @@ fn adopt(
             settings.extend(others.into_iter().map(by));
         }
     }
+    network::by_kind(&mut settings);
     bindings.extend(addresses);
     bindings.extend(settings);
     if refusals.is_empty() { Ok(bindings) } else { Err(refusals) }

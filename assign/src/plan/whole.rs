@@ -18,10 +18,6 @@ pub(super) fn steps(
     feed: &Feed<'_>,
 ) -> Result<Vec<Step>, Vec<Failure>> {
     let Feed { policy, pool } = *feed;
-    let Some(driver) = site.driver(pool.driver, function) else {
-        // Left with the host's driver; bound when a guest gets it.
-        return Ok(Vec::new());
-    };
     let mut refusals = Vec::new();
     if policy.isolation.acs == Acs::Required
         && let Some(cause) = acs::gaps(site.snapshot, function)
@@ -31,6 +27,10 @@ pub(super) fn steps(
     if let Err(cause) = site.viability(policy, function) {
         refusals.push(not_viable(function, &cause));
     }
+    let Some(driver) = site.driver(pool.driver, function) else {
+        // Left with the host's driver; bound when a guest gets it.
+        return if refusals.is_empty() { Ok(Vec::new()) } else { Err(refusals) };
+    };
     if function.driver.as_deref() == Some(&*driver) {
         let kept = site.keep(Target::Function(function.address), function, &driver);
         let step = |change| Step { policy: policy.name.clone(), change };
