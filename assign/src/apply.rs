@@ -204,7 +204,8 @@ impl<'a> Operation<'a> {
         let alone = lanes.len() == 1;
         let gate = Gate::new();
         let mut came = Came { made: vec![false; changes.len()], ..Came::default() };
-        let work = Work { root: self.root, pen: &self.pen, gate: &gate, excuse };
+        let signals = self.signals.as_ref();
+        let work = Work { root: self.root, pen: &self.pen, gate: &gate, signals, excuse };
         let (sender, receiver) = mpsc::channel();
         let mut book = Book {
             root: self.root,
@@ -460,11 +461,13 @@ impl Book<'_> {
                 Err(RecvTimeoutError::Disconnected) => return,
             }
             let Some(signals) = self.signals else { continue };
-            if !asked && !stopped && signals.came() {
+            if !asked && !stopped && (signals.is_pending() || gate.is_shut()) {
+                // Before it is taken: a lane goes on where the gate is open and nothing is pending.
+                gate.shut();
+                signals.came();
                 interrupt::heard();
                 if interrupt::can_ask() {
                     asked = true;
-                    gate.shut();
                 } else {
                     stopped = true;
                     gate.stop();

@@ -7,6 +7,8 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
 /// What asks a program to end.
 const ASKING: [libc::c_int; 4] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT];
 
@@ -47,6 +49,13 @@ impl Signals {
                 error => Err(io::Error::from_raw_os_error(error)),
             }
         }
+    }
+
+    /// Whether one of them has come, which stays to be taken.
+    pub fn is_pending(&self) -> bool {
+        let mut polled = [PollFd::new(&self.descriptor, PollFlags::IN)];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        poll(&mut polled, Some(&now)).is_ok_and(|ready| ready > 0)
     }
 
     /// Whether one of them has come; takes all that have.
@@ -102,7 +111,8 @@ mod tests {
         assert!(!signals.came());
         // SAFETY: raises a signal in this thread, which holds it back.
         unsafe { libc::raise(libc::SIGTERM) };
+        assert!(signals.is_pending() && signals.is_pending());
         assert!(signals.came());
-        assert!(!signals.came());
+        assert!(!signals.came() && !signals.is_pending());
     }
 }

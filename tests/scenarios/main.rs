@@ -8,6 +8,7 @@ mod devices;
 mod documents;
 mod events;
 mod fallback;
+mod faults;
 mod host_and_doctor;
 mod leases;
 mod looking;

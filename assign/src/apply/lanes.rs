@@ -71,9 +71,13 @@ impl Gate {
         Gate { inside: Mutex::new(inside), changed: Condvar::new() }
     }
 
-    /// Whether to go on; waits while that is not decided.
-    pub fn pass(&self) -> bool {
+    /// Whether to go on; waits while that is not decided. What is `pending` shuts the gate, for it
+    /// to be decided about.
+    pub fn pass(&self, pending: impl FnOnce() -> bool) -> bool {
         let mut inside = self.lock();
+        if inside.mode == Mode::Open && pending() {
+            inside.mode = Mode::Shut;
+        }
         inside.waiting += 1;
         while inside.mode == Mode::Shut {
             inside = self.changed.wait(inside).unwrap_or_else(PoisonError::into_inner);
@@ -88,6 +92,11 @@ impl Gate {
         if inside.mode == Mode::Open {
             inside.mode = Mode::Shut;
         }
+    }
+
+    /// Whether it waits for a decision.
+    pub fn is_shut(&self) -> bool {
+        self.lock().mode == Mode::Shut
     }
 
     /// Whether no lane is at work: all wait, or have ended.
@@ -190,7 +199,7 @@ mod tests {
         let (sender, receiver) = mpsc::channel();
         let work = |lane: usize, sender: &mpsc::Sender<usize>| {
             for step in 0.. {
-                if !gate.pass() {
+                if !gate.pass(|| false) {
                     return;
                 }
                 sender.send(lane).expect("somebody listens");
@@ -215,7 +224,7 @@ mod tests {
         gate.shut();
         let (sender, receiver) = mpsc::channel();
         let work = |lane: usize, sender: &mpsc::Sender<usize>| {
-            assert!(gate.pass());
+            assert!(gate.pass(|| false));
             sender.send(lane).expect("somebody listens");
         };
         each(vec![0, 1], &gate, sender, work, || {

@@ -8,6 +8,7 @@ use sriov::{Change, HostRoot, Undo};
 use super::lanes::Gate;
 use super::{Numbered, together};
 use crate::failure::Failure;
+use crate::signals::Signals;
 use crate::state::{Entry, Intent, State};
 
 /// How one step went.
@@ -92,6 +93,7 @@ pub(super) struct Work<'a, E> {
     pub root: &'a HostRoot,
     pub pen: &'a Pen<'a>,
     pub gate: &'a Gate,
+    pub signals: Option<&'a Signals>,
     pub excuse: E,
 }
 
@@ -109,7 +111,7 @@ impl<E: Fn(&Change, &Failure) -> Option<String> + Sync> Work<'_, E> {
             return;
         }
         for part in lane.later {
-            if !self.gate.pass() {
+            if !self.may_go_on() {
                 return tell(events, Event::Stopped);
             }
             let (steps, written) = self.pen.write_down(part);
@@ -125,10 +127,15 @@ impl<E: Fn(&Change, &Failure) -> Option<String> + Sync> Work<'_, E> {
         }
     }
 
+    /// At a step's boundary: nothing is begun any more once somebody wants it to end.
+    fn may_go_on(&self) -> bool {
+        self.gate.pass(|| self.signals.is_some_and(Signals::is_pending))
+    }
+
     fn part(&self, steps: &[Placed], events: &Sender<Event>) -> bool {
         let mut left = steps;
         for run in together::runs(steps, |(_, (_, change))| change) {
-            if !self.gate.pass() {
+            if !self.may_go_on() {
                 unmade(left, events);
                 tell(events, Event::Stopped);
                 return false;

@@ -2,17 +2,22 @@
 
 #[cfg(target_arch = "x86_64")]
 mod faults;
+mod interrupt;
+#[cfg(target_arch = "x86_64")]
+mod recovering;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use assign::state::State;
+use sriov::recorded::Tree;
 use sriov::recorded::simulation::{Kernel, Simulation};
 use sriov::{HostRoot, HostSnapshot};
 
 /// A simulated host with what belongs to it; gone when dropped.
 struct Host {
     directory: tempfile::TempDir,
+    tree: Tree,
     kernel: Kernel,
 }
 
@@ -22,12 +27,17 @@ impl Host {
         // In memory where that can be: thousands of hosts are made, and each waits for its disk.
         let directory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir());
         let directory = directory.expect("a temporary directory");
-        let kernel = build(directory.path()).start();
-        Host { directory, kernel }
+        let simulation = build(directory.path());
+        let tree = simulation.tree().clone();
+        Host { directory, tree, kernel: simulation.start() }
     }
 
     fn root(&self) -> HostRoot {
         HostRoot::at(self.directory.path())
+    }
+
+    fn tree(&self) -> &Tree {
+        &self.tree
     }
 
     fn state(&self) -> State {
