@@ -38,6 +38,7 @@ mod run;
 mod schema;
 mod show;
 mod snapshot;
+mod status;
 mod topology;
 mod validate;
 mod vf;
@@ -135,6 +136,8 @@ enum Verb {
     Remove(remove::Remove),
     /// Finish or take back what an interrupted command left, and return what dead guests had.
     Recover(recover::Recover),
+    /// Show policies with their pools, devices and conditions, and who has what.
+    Status(status::Status),
     /// Start a guest; its console is this terminal.
     Run(run::Run),
     /// Print the completion script of a shell; it completes devices too.
@@ -197,6 +200,7 @@ impl Verb {
             | Verb::Show(_)
             | Verb::Snapshot(_)
             | Verb::Plan(_)
+            | Verb::Status(_)
             | Verb::Diff(_) => Wants::Facts,
             Verb::Validate(_)
             | Verb::Schema(_)
@@ -234,6 +238,7 @@ impl Verb {
             Verb::Diff(verb) => verb.run(context),
             Verb::Remove(verb) => verb.run(context),
             Verb::Recover(verb) => verb.run(context),
+            Verb::Status(verb) => verb.run(context),
             Verb::Run(verb) => verb.run(context),
             Verb::Completions(verb) => verb.run(context),
             Verb::Man(verb) => verb.run(context),

@@ -24,6 +24,7 @@ pub mod launch;
 pub mod plan;
 mod signals;
 pub mod state;
+pub mod status;
 pub mod topology;
 
 pub use failure::{Failure, OwnReason, Reason};

@@ -7,10 +7,12 @@
 //!
 //! Whoever changes the host holds a second lock, [`State::lock_host`], for as long as it takes.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub mod choices;
+pub mod conditions;
 pub mod drives;
 pub mod forced;
 pub mod journal;
@@ -60,6 +62,15 @@ impl State {
     /// The directory.
     pub fn directory(&self) -> &Path {
         &self.directory
+    }
+
+    /// Whether what is remembered is not for this user to see.
+    pub fn is_hidden(&self) -> bool {
+        let denied = |error: &std::io::Error| error.kind() == ErrorKind::PermissionDenied;
+        let database = self.database();
+        database.try_exists().is_err_and(|error| denied(&error))
+            || (database.exists()
+                && std::fs::File::open(database).is_err_and(|error| denied(&error)))
     }
 
     fn database(&self) -> PathBuf {

@@ -11,6 +11,7 @@ mod fallback;
 mod faults;
 mod host_and_doctor;
 mod leases;
+mod lifecycle;
 mod looking;
 mod machine;
 mod nvme;

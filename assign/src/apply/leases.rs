@@ -19,12 +19,16 @@ use std::time::{Duration, Instant};
 
 use sriov::facts::platform;
 use sriov::isolation::is_vfio_driver;
-use sriov::{Change, HostRoot, PciAddress, Reason as HostReason, Undo, attribute, vfio};
+use sriov::{
+    Change, HostRoot, HostSnapshot, PciAddress, Reason as HostReason, Undo, attribute, vfio,
+};
 
 use super::policies::Report;
 use super::recover;
 use crate::failure::{Failure, OwnReason, Reason};
+use crate::state::conditions::{Kind, Noted, Status};
 use crate::state::{Lease, Owner, State, Transaction, Unreset};
+use crate::status::{self, Known};
 
 /// How long a killed guest's process may take to let go of its devices: a reset takes 100 ms for each,
 /// and memory that was pinned is freed first.
@@ -153,7 +157,7 @@ pub fn release(
         .collect();
     // Only what was lent is changed, for which one has to wait where others change the host.
     let lent = held.iter().any(|lease| lease.loan.is_some());
-    let _host = lent.then(|| state.clone().with_patience(PATIENCE).lock_host()).transpose()?;
+    let locked = lent.then(|| state.clone().with_patience(PATIENCE).lock_host()).transpose()?;
     let mut first = None;
     for lease in held {
         // Whoever had the lock before may have returned it, and given it away again.
@@ -166,6 +170,8 @@ pub fn release(
             Err(failure) => drop(first.get_or_insert(failure)),
         }
     }
+    drop(locked);
+    note_availability(root, state, None);
     first.map_or(Ok(notes), Err)
 }
 
@@ -206,6 +212,9 @@ pub fn return_dead(root: &HostRoot, state: &State) -> Result<Report, Failure> {
                 Err(failure) => report.notes.push(format!("{whose}, and {failure}")),
             }
         }
+    }
+    if !report.notes.is_empty() {
+        note_availability(root, state, None);
     }
     Ok(report)
 }
@@ -277,6 +286,32 @@ fn unreset(
             lease.device, lease.guest
         )
     }))
+}
+
+/// Notes since when a policy has no device for another guest, or has one again. `host` is as the guest's
+/// devices were chosen from; without it, one that is read now, where a policy had none. What cannot be
+/// noted is told, and no reason to stop.
+pub fn note_availability(root: &HostRoot, state: &State, host: Option<&HostSnapshot>) {
+    let note = || -> Result<(), Failure> {
+        let noted = state.conditions()?;
+        let had_none = |one: &Noted| one.kind == Kind::Available && one.status != Status::True;
+        if host.is_none() && !noted.iter().any(had_none) {
+            return Ok(());
+        }
+        let applied = state.applied()?;
+        if applied.is_empty() {
+            return Ok(());
+        }
+        let leases = state.leases(root)?.into_iter().map(|lease| (lease, true)).collect();
+        let unreset = state.unreset(root)?;
+        let known = Known { applied, leases, unreset, noted, ..Known::default() };
+        let read = host.is_none().then(|| HostSnapshot::read(root));
+        let Some(host) = host.or(read.as_ref()) else { return Ok(()) };
+        state.note_conditions(&status::changed_availability(host, &known))
+    };
+    if let Err(failure) = note() {
+        anstream::eprintln!("assign: since when devices are free is not noted: {failure}");
+    }
 }
 
 /// Waits until nobody has the device open: the kernel takes a killed process apart after it stopped

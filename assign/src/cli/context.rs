@@ -68,6 +68,11 @@ impl Context {
         Ok(Context { root, state: State::at(state), format, yes, saved, has_state })
     }
 
+    /// Whether it is a saved host.
+    pub fn is_saved(&self) -> bool {
+        self.saved.is_some()
+    }
+
     /// The host as it is now, or as it was when it was saved: then all of it, whatever the scope.
     pub fn snapshot(&self, scope: Scope) -> Cow<'_, HostSnapshot> {
         match &self.saved {

@@ -71,6 +71,10 @@ pub fn of(verb: &str) -> &'static [Example] {
             ("assign recover", "After a crash: nothing stays half done."),
             ("assign recover --finish", "Make what is left of an interrupted apply."),
         ],
+        "status" => &[
+            ("assign status", "Pools, devices and who has them."),
+            ("assign status -o json", "With every condition, for programs."),
+        ],
         "run" => &[("assign run -f web-1.yaml", "Ctrl-] on its console stops the guest.")],
         "completions" => &[
             ("source <(assign completions bash)", "For this shell."),

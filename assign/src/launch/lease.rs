@@ -86,7 +86,7 @@ impl<'a> Lease<'a> {
         let held = entries.iter().map(|entry| entry.device).collect();
         if !entries.is_empty() {
             match leases::take(root, state, &entries) {
-                Ok(()) => {}
+                Ok(()) => leases::note_availability(root, state, Some(host)),
                 Err(NotTaken::Device(device, failure)) => return Ok(Taken::Not(device, failure)),
                 Err(NotTaken::Failed(failure)) => match failure.reason {
                     Reason::Own(OwnReason::Leased) => return Ok(Taken::TooLate),

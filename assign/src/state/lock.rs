@@ -31,6 +31,12 @@ impl State {
         Ok(HostLock { _file: self.lock("host.lock", "changing this host")? })
     }
 
+    /// Whether a command is changing the host now; false where that cannot be seen.
+    pub fn is_host_locked(&self) -> bool {
+        let file = File::open(self.directory.join("host.lock"));
+        file.is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
+    }
+
     /// The lock around the database.
     pub(super) fn lock_database(&self) -> Result<File, Failure> {
         self.lock(DATABASE, "using the state")

@@ -87,11 +87,13 @@ impl Transaction<'_> {
         };
         let applied =
             Applied { policy: policy.clone(), boot_id: boot_id.to_owned(), changes: all_changes };
-        self.put(POLICIES, &policy.name, &applied)
+        self.put(POLICIES, &policy.name, &applied)?;
+        self.note_applied(&policy.name)
     }
 
     /// The policy holds no more.
     pub fn forget_policy(&self, name: &str) -> Result<(), Failure> {
-        self.remove(POLICIES, name)
+        self.remove(POLICIES, name)?;
+        self.forget_conditions(name)
     }
 }

@@ -55,7 +55,10 @@ fn show(context: &Context, done: &All, folder: &Path) -> Result<(), Failure> {
 
 /// The policies of a folder. A file with errors keeps those of other files from nothing: its errors
 /// are told. A folder that is not there, or empty, has none.
-fn read(folder: &Path) -> Result<(Vec<Policy>, Vec<Failure>), Failure> {
+///
+/// # Errors
+/// The folder cannot be listed, or what its files say does not go together.
+pub fn read(folder: &Path) -> Result<(Vec<Policy>, Vec<Failure>), Failure> {
     let mut failures = Vec::new();
     let mut files = yaml_files(folder)?;
     files.retain(|file| match policies::load(std::slice::from_ref(file)) {

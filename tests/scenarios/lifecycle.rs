@@ -1,0 +1,194 @@
+//! Policies over time: drift and its repair, devices that were there before, devices that the host
+//! lends, and a host that is booted.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use lab::Host;
+use serde_json::Value;
+
+use crate::documents::Guest;
+
+const GUEST_TIME: Duration = Duration::from_secs(120);
+
+/// A policy with one pool `lan` of eth0's VFs; `more` is written into the pool.
+fn policy(vfs: u16, more: &str) -> String {
+    format!(
+        "apiVersion: assign/v1\nkind: Policy\nmetadata: {{name: edge}}\nspec:\n  pools:\n    \
+         - {{name: lan, from: {{interface: eth0}}, vfs: {{count: {vfs}}}, {more}}}\n"
+    )
+}
+
+/// Index, driver, override and interface's address of every VF of eth0, one a line.
+const VFS: &str = "cd /sys/class/net/eth0/device; for vf in $(ls -d virtfn*); do \
+                   echo $vf $(basename $(readlink $vf/driver)) $(cat $vf/driver_override) \
+                   $(cat $vf/net/*/address 2>/dev/null); done";
+
+/// Waits until `command` succeeds.
+fn await_success(host: &Host, command: &str) {
+    host.ok(&format!(
+        "for i in $(seq 100); do if {command}; then exit 0; fi; usleep 100000; done; exit 1"
+    ));
+}
+
+fn json(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+#[test]
+#[ignore = "boots an emulated host: cargo lab test"]
+fn life_of_a_policy() -> Result<()> {
+    let network = "network: {mac: derive, vlan: {id: 100}, spoofCheck: true}";
+    let host = Host::intel().igb(1).file("root/edge.yaml", policy(3, network)).boot()?;
+    // Two VFs that were there before, one of them given away by hand.
+    host.ok("ip link set eth0 up");
+    await_success(&host, "grep -q 1 /sys/class/net/eth0/carrier");
+    host.ok("echo 2 > /sys/class/net/eth0/device/sriov_numvfs");
+    await_success(&host, "grep -q 1 /sys/class/net/eth0/carrier");
+    host.ok("cd /sys/bus/pci; echo vfio-pci > devices/0000:01:10.0/driver_override; \
+             echo 0000:01:10.0 > drivers/igbvf/unbind; echo 0000:01:10.0 > drivers_probe");
+    let before = host.ok(VFS);
+    assert!(before.starts_with("virtfn0 vfio-pci vfio-pci\nvirtfn1 igbvf (null) "), "{before}");
+
+    let nothing = host.ok("assign diff");
+    assert!(nothing.contains("no policy is applied"), "{nothing}");
+    host.ok("assign apply -f edge.yaml --yes");
+    let vf = |index| format!("virtfn{index} vfio-pci vfio-pci\n");
+    assert_eq!(host.ok(VFS), [0, 1, 2].map(vf).concat());
+    assert_eq!(host.run("assign diff")?.code, 0);
+
+    // Somebody else's hand.
+    host.ok("assign vf set eth0/0 --vlan 7");
+    host.ok("assign vf set eth0/1 --spoof-check off --mac 02:00:00:00:00:77");
+    host.ok("echo 0000:01:10.4 > /sys/bus/pci/drivers/vfio-pci/unbind; \
+             echo > /sys/bus/pci/devices/0000:01:10.2/driver_override");
+    let differs = host.run("assign diff -o json")?;
+    assert_eq!(differs.code, 4, "{}", differs.stderr);
+    let told = json(&differs.stdout);
+    let mut told: Vec<String> = told["differences"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|one| {
+            let text = |name: &str| one[name].as_str().unwrap_or_default().to_owned();
+            format!("{} {}: {}", text("device"), text("attribute"), text("is"))
+        })
+        .collect();
+    told.sort();
+    assert_eq!(
+        told,
+        [
+            "0000:01:00.0 VF 0 vlan: 7",
+            "0000:01:00.0 VF 1 mac: 02:00:00:00:00:77",
+            "0000:01:00.0 VF 1 override: none",
+            "0000:01:00.0 VF 1 spoof-check: off",
+            "0000:01:00.0 VF 2 driver: no driver (override vfio-pci)",
+        ]
+    );
+    let told = host.ok("assign apply -f edge.yaml");
+    assert!(told.contains("5 steps made"), "{told}");
+    assert_eq!(host.run("assign diff")?.code, 0);
+    assert_eq!(host.ok(VFS), [0, 1, 2].map(vf).concat());
+
+    // What it took is as it was, and what was given away beforehand is so again.
+    let unknown = host.run("assign remove egde")?;
+    assert_eq!(unknown.code, 2, "{}", unknown.stderr);
+    assert!(unknown.stderr.contains("Applied are: edge."), "{}", unknown.stderr);
+    host.ok("assign remove edge");
+    assert_eq!(host.ok(VFS), before);
+    assert_eq!(host.ok("cat /sys/class/net/eth0/device/sriov_drivers_autoprobe"), "1\n");
+    Ok(())
+}
+
+#[test]
+#[ignore = "boots an emulated host: cargo lab test"]
+fn what_the_host_lends_comes_back_however_its_guest_ends() -> Result<()> {
+    let host = Host::intel()
+        .igb(1)
+        .file("root/edge.yaml", policy(2, "driver: host"))
+        .file("root/hold.yaml", Guest::new("web", "hold").claim().to_string())
+        .file("root/net.yaml", Guest::new("db", "net").claim().to_string())
+        .boot()?;
+    host.ok("assign apply -f edge.yaml");
+    let with_host = host.ok(VFS);
+    assert!(with_host.starts_with("virtfn0 igbvf (null) "), "{with_host}");
+    let lent = |host: &Host| host.ok(VFS).starts_with("virtfn0 vfio-pci vfio-pci\n");
+
+    // The VMM alone is killed: its launcher gives the VF back.
+    let guest = host.spawn("assign run -f hold.yaml");
+    guest.wait_for("guest: holding", GUEST_TIME)?;
+    assert!(lent(&host));
+    assert_eq!(host.run("assign diff")?.code, 0, "lent is no drift");
+    host.ok("kill -9 $(pidof assign-vmm)");
+    assert_eq!(guest.wait(Duration::from_secs(30))?.code, 1);
+    assert_eq!(host.ok(VFS), with_host);
+
+    // Launcher and VMM: nobody is left, and the next command returns it.
+    let guest = host.spawn("assign run -f hold.yaml");
+    guest.wait_for("guest: holding", GUEST_TIME)?;
+    host.ok("kill -9 $(pidof assign)");
+    guest.wait(Duration::from_secs(30))?;
+    assert!(lent(&host), "nothing happens by itself");
+    let told = host.run("assign apply -f edge.yaml")?;
+    assert!(told.stderr.contains("guest web") && told.stderr.contains("is gone"), "{told:?}");
+    assert_eq!(host.ok(VFS), with_host);
+
+    // The next guest finds it as good as new, and ends by itself.
+    let output = host.run_within("assign run -f net.yaml </dev/null", GUEST_TIME)?;
+    assert_eq!(output.code, 0, "{}\n{}", output.stdout, output.stderr);
+    assert!(output.stdout.contains("guest: eth0: ping 10.0.2.2: 3 of 3"), "{}", output.stdout);
+    assert_eq!(host.ok(VFS), with_host);
+    Ok(())
+}
+
+#[test]
+#[ignore = "boots an emulated host: cargo lab test"]
+fn a_boot_restores_the_host_from_its_files() -> Result<()> {
+    let shape = || {
+        Host::intel()
+            .igb(1)
+            .file("etc/assign/edge.yaml", policy(2, "network: {mac: derive}"))
+            .file("etc/assign/broken.yaml", "apiVersion: assign/v1\nkind: Polisy\n")
+            .file("root/web.yaml", Guest::new("web", "hold").claim().to_string())
+    };
+    let list = "assign vf list eth0 -o json";
+    let apply = |host: &Host| -> Result<()> {
+        let applied = host.run("assign apply --all --yes")?;
+        assert_eq!(applied.code, 2, "one file is broken: {}", applied.stderr);
+        assert!(applied.stderr.contains("Polisy"), "{}", applied.stderr);
+        assert!(applied.stdout.contains("applied: edge"), "{}", applied.stdout);
+        Ok(())
+    };
+    let start = |host: &Host| -> Result<(lab::Job, String)> {
+        let guest = host.spawn("assign run -f web.yaml");
+        guest.wait_for("guest: holding", GUEST_TIME)?;
+        let leases = json(&host.ok(list));
+        Ok((guest, leases[0]["address"].to_string()))
+    };
+    let first = shape().boot()?;
+    apply(&first)?;
+    let before = first.ok(list);
+    let again = first.run("assign apply --all")?;
+    assert!(again.stdout.contains("nothing to do"), "{}", again.stdout);
+    let (guest, had) = start(&first)?;
+    let state = first.read("/var/lib/assign/state.redb");
+    guest.signal(9);
+    drop(first);
+
+    // The power comes back: nothing is left but the files, and what was remembered of the last boot.
+    let second = shape().file("var/lib/assign/state.redb", state).boot()?;
+    assert_eq!(second.ok("cat /sys/class/net/eth0/device/sriov_numvfs"), "0\n");
+    apply(&second)?;
+    assert_eq!(second.ok(list), before, "the same VFs, addresses and drivers; and no lease");
+    assert_eq!(second.run("assign diff")?.code, 0);
+    let (guest, has) = start(&second)?;
+    assert_eq!(has, had);
+    guest.stdin("stop\n");
+    assert_eq!(guest.wait(Duration::from_secs(60))?.code, 0);
+
+    // And without what was remembered.
+    second.ok("assign remove edge && rm -r /var/lib/assign");
+    apply(&second)?;
+    assert_eq!(second.ok(list), before);
+    Ok(())
+}
