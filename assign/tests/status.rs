@@ -131,7 +131,7 @@ fn each_stage_of_a_policy_is_told_with_since_when() {
     };
     let (operation, boot_id) = ("apply edge".to_owned(), BOOT.to_owned());
     let entry = assign::state::Entry { number: 0, operation, boot_id, change };
-    lab.state().journal_steps(&[entry]).expect("written");
+    lab.state().journal_steps(&[entry], None).expect("written");
     let status = lab.status();
     assert_eq!(
         conditions(&status),
