@@ -280,3 +280,23 @@ fn events_need_the_running_kernel_and_wrong_arguments_are_told() {
     );
     assert_eq!(events.last().map(|event| event["kind"] == "following"), Some(true));
 }
+
+#[test]
+fn the_schema_is_json_for_each_kind_and_both() {
+    let directory = directory();
+    let schema = |arguments: &[&str]| -> serde_json::Value {
+        let output = assign(directory.path(), &[&["schema"], arguments].concat());
+        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).expect("JSON")
+    };
+    let kept = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/schema.json");
+    let kept = std::fs::read(kept).expect("the schema beside the examples");
+    assert_eq!(assign(directory.path(), &["schema"]).stdout, kept);
+    for (kind, word) in [("policy", "Policy"), ("guest", "Guest")] {
+        assert_eq!(schema(&[kind])["properties"]["kind"]["enum"], serde_json::json!([word]));
+    }
+    assert_eq!(schema(&["-o", "json"]), schema(&[]));
+    let yaml = stdout(&assign(directory.path(), &["-o", "yaml", "schema", "guest"]));
+    assert!(yaml.contains("title: A guest of assign"), "{yaml}");
+    assert_eq!(failed(directory.path(), &["schema", "pod"]).0, Some(2));
+}

@@ -71,15 +71,22 @@ pub(crate) fn rate(given: Given<'_>, report: &mut Report<'_>) -> Option<u32> {
     given.or_cannot_be(rate.and_then(|(count, factor)| count.checked_mul(factor)), text, report)
 }
 
-/// What [`SPEED`] says, in MT/s.
-pub(crate) fn speed(text: &str) -> Option<u32> {
+/// Reads a [`SPEED`], in MT/s.
+pub(crate) fn speed(given: Given<'_>, report: &mut Report<'_>) -> Option<u32> {
+    let Value::Scalar { text, .. } = &given.node.value else {
+        return given.wrong(format!("is a speed, not {}", given.node.describe()), report);
+    };
+    given.or_cannot_be(megatransfers(text), text, report)
+}
+
+fn megatransfers(text: &str) -> Option<u32> {
     let number = text.strip_suffix("GT/s")?.trim_end();
     let (whole, tenths) = number.split_once('.').unwrap_or((number, "0"));
     let (whole, tenths) = (decimal::<u32>(whole)?, decimal::<u32>(tenths)?);
     (whole < 1000 && tenths < 10).then_some(whole * 1000 + tenths * 100).filter(|speed| *speed > 0)
 }
 
-/// A speed in MT/s as [`speed`] reads it: `2.5GT/s`.
+/// A speed in MT/s as it is written: `2.5GT/s`.
 pub(crate) fn show_speed(speed: u32) -> String {
     match (speed / 1000, speed % 1000 / 100) {
         (whole, 0) => format!("{whole}GT/s"),
@@ -108,7 +115,7 @@ mod tests {
             ("-8GT/s", None),
             ("8GT", None),
         ] {
-            assert_eq!(speed(text), value, "{text:?}");
+            assert_eq!(megatransfers(text), value, "{text:?}");
         }
         assert_eq!((show_speed(2500), show_speed(16_000)), ("2.5GT/s".into(), "16GT/s".into()));
     }

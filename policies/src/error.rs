@@ -143,12 +143,12 @@ pub(crate) struct Report<'s> {
 
 impl<'s> Report<'s> {
     pub fn new(file: &'s str, text: &'s str) -> Report<'s> {
-        Report { file, lines: text.lines().collect(), errors: Vec::new(), left_out: 0 }
+        Report { file, lines: lines(text), errors: Vec::new(), left_out: 0 }
     }
 
     /// Notes an error at a place of the source.
     pub fn error(&mut self, at: Span, message: impl Into<String>, accepted: Option<&str>) {
-        if self.errors.len() >= MAX_ERRORS {
+        if self.is_full() {
             self.left_out += 1;
             return;
         }
@@ -159,6 +159,11 @@ impl<'s> Report<'s> {
         let accepted = accepted.map(str::to_owned);
         let error = Error { file: self.file.to_owned(), place, message: message.into(), accepted };
         self.errors.push((at, error));
+    }
+
+    /// Whether further errors are only counted, so that what they would say need not be found out.
+    pub fn is_full(&self) -> bool {
+        self.errors.len() >= MAX_ERRORS
     }
 
     /// Number of errors so far.
@@ -175,6 +180,19 @@ impl<'s> Report<'s> {
         }
         errors
     }
+}
+
+/// Lines as YAML counts them: a carriage return alone ends one too (YAML 1.2 section 5.4).
+fn lines(text: &str) -> Vec<&str> {
+    let mut lines = Vec::new();
+    let mut rest = text;
+    while let Some(end) = rest.find(['\n', '\r']) {
+        let (line, from) = rest.split_at(end);
+        lines.push(line);
+        rest = from.strip_prefix("\r\n").unwrap_or(from.get(1..).unwrap_or_default());
+    }
+    lines.push(rest);
+    lines
 }
 
 /// Cuts the window of `line` around the character at `column` and draws `width` carets below it.
@@ -287,6 +305,12 @@ mod tests {
         assert_eq!(draw("\tx: 1", 1, 1), "    x: 1\n    ^");
         assert_eq!(draw("名前: x", 4, 1), "名前: x\n      ^");
         assert_eq!(draw("é: x", 3, 1), "é: x\n   ^");
+    }
+
+    #[test]
+    fn lines_end_as_in_yaml() {
+        assert_eq!(lines("a\nb\r\nc\rd\n\re\n"), ["a", "b", "c", "d", "", "e", ""]);
+        assert_eq!(lines(""), [""]);
     }
 
     #[test]

@@ -63,7 +63,8 @@ impl<'n> Fields<'n> {
             } else if let Some(field) = mapping.field(name) {
                 fields.values.insert(field.name, (key.span, value));
             } else {
-                let hint = match nearest(name, &names()) {
+                let near = if report.is_full() { None } else { nearest(name, &names()) };
+                let hint = match near {
                     Some(near) => format!(": did you mean `{near}`?"),
                     None => String::new(),
                 };
@@ -224,8 +225,15 @@ impl<'n> Given<'n> {
 
     /// As a mapping.
     pub fn fields(&self, report: &mut Report<'_>) -> Option<Fields<'n>> {
-        let (Form::Map(mapping) | Form::WordOr(_, mapping)) = &self.field.form else {
-            return self.misread();
+        let mapping = match &self.field.form {
+            Form::Map(mapping) => mapping,
+            Form::WordOr(_, mapping) if matches!(self.node.value, Value::Map(_)) => mapping,
+            Form::WordOr(word, _) => {
+                let found = self.node.describe();
+                let why = format!("is a mapping, or the word {}, not {found}", word.text);
+                return self.wrong(why, report);
+            }
+            _ => return self.misread(),
         };
         Fields::of(self.node, mapping, report)
     }

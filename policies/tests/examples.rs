@@ -2,7 +2,10 @@
 
 use std::path::Path;
 
-use policies::{Documents, MacPolicy, load};
+use policies::{
+    Acs, Documents, Driver, MacPolicy, NumaChoice, Order, Pool, PoolDevices, PoolNetwork, Restore,
+    load,
+};
 
 fn examples() -> Documents {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
@@ -19,7 +22,8 @@ fn every_example_parses() {
 fn every_claim_of_an_example_names_a_pool_of_the_examples() {
     let documents = examples();
     for guest in &documents.guests {
-        for claim in guest.networks.iter().filter_map(|network| network.claim.as_ref()) {
+        let networks = guest.networks.iter().filter_map(|network| network.claim.as_ref());
+        for claim in networks.chain(guest.devices.iter().map(|device| &device.claim)) {
             assert!(documents.pool(&claim.pool).is_some(), "{}: {}", guest.name, claim.pool);
         }
     }
@@ -34,6 +38,61 @@ fn the_edge_node_is_read_as_it_is_written() {
     assert_eq!(pool.count(), Some(1));
     assert_eq!(pool.indexes().collect::<Vec<_>>(), [0]);
     assert_eq!(pool.network.mac, MacPolicy::Derive);
+}
+
+#[test]
+fn every_example_is_whole_by_itself() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
+    let mut pools = 0;
+    for entry in std::fs::read_dir(folder).expect("the examples") {
+        let path = entry.expect("a file").path();
+        if path.extension().is_none_or(|end| end != "yaml") {
+            continue;
+        }
+        let documents = load(&[&path]).unwrap_or_else(|errors| panic!("{errors}"));
+        pools += documents.policies.iter().map(|policy| policy.pools.len()).sum::<usize>();
+        // Guests beside policies claim from these; web-1 and web-2 go with edge-node.
+        for guest in documents.guests.iter().filter(|_| !documents.policies.is_empty()) {
+            let networks = guest.networks.iter().filter_map(|network| network.claim.as_ref());
+            for claim in networks.chain(guest.devices.iter().map(|device| &device.claim)) {
+                assert!(
+                    documents.pool(&claim.pool).is_some(),
+                    "{}: {}",
+                    path.display(),
+                    claim.pool
+                );
+            }
+        }
+    }
+    assert!(pools >= 9, "{pools} pools");
+}
+
+#[test]
+fn the_gallery_shows_what_the_language_has() {
+    let documents = examples();
+    let pools: Vec<&Pool> = documents.policies.iter().flat_map(|policy| &policy.pools).collect();
+    for driver in [Driver::VfioPci, Driver::Auto, Driver::Host] {
+        assert!(pools.iter().any(|pool| pool.driver == driver), "{driver}");
+    }
+    assert!(pools.iter().any(|pool| pool.devices == PoolDevices::Whole));
+    assert!(pools.iter().any(|pool| pool.order == Order::Spread));
+    assert!(
+        pools.iter().any(|pool| pool.from.link_speed.is_some() && pool.from.numa_node.is_some())
+    );
+    let set = |is_set: fn(&PoolNetwork) -> bool| pools.iter().any(|pool| is_set(&pool.network));
+    assert!(set(|n| n.vlan.is_some()) && set(|n| n.rate.is_some()));
+    assert!(set(|n| n.trust == Some(true)) && set(|n| n.spoof_check == Some(true)));
+    let policies = &documents.policies;
+    assert!(policies.iter().any(|policy| policy.isolation.acs == Acs::Required));
+    assert!(policies.iter().any(|policy| policy.release.restore == Restore::Keep));
+    assert!(policies.iter().any(|policy| !policy.protection.exceptions.is_empty()));
+    let guests = &documents.guests;
+    let claims =
+        || guests.iter().flat_map(|guest| &guest.networks).filter_map(|n| n.claim.as_ref());
+    for numa in [NumaChoice::Ignore, NumaChoice::Preferred, NumaChoice::Required] {
+        assert!(claims().any(|claim| claim.numa == numa), "{numa:?}");
+    }
+    assert!(guests.iter().any(|guest| guest.devices.iter().any(|device| device.optional)));
 }
 
 #[test]

@@ -147,3 +147,98 @@ fn relative_paths_start_from_the_folder_of_the_file() {
     assert_eq!(guest.boot.initrd.as_deref().and_then(|path| path.to_str()), Some("/i"));
     assert_eq!((guest.cpus, guest.memory.size), (1, 64 << 20));
 }
+
+#[test]
+fn devices() {
+    let right = "devices: [{name: gpu0, claim: {pool: gpu}}, {name: d1, claim: {pool: gpu}, optional: true}]";
+    assert_eq!(guest(right), "accepted");
+    assert_snapshot!(guest("devices: [{name: net0, claim: {pool: gpu}}, {claim: {pool: gpu}, optional: yes}]"), @r#"
+    host.yaml:9:20: another network or device of this guest is already named `net0`
+    9 |   devices: [{name: net0, claim: {pool: gpu}}, {claim: {pool: gpu}, optional: yes}]
+      |                    ^^^^
+      = accepted: each name once, in all files given together
+
+    host.yaml:9:47: a device needs `name`
+    9 |   devices: [{name: net0, claim: {pool: gpu}}, {claim: {pool: gpu}, optional: yes}]
+      |                                               ^
+      = accepted: name: gpu0
+
+    host.yaml:9:78: `optional` is true or false, not `yes`
+    9 |   devices: [{name: net0, claim: {pool: gpu}}, {claim: {pool: gpu}, optional: yes}]
+      |                                                                              ^^^
+      = accepted: true, false
+    "#);
+    assert_snapshot!(guest("devices: [{name: a}, {name: a, claim: gpu}]"), @r#"
+    host.yaml:9:13: a device needs `claim`
+    9 |   devices: [{name: a}, {name: a, claim: gpu}]
+      |             ^
+      = accepted: claim: {pool: gpu}
+
+    host.yaml:9:31: another network or device of this guest is already named `a`
+    9 |   devices: [{name: a}, {name: a, claim: gpu}]
+      |                               ^
+      = accepted: each name once, in all files given together
+
+    host.yaml:9:41: `claim` is a mapping, not `gpu`
+    9 |   devices: [{name: a}, {name: a, claim: gpu}]
+      |                                         ^^^
+      = accepted: {pool: …, numa: …}
+    "#);
+    assert_snapshot!(guest("devices: []"), @r#"
+    host.yaml:9:12: `devices` is an empty list
+    9 |   devices: []
+      |            ^
+      = accepted: [{name: gpu0, claim: {pool: gpu}}]
+    "#);
+}
+
+#[test]
+fn a_claim_for_a_near_device_needs_memory_to_be_near_to() {
+    let networks =
+        |numa: &str| format!("networks: [{{name: a, claim: {{pool: lan, numa: {numa}}}}}]");
+    assert_snapshot!(guest(&networks("required")), @r#"
+    host.yaml:8:49: the claim asks for a device near the guest's memory, which has no NUMA node
+    8 |   networks: [{name: a, claim: {pool: lan, numa: required}}]
+      |                                                 ^^^^^^^^
+      = accepted: `numa` in the guest's memory as well: memory: {size: 512MiB, numa: 0}
+    "#);
+    assert_snapshot!(guest(&networks("preferred")), @r#"
+    host.yaml:8:49: the claim asks for a device near the guest's memory, which has no NUMA node
+    8 |   networks: [{name: a, claim: {pool: lan, numa: preferred}}]
+      |                                                 ^^^^^^^^^
+      = accepted: `numa` in the guest's memory as well: memory: {size: 512MiB, numa: 0}
+    "#);
+    assert_snapshot!(guest(&networks("near")), @r#"
+    host.yaml:8:49: `numa` cannot be `near`
+    8 |   networks: [{name: a, claim: {pool: lan, numa: near}}]
+      |                                                 ^^^^
+      = accepted: ignore, preferred, required
+    "#);
+    assert_eq!(guest(&networks("ignore")), "accepted");
+    let near = "apiVersion: assign/v1\nkind: Guest\nmetadata: {name: g}\nspec: {memory: {size: 1GiB, numa: 1}, \
+                boot: {kernel: k}, networks: [{name: a, claim: {pool: lan, numa: required}}]}\n";
+    assert_eq!(errors(near), "accepted");
+    assert_snapshot!(guest("memory: {size: 1GiB, numa: 1024}"), @r#"
+    host.yaml:8:30: `numa` is 1024, which is out of range
+    8 |   memory: {size: 1GiB, numa: 1024}
+      |                              ^^^^
+      = accepted: a whole number from 0 to 1023
+    "#);
+    assert_snapshot!(guest("memory: {size: 0GiB}"), @r#"
+    host.yaml:8:18: a guest cannot have 0 MiB of memory
+    8 |   memory: {size: 0GiB}
+      |                  ^^^^
+      = accepted: 64MiB to 16384GiB
+    "#);
+    assert_snapshot!(guest("memory: {size: 1.5GiB}"), @r#"
+    host.yaml:8:18: `size` cannot be `1.5GiB`
+    8 |   memory: {size: 1.5GiB}
+      |                  ^^^^^^
+      = accepted: a whole number with MiB or GiB, such as 512MiB or 2GiB
+    "#);
+}
+
+#[test]
+fn a_claim_of_a_pool_that_no_file_has_is_for_the_host_to_judge() {
+    assert_eq!(guest("networks: [{name: a, claim: {pool: nobody-knows}}]"), "accepted");
+}

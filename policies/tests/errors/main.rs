@@ -1,7 +1,9 @@
 //! Every kind of mistake, and what is said about it.
 
 mod guest;
+mod network;
 mod policy;
+mod rules;
 
 use insta::assert_snapshot;
 use policies::{Source, parse};

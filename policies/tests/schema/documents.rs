@@ -1,0 +1,274 @@
+//! Documents that are right, wrong, and wrong in a way that only the reader sees.
+
+/// Every field there is, in one document of each kind.
+pub const FULL: &str = r#"
+apiVersion: assign/v1
+kind: Policy
+metadata: {name: full}
+spec:
+  pools:
+    - name: parts
+      from:
+        vendor: "8086"
+        device: "10c9"
+        subsystemVendor: "8086"
+        subsystemDevice: a03c
+        class: "0200"
+        driver: igb
+        address: 0000:01:00.0
+        interface: eth0
+        altname: enp1s0f0
+        permanentMac: 52:54:00:12:34:56
+        serial: 00-1b-21-ff-ff-12-34-56
+        pciRoot: "0000:00"
+        numaNode: 0
+        linkSpeed: {min: 2.5GT/s}
+      vfs: {count: 8}
+      use: 0-3,7
+      expect: {min: 1, max: 2}
+      driver: auto
+      order: spread
+      network:
+        mac: derive
+        vlan: {id: 100, qos: 3, protocol: 802.1ad}
+        trust: true
+        spoofCheck: false
+        linkState: enable
+        rate: {min: 100, max: 1Gbit}
+    - name: whole
+      devices:
+        vendor: "10de"
+        device: "2330"
+        subsystemVendor: "10de"
+        subsystemDevice: "16c1"
+        class: "0302"
+        driver: nvidia
+        address: 41:00.0
+        interface: ib0
+        altname: gpu
+        permanentMac: "52:54:00:12:34:57"
+        serial: "x 1"
+        pciRoot: "0000:40"
+        numaNode: 1
+        linkSpeed: {min: 16 GT/s}
+      driver: vfio-pci
+      order: pack
+  isolation: {group: strict, acs: required, noIommu: allow}
+  protection:
+    exceptions:
+      - {device: eth0, because: a spare port}
+      - {device: 02:00.0, because: "nobody uses it"}
+  release: {restore: keep}
+---
+apiVersion: assign/v1
+kind: Guest
+metadata: {name: full}
+spec:
+  cpus: {count: 2}
+  memory: {size: 2GiB, numa: 1}
+  boot: {kernel: vmlinuz, initrd: initrd.img, cmdline: console=ttyS0 quiet}
+  networks:
+    - name: net0
+      claim: {pool: parts, numa: required}
+      fallback: {virtio: {bridge: br0}}
+    - name: net1
+      virtio: {bridge: br1}
+  devices:
+    - {name: gpu0, claim: {pool: whole, numa: preferred}, optional: true}
+"#;
+
+macro_rules! policy {
+    ($pool:literal) => {
+        concat!(
+            "{apiVersion: assign/v1, kind: Policy, metadata: {name: a}, spec: {pools: [",
+            $pool,
+            "]}}"
+        )
+    };
+}
+
+macro_rules! from {
+    ($from:literal) => {
+        concat!(
+            "{apiVersion: assign/v1, kind: Policy, metadata: {name: a}, spec: {pools: [{name: a, from: {",
+            $from,
+            "}, vfs: {count: 4}}]}}"
+        )
+    };
+}
+
+macro_rules! network {
+    ($network:literal) => {
+        concat!(
+            "{apiVersion: assign/v1, kind: Policy, metadata: {name: a}, spec: {pools: [{name: a, from: \
+             {driver: igb}, vfs: {count: 4}, network: ",
+            $network,
+            "}]}}"
+        )
+    };
+}
+
+macro_rules! guest {
+    ($spec:literal) => {
+        concat!(
+            "{apiVersion: assign/v1, kind: Guest, metadata: {name: a}, spec: {boot: {kernel: k}, ",
+            $spec,
+            "}}"
+        )
+    };
+}
+
+macro_rules! rules {
+    ($rules:literal) => {
+        concat!(
+            "{apiVersion: assign/v1, kind: Policy, metadata: {name: a}, spec: {pools: [{name: a, \
+             devices: {class: \"03\"}}], ",
+            $rules,
+            "}}"
+        )
+    };
+}
+
+/// Right to both.
+pub const RIGHT: &[&str] = &[
+    policy!("{name: a, devices: {class: \"03\"}, driver: host}"),
+    policy!("{name: a, from: {driver: igb}, vfs: {count: 65535}, use: 0, expect: {max: 0}}"),
+    policy!("{name: a, from: {driver: igb}, vfs: {count: 4}, use: \"0, 2-3\"}"),
+    network!("{vlan: none}"),
+    network!("{}"),
+    network!("{rate: {max: 0}}"),
+    network!("{rate: {max: 100 Mbit/s}}"),
+    network!("{trust: TRUE, spoofCheck: False}"),
+    rules!("protection: {exceptions: [{device: 10000:e1:1f.7, because: spare}]}"),
+    guest!("memory: {size: 64 MiB}"),
+    guest!("memory: {size: 1GiB}, networks: [{name: a, claim: {pool: b}}]"),
+    "kind: Guest\napiVersion: \"assign/v1\"\nmetadata:\n  name: 'a'\nspec:\n  memory: &m {size: 1GiB}\n  boot:\n    \
+     kernel: k\n    cmdline: |\n      console=ttyS0 quiet\n",
+];
+
+/// Wrong to both.
+pub const WRONG: &[&str] = &[
+    "[]",
+    "text",
+    "{apiVersion: assign/v2, kind: Guest, metadata: {name: a}, spec: {}}",
+    "{apiVersion: assign/v1, kind: Pod, metadata: {name: a}, spec: {}}",
+    "{apiVersion: assign/v1, kind: Guest, metadata: {name: a}}",
+    "{apiVersion: assign/v1, kind: Policy, metadata: {name: a}, spec: {}}",
+    "{apiVersion: assign/v1, kind: Guest, metadata: {}, spec: {memory: {size: 1GiB}, boot: {kernel: k}}}",
+    "{apiVersion: assign/v1, kind: Guest, metadata: {name: A}, spec: {memory: {size: 1GiB}, boot: {kernel: k}}}",
+    "{apiVersion: assign/v1, kind: Policy, metadata: {name: a}, spec: {pools: []}}",
+    policy!("{}"),
+    policy!("{name: a}"),
+    policy!("{name: a, from: {driver: igb}}"),
+    policy!("{name: a, vfs: {count: 4}}"),
+    policy!("{name: a, use: 0, devices: {driver: igb}}"),
+    policy!("{name: a, from: {driver: igb}, vfs: {}}"),
+    policy!("{name: a, from: {driver: igb}, vfs: {count: 0}}"),
+    policy!("{name: a, from: {driver: igb}, vfs: {count: 65536}}"),
+    policy!("{name: a, from: {driver: igb}, vfs: {count: \"4\"}}"),
+    policy!("{name: a, from: {driver: igb}, vfs: {count: 1.5}}"),
+    policy!("{name: a, from: {driver: igb}, vfs: {count: 4}, use: 0--1}"),
+    policy!("{name: a, from: {driver: igb}, vfs: {count: 4}, use: 1.5}"),
+    policy!("{name: a, from: {driver: igb}, vfs: {count: 4}, use: [0, 1]}"),
+    policy!("{name: a, from: {driver: igb}, vfs: {count: 4}, driver: igb}"),
+    policy!("{name: a, from: {driver: igb}, vfs: {count: 4}, order: random}"),
+    policy!("{name: a, from: {driver: igb}, vfs: {count: 4}, expect: {}}"),
+    policy!("{name: a, from: {driver: igb}, vfs: {count: 4}, expect: {min: -1}}"),
+    policy!("{name: a, from: {driver: igb}, vfs: {count: 4}, devices: {driver: igb}}"),
+    policy!("{name: a, devices: {driver: igb}, network: {mac: derive}}"),
+    policy!("{name: 123, devices: {driver: igb}}"),
+    policy!("{name: a, from: {}, vfs: {count: 4}}"),
+    from!("vendor: 8086"),
+    from!("vendor: \"808\""),
+    from!("class: \"020\""),
+    from!("driver: .igb"),
+    from!("driver: a/b"),
+    from!("address: 01:20.0"),
+    from!("address: 1:00.0"),
+    from!("interface: a/b"),
+    from!("interface: sixteen-letters-"),
+    from!("altname: \"a b\""),
+    from!("permanentMac: 52:54:00"),
+    from!("serial: \" x\""),
+    from!("serial: 123"),
+    from!("pciRoot: \"00\""),
+    from!("numaNode: 1024"),
+    from!("numaNode: \"0\""),
+    from!("linkSpeed: {min: 8}"),
+    from!("linkSpeed: {min: 0GT/s}"),
+    from!("linkSpeed: {}"),
+    from!("linkSpeed: 8GT/s"),
+    from!("bus: 1"),
+    from!("vendor: null"),
+    network!("{mac: random}"),
+    network!("{vlan: 100}"),
+    network!("{vlan: {id: 0}}"),
+    network!("{vlan: {id: 4095}}"),
+    network!("{vlan: {id: 1, qos: 8}}"),
+    network!("{vlan: {qos: 1}}"),
+    network!("{vlan: {id: 1, protocol: qinq}}"),
+    network!("{trust: yes}"),
+    network!("{trust: \"true\"}"),
+    network!("{spoofCheck: 1}"),
+    network!("{linkState: up}"),
+    network!("{rate: {}}"),
+    network!("{rate: {min: -1}}"),
+    network!("{rate: {max: 1.5Gbit}}"),
+    network!("{rate: {max: \"100\"}}"),
+    network!("{rate: 1Gbit}"),
+    rules!("isolation: {acs: off}"),
+    rules!("isolation: {noIommu: true}"),
+    rules!("isolation: strict"),
+    rules!("protection: {}"),
+    rules!("protection: {exceptions: []}"),
+    rules!("protection: {exceptions: [{device: eth0}]}"),
+    rules!("protection: {exceptions: [{device: eth0, because: \"\"}]}"),
+    rules!("protection: {exceptions: [{device: eth0, because: \" \"}]}"),
+    rules!("protection: {exceptions: [{device: a:b, because: spare}]}"),
+    rules!("release: {restore: all}"),
+    rules!("priority: 1"),
+    guest!("memory: {size: 1024}"),
+    guest!("memory: {size: 1GB}"),
+    guest!("memory: {size: 0MiB}"),
+    guest!("memory: {size: 1.5GiB}"),
+    guest!("memory: {size: 1GiB, numa: -1}"),
+    guest!("memory: {size: 1GiB}, cpus: {count: 65}"),
+    guest!("memory: {size: 1GiB}, cpus: 2"),
+    guest!("memory: {size: 1GiB}, networks: [{name: a}]"),
+    guest!("memory: {size: 1GiB}, networks: [{name: a, claim: {}}]"),
+    guest!("memory: {size: 1GiB}, networks: [{name: a, claim: {pool: b, numa: near}}]"),
+    guest!("memory: {size: 1GiB}, networks: [{name: a, fallback: {virtio: {bridge: b}}}]"),
+    guest!("memory: {size: 1GiB}, networks: [{name: a, claim: {pool: b}, virtio: {bridge: b}}]"),
+    guest!("memory: {size: 1GiB}, networks: [{name: a, claim: {pool: b}, fallback: {}}]"),
+    guest!("memory: {size: 1GiB}, devices: [{name: a}]"),
+    guest!("memory: {size: 1GiB}, devices: [{name: a, claim: {pool: b}, optional: maybe}]"),
+    "{apiVersion: assign/v1, kind: Guest, metadata: {name: a}, spec: {memory: {size: 1GiB}}}",
+    "{apiVersion: assign/v1, kind: Guest, metadata: {name: a}, spec: {memory: {size: 1GiB}, boot: {kernel: \"\"}}}",
+];
+
+/// Wrong, and right as far as a schema can tell.
+pub const ONLY_THE_READER: &[&str] = &[
+    // Twice the same.
+    "{apiVersion: assign/v1, apiVersion: assign/v1, kind: Guest, metadata: {name: a}, spec: {memory: {size: 1GiB}, \
+     boot: {kernel: k}}}",
+    policy!("{name: a, devices: {driver: x}}, {name: a, devices: {driver: y}}"),
+    rules!("protection: {exceptions: [{device: eth0, because: a}, {device: eth0, because: b}]}"),
+    // Pools that overlap.
+    policy!("{name: a, devices: {driver: x}}, {name: b, devices: {driver: x}}"),
+    // Numbers that do not fit each other.
+    policy!("{name: a, from: {driver: x}, vfs: {count: 4}, use: 4}"),
+    policy!("{name: a, from: {driver: x}, vfs: {count: 4}, use: \"3-1\"}"),
+    policy!("{name: a, from: {driver: x}, vfs: {count: 4}, expect: {min: 2, max: 1}}"),
+    network!("{rate: {min: 2Gbit, max: 1Gbit}}"),
+    // Amounts out of range.
+    guest!("memory: {size: 1MiB}"),
+    network!("{rate: {max: 9999999Gbit}}"),
+    // 010 is ten to YAML 1.2 and eight to others.
+    policy!("{name: a, from: {driver: x}, vfs: {count: 010}}"),
+    // A claim near to memory that is nowhere.
+    guest!("memory: {size: 1GiB}, networks: [{name: a, claim: {pool: b, numa: required}}]"),
+    // Tags mean nothing here.
+    "{apiVersion: !!str assign/v1, kind: Guest, metadata: {name: a}, spec: {memory: {size: 1GiB}, boot: {kernel: k}}}",
+    // A name of an interface that the kernel does not take.
+    from!("interface: ."),
+];
