@@ -55,11 +55,9 @@ impl<'a> Examiner<'a> {
             return Some(Why::NotOpened { cause: cause.clone() });
         }
         if offer.planned.is_some() {
-            // The plan has looked at it, and makes it what it has to be.
-            return match (vf, function) {
-                (Some(_), Some(function)) => self.host_uses(&offer.pool, function),
-                _ => None,
-            };
+            // The plan has looked at it, and makes it what it has to be; what the host lends it may be
+            // using.
+            return function.and_then(|function| self.host_uses(&offer.pool, function));
         }
         let Some(function) = function else { return Some(Why::Missing) };
         // Before its driver: somebody may have lent it to a guest by another way.
