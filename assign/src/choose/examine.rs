@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use policies::{Acs, Driver, Pool, PoolDevices};
 use sriov::isolation::{self, is_vfio_driver};
-use sriov::{HostSnapshot, PciAddress, PciFunction, VfRef, usage};
+use sriov::{HostSnapshot, PciAddress, PciFunction, usage};
 
 use super::reason::{Unmet, Why};
 use super::{Offer, World};
@@ -42,13 +42,12 @@ impl<'a> Examiner<'a> {
         is_empty.then(|| Unmet::NoDevice { pool: name(), from: pool.from.to_string() })
     }
 
-    /// What speaks against one device: VF `vf` of `card`, or the card itself. `function` is the
-    /// device as it is, if it is there.
+    /// What speaks against one device: a VF of `card`, or the card itself. `function` is the device as
+    /// it is, if it is there.
     pub fn against(
         &mut self,
         offer: &Offer,
         card: &'a PciFunction,
-        vf: Option<VfRef>,
         function: Option<&'a PciFunction>,
     ) -> Option<Why> {
         if let Some(cause) = function.and_then(|one| self.world.failed.get(&one.address)) {

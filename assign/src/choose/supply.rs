@@ -176,7 +176,7 @@ impl<'a> Supply<'a> {
                 card.racks.push(rack);
             }
             let mut add = |vf: Option<VfRef>, at: Option<&'a PciFunction>| {
-                let against = examiner.against(offer, function, vf, at);
+                let against = examiner.against(offer, function, at);
                 self.places.push(Place {
                     stock: number,
                     card,
