@@ -10,7 +10,7 @@ use lab::fault::{self, Fault, How, Ran, Scope};
 use sriov::HostSnapshot;
 use sriov::recorded::simulation::{Drive, Simulation};
 
-use super::{Host, example};
+use super::{Host, example, gallery};
 
 const EIO: i32 = 5;
 const EBUSY: i32 = 16;
@@ -73,6 +73,11 @@ impl Case {
 
     /// Tries every point of a scope; returns how many there are, and how many faults were tried.
     fn torture(&self, scope: Scope, hows: &[How]) -> (usize, usize) {
+        self.torture_some(scope, hows, 1)
+    }
+
+    /// The same at every so many-th point, where there are hundreds that are alike.
+    fn torture_some(&self, scope: Scope, hows: &[How], every: usize) -> (usize, usize) {
         let host = self.host();
         let before = everything(&host);
         let counted = self.run(&host, scope, None);
@@ -81,7 +86,7 @@ impl Case {
         assert_ne!(before, planned, "{}", self.name);
         let mut tried = 0;
         for how in hows {
-            for at in 0.. {
+            for at in (0..).step_by(every) {
                 let host = self.host();
                 let ran = self.run(&host, scope, Some(Fault { at, how: *how }));
                 if !ran.hit {
@@ -202,6 +207,48 @@ const BOTH: Case = Case {
     files: &["edge-node.yaml", "nvme-slices.yaml"],
     prepare: |_| {},
 };
+
+const MIXED: Case = Case {
+    name: "mixed-fallback",
+    build: |directory| Simulation::lab(directory, 0),
+    files: &["mixed-fallback.yaml"],
+    prepare: |_| {},
+};
+
+const GPU: Case = Case {
+    name: "whole-gpu",
+    build: gallery::graphics,
+    files: &["whole-gpu.yaml"],
+    prepare: |_| {},
+};
+
+const NUMA: Case = Case {
+    name: "two-numa-nodes",
+    build: gallery::two_nodes,
+    files: &["two-numa-nodes.yaml"],
+    prepare: |_| {},
+};
+
+#[test]
+fn mixed_fallback_survives_every_fault() {
+    let (points, _) = MIXED.torture(Scope::Host, HOST);
+    assert!(points >= 24, "{points}");
+}
+
+#[test]
+fn whole_gpu_survives_every_fault() {
+    let (points, _) = GPU.torture(Scope::Host, HOST);
+    assert!(points >= 6, "{points}");
+    GPU.torture(Scope::State, STATE);
+}
+
+/// 112 VFs are bound in the same way: a prime number of points lies between two that are tried, so
+/// that each kind of point comes up.
+#[test]
+fn two_numa_nodes_survive_faults() {
+    let (points, tried) = NUMA.torture_some(Scope::Host, HOST, 37);
+    assert!(points >= 340 && tried >= 36, "{points} {tried}");
+}
 
 #[test]
 fn edge_node_survives_every_fault() {

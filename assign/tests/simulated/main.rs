@@ -2,6 +2,8 @@
 
 #[cfg(target_arch = "x86_64")]
 mod faults;
+#[cfg(target_arch = "x86_64")]
+mod gallery;
 mod interrupt;
 #[cfg(target_arch = "x86_64")]
 mod recovering;
