@@ -156,8 +156,8 @@ fn table_of(devices: &[DeviceStanding]) -> Table {
 }
 
 fn conditions(shown: &Shown) -> Table {
-    let headings = ["POLICY", "CONDITION", "STATUS", "REASON", "SINCE", "MESSAGE"];
-    let mut table = Table::new(&headings, &[0, 1, 2, 3, 4]);
+    let headings = ["POLICY", "CONDITION", "STATUS", "SINCE", "BECAUSE"];
+    let mut table = Table::new(&headings, &[0, 1, 2, 3]);
     for policy in &shown.standing.policies {
         for condition in &policy.conditions {
             let good = match condition.kind {
@@ -169,7 +169,6 @@ fn conditions(shown: &Shown) -> Table {
                 Cell::from(&policy.name),
                 Cell::from(format!("{:?}", condition.kind)),
                 Cell::styled(format!("{:?}", condition.status), look),
-                Cell::from(condition.reason),
                 Cell::from(condition.since.map(moment).unwrap_or_default()),
                 Cell::from(&condition.message),
             ]);
@@ -199,8 +198,11 @@ fn state(state: State) -> (&'static str, anstyle::Style) {
     }
 }
 
-/// A moment in UTC, to the second.
+/// A moment in UTC, to the minute: `2026-03-01 18:54Z`.
 fn moment(seconds: u64) -> String {
     let text = time::utc(UNIX_EPOCH + Duration::from_secs(seconds));
-    text.split_once('.').map_or(text.clone(), |(whole, _)| format!("{whole}Z"))
+    match text.get(..16) {
+        Some(minute) => format!("{}Z", minute.replace('T', " ")),
+        None => text,
+    }
 }
