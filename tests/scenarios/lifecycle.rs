@@ -31,6 +31,17 @@ fn await_success(host: &Host, command: &str) {
     ));
 }
 
+/// Without its colours.
+fn plain(line: &str) -> String {
+    let mut plain = String::new();
+    let mut rest = line.trim_end_matches('\r');
+    while let Some((before, after)) = rest.split_once('\u{1b}') {
+        plain.push_str(before);
+        rest = after.split_once('m').map_or("", |(_, rest)| rest);
+    }
+    plain + rest
+}
+
 fn json(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
 }
@@ -56,6 +67,14 @@ fn life_of_a_policy() -> Result<()> {
     let vf = |index| format!("virtfn{index} vfio-pci vfio-pci\n");
     assert_eq!(host.ok(VFS), [0, 1, 2].map(vf).concat());
     assert_eq!(host.run("assign diff")?.code, 0);
+
+    let status = host.ok("assign status");
+    assert!(status.contains("lan: 3 of 3 free") && status.contains("InSync"), "{status}");
+    assert_eq!(json(&host.ok("assign status -o json"))["policies"][0]["pools"][0]["free"], 3);
+    let terminal = host.spawn_on_terminal("assign status", 80);
+    let page = terminal.wait(Duration::from_secs(20))?.stdout;
+    let widest = page.lines().map(|line| plain(line).chars().count()).max();
+    assert!(widest.is_some_and(|columns| (40..=80).contains(&columns)), "{widest:?}: {page}");
 
     // Somebody else's hand.
     host.ok("assign vf set eth0/0 --vlan 7");
@@ -119,6 +138,9 @@ fn what_the_host_lends_comes_back_however_its_guest_ends() -> Result<()> {
     guest.wait_for("guest: holding", GUEST_TIME)?;
     assert!(lent(&host));
     assert_eq!(host.run("assign diff")?.code, 0, "lent is no drift");
+    let status = json(&host.ok("assign status -o json"));
+    let device = &status["devices"][0];
+    assert_eq!((&device["state"], &device["owner"]["guest"]), (&"leased".into(), &"web".into()));
     host.ok("kill -9 $(pidof assign-vmm)");
     assert_eq!(guest.wait(Duration::from_secs(30))?.code, 1);
     assert_eq!(host.ok(VFS), with_host);
@@ -129,6 +151,8 @@ fn what_the_host_lends_comes_back_however_its_guest_ends() -> Result<()> {
     host.ok("kill -9 $(pidof assign)");
     guest.wait(Duration::from_secs(30))?;
     assert!(lent(&host), "nothing happens by itself");
+    let status = json(&host.ok("assign status -o json"));
+    assert_eq!(status["devices"][0]["state"], "returning", "{status}");
     let told = host.run("assign apply -f edge.yaml")?;
     assert!(told.stderr.contains("guest web") && told.stderr.contains("is gone"), "{told:?}");
     assert_eq!(host.ok(VFS), with_host);
