@@ -126,7 +126,7 @@ fn help_fits_80_columns_and_its_examples_are_right() {
         let examples = help.lines().filter_map(|line| line.trim().strip_prefix("assign "));
         for example in examples.filter(|_| !help.contains("Usage: assign vf <")) {
             let line = example.split("  ").next().unwrap_or_default();
-            let line = line.split(['|', ')']).next().unwrap_or_default();
+            let line = line.split(['|', ')', '>']).next().unwrap_or_default();
             // The words are right if asking for help with them is.
             let mut words: Vec<&str> = line.split_whitespace().collect();
             words.push("--help");
