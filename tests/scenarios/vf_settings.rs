@@ -179,10 +179,13 @@ fn vfs_go_only_when_nobody_uses_them_and_everybody_agrees() -> Result<()> {
     host.ok("assign vf destroy eth0 --yes && assign vf create eth0 2 --driver vfio-pci");
     host.ok("assign vf set eth0/0 --mac 02:00:00:00:00:0a --vlan 12 --trust on");
     let before = host.ok("assign vf list eth0 -o json");
-    // Ctrl-C while the kernel is at work: it is waited for, and what was there before comes back.
+    // Ctrl-C while the kernel is at work: it is waited for, the choice is asked, and what was there
+    // before comes back.
     let asked = host.spawn_on_terminal("assign vf create eth0 4 --driver vfio-pci --yes", 100);
     asked.wait_for("destroy its 2 VFs", Duration::from_secs(30))?;
     asked.stdin("\u{3}");
+    asked.wait_for("[B/g/l]", Duration::from_secs(30))?;
+    asked.stdin("b\r");
     let told = asked.wait(Duration::from_secs(60))?;
     assert_eq!(told.code, 1, "{}", told.stdout);
     assert!(told.stdout.contains("was interrupted"), "{}", told.stdout);
