@@ -20,6 +20,7 @@
 //! - `wire` is what we say to the agent in the host, `job` a command that runs there.
 //! - `uevent` sends device events from within a host, as a udevd would.
 //!
+//! - `emulator` tells faults of QEMU from those of what runs in it.
 //! - `fault` runs a program and lets it fail or die where we want.
 //!
 //! On top of it, `demo` shows people what `assign` does.
@@ -29,6 +30,7 @@ mod archive;
 pub mod binaries;
 mod cache;
 pub mod demo;
+mod emulator;
 #[cfg(target_arch = "x86_64")]
 pub mod fault;
 mod guest;

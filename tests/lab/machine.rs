@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow};
 use rustix::process::{Signal, set_parent_process_death_signal};
 
+use crate::emulator;
 use crate::job::JobState;
 use crate::run::line;
 
@@ -107,6 +108,7 @@ pub struct Machine {
 impl Machine {
     /// Starts QEMU with its first serial port as console. It is ended after `limit`.
     pub fn start(mut command: Command, limit: Duration) -> Result<Self> {
+        emulator::may_try()?;
         command.args(["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         // SAFETY: the closure runs between fork and exec and makes one system call; it neither
@@ -202,6 +204,9 @@ impl Drop for Machine {
         self.shared.change(|state| state.stop = true);
         if let Some(keeper) = self.keeper.take() {
             let _ = keeper.join();
+        }
+        if let Some(fault) = emulator::fault(&self.shared.lock()) {
+            emulator::note(fault);
         }
     }
 }

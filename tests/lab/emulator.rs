@@ -1,0 +1,107 @@
+//! Faults of the emulator itself, which say nothing about what runs in it.
+//!
+//! QEMU 10.0 with two emulated processors now and then trips over an assertion of its own
+//! (`iotlb_to_section`), and more seldom loses one of the processors: it sleeps and no interrupt
+//! wakes it again, and the other's kernel reports it as stalled. No program in a machine is to be
+//! able to do either. A scenario that fails in such a machine is tried again; one that fails in a
+//! sound machine is not, so that what is rare in our own programs stays visible. The test runner
+//! counts such scenarios as flaky and shows what the failed attempt printed.
+
+use std::path::PathBuf;
+use std::{env, fs};
+
+use anyhow::{Result, bail};
+
+use crate::machine::{State, contains};
+
+/// What the kernel says, on the console, of a processor that does nothing any more, not even take
+/// the interrupts of its clock.
+const LOST: [&str; 2] = ["rcu_preempt detected stalls", "(0 ticks this GP)"];
+
+/// What is wrong with the emulator, if its machine shows it.
+pub(crate) fn fault(state: &State) -> Option<&'static str> {
+    if state.aborted {
+        Some("QEMU has tripped over an assertion of its own")
+    } else if LOST.iter().all(|text| contains(&state.console, text)) {
+        Some("QEMU has lost one of the machine's processors")
+    } else {
+        None
+    }
+}
+
+/// Which attempt at a test this is, as the test runner tells it.
+struct Attempt {
+    /// One run of the runner, in which each test has one name.
+    run: String,
+    test: String,
+    /// From 1.
+    number: u32,
+}
+
+impl Attempt {
+    /// None where no test runner has started us.
+    fn this() -> Option<Self> {
+        let number = env::var("NEXTEST_ATTEMPT").ok()?.parse().ok()?;
+        let test = env::var("NEXTEST_TEST_NAME").ok()?;
+        Some(Attempt { run: env::var("NEXTEST_RUN_ID").ok()?, test, number })
+    }
+
+    /// Where attempt `number` has left word of a fault.
+    fn word(&self, number: u32) -> PathBuf {
+        let name = format!("lab-fault-{}-{}-{number}", self.run, self.test.replace("::", "-"));
+        env::temp_dir().join(name)
+    }
+}
+
+/// Leaves word for the next attempt.
+pub(crate) fn note(fault: &str) {
+    eprintln!("lab: {fault}");
+    if let Some(this) = Attempt::this() {
+        // Without it the test fails, as it would have anyway.
+        let _ = fs::write(this.word(this.number), fault);
+    }
+}
+
+/// An error in the second attempt at a test that has failed in a sound machine.
+pub(crate) fn may_try() -> Result<()> {
+    let Some(this) = Attempt::this() else { return Ok(()) };
+    if this.number < 2 {
+        return Ok(());
+    }
+    let word = this.word(this.number - 1);
+    let Ok(fault) = fs::read_to_string(&word) else {
+        bail!(
+            "not tried again: the attempt before this one failed, by what it printed, in a \
+             machine without a fault"
+        );
+    };
+    eprintln!("lab: tried again, because in the attempt before {fault}");
+    // A test may start several machines: each of them asks.
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_processor_is_lost_when_it_no_longer_ticks() {
+        let of = |console: &str| {
+            let mut state = State::default();
+            state.console = console.as_bytes().to_vec();
+            fault(&state).is_some()
+        };
+        let stall = "rcu: INFO: rcu_preempt detected stalls on CPUs/tasks:\n";
+        assert!(of(&format!("{stall}rcu: 0-...!: (0 ticks this GP) idle=4848/0/0x0")));
+        assert!(!of(&format!("{stall}rcu: 0-...!: (5249 ticks this GP) idle=4848/0/0x0")));
+        assert!(!of("reboot: Power down"));
+    }
+
+    #[test]
+    fn an_assertion_is_a_fault() {
+        let mut state = State::default();
+        assert!(fault(&state).is_none());
+        state.aborted = true;
+        assert!(fault(&state).is_some());
+    }
+}
