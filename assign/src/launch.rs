@@ -146,7 +146,7 @@ impl Launch<'_> {
         let mut failed = BTreeMap::new();
         let mut races = 0;
         loop {
-            let host = HostSnapshot::read(self.root);
+            let host = self.state.look(self.root)?;
             let holders = lease::holders(self.state, self.root)?;
             let previous = self.state.choices()?;
             let world = World {

@@ -20,6 +20,7 @@ pub mod leases;
 mod lock;
 pub mod originals;
 pub mod policies;
+mod shown;
 mod store;
 pub mod unreset;
 

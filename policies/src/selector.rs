@@ -3,6 +3,7 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use sriov::facts::shown::Shown;
 use sriov::{HostSnapshot, MacAddress, PciAddress, PciFunction, PciRoot};
 
 use crate::amounts;
@@ -91,21 +92,12 @@ impl Selector {
     /// # Errors
     /// The condition, and what the function has instead.
     pub fn matches(&self, host: &HostSnapshot, function: &PciFunction) -> Result<(), Mismatch> {
-        self.matches_taken(host, function)?;
+        self.shown_by_itself(host, function)?;
         self.shown_by_driver(host, function)
     }
 
-    /// The same for a function that this program took from its driver: what only the host's driver
-    /// shows (driver, interface, altname, permanent MAC address, an NVMe drive's serial number) is
-    /// passed over, since it went with the driver.
-    ///
-    /// # Errors
-    /// As [`Selector::matches`].
-    pub fn matches_taken(
-        &self,
-        host: &HostSnapshot,
-        function: &PciFunction,
-    ) -> Result<(), Mismatch> {
+    /// What a function shows to whoever asks.
+    fn shown_by_itself(&self, host: &HostSnapshot, function: &PciFunction) -> Result<(), Mismatch> {
         let id = |id: u16| format!("{id:04x}");
         if let Some(wanted) = self.address.filter(|wanted| *wanted != function.address) {
             return miss("address", wanted.to_string(), function.address.to_string());
@@ -133,11 +125,6 @@ impl Selector {
             let found = function.numa_node.map_or_else(none, |node| node.to_string());
             return miss("numaNode", wanted.to_string(), found);
         }
-        if let (Some(wanted), Some(found)) = (&self.serial, &function.serial)
-            && !found.eq_ignore_ascii_case(wanted)
-        {
-            return miss("serial", wanted.clone(), found.clone());
-        }
         if let Some(LinkSpeed { min }) = self.link_speed {
             let speed = function.link.as_ref().and_then(|link| link.max_speed);
             if speed.is_none_or(|speed| speed < min) {
@@ -152,29 +139,29 @@ impl Selector {
         Ok(())
     }
 
+    /// What only its driver shows, or showed before the function was taken from it.
     fn shown_by_driver(&self, host: &HostSnapshot, function: &PciFunction) -> Result<(), Mismatch> {
+        if !self.asks_driver() {
+            return Ok(());
+        }
+        let shown = Shown::of(host, function).unwrap_or_default();
         if let Some(wanted) = &self.driver
+            && shown.driver != *wanted
             && function.driver.as_ref() != Some(wanted)
         {
             return miss("driver", wanted.clone(), function.driver.clone().unwrap_or_else(none));
         }
-        if let Some(wanted) = &self.interface
-            && !function.netdevs.contains(wanted)
-        {
-            return miss("interface", wanted.clone(), join(&function.netdevs));
-        }
-        let netdevs = || function.netdevs.iter().filter_map(|name| host.netdev(name));
-        if let Some(wanted) = &self.altname {
-            let names: Vec<String> = netdevs().flat_map(|netdev| netdev.altnames.clone()).collect();
-            if !names.contains(wanted) {
-                return miss("altname", wanted.clone(), join(&names));
-            }
-        }
+        let interfaces = &shown.interfaces;
+        let names: Vec<&str> = interfaces.iter().map(|one| one.name.as_str()).collect();
+        self.named("interface", self.interface.as_deref(), &names, host, function)?;
+        let altnames = interfaces.iter().flat_map(|one| &one.altnames);
+        let altnames: Vec<&str> = altnames.map(String::as_str).collect();
+        self.named("altname", self.altname.as_deref(), &altnames, host, function)?;
         if let Some(wanted) = self.permanent_mac {
             let macs: Vec<MacAddress> =
-                netdevs().filter_map(|netdev| netdev.permanent_mac).collect();
+                interfaces.iter().filter_map(|one| one.permanent_mac).collect();
             if !macs.contains(&wanted) {
-                let found = match (macs.is_empty(), function.netdevs.is_empty()) {
+                let found = match (macs.is_empty(), interfaces.is_empty()) {
                     (true, true) => none(),
                     (true, false) => unknown("the kernel does not say"),
                     _ => join(&macs),
@@ -182,11 +169,47 @@ impl Selector {
                 return miss("permanentMac", wanted.to_string(), found);
             }
         }
-        match (&self.serial, &function.serial) {
-            (Some(wanted), None) => {
-                miss("serial", wanted.clone(), unknown("it has none, no driver, or is asleep"))
+        let Some(wanted) = &self.serial else { return Ok(()) };
+        match function.serial.as_ref().or(shown.serial.as_ref()) {
+            Some(found) if found.eq_ignore_ascii_case(wanted) => Ok(()),
+            Some(found) => miss("serial", wanted.clone(), found.clone()),
+            None => miss("serial", wanted.clone(), unknown("it has none, no driver, or is asleep")),
+        }
+    }
+
+    fn asks_driver(&self) -> bool {
+        self.driver.is_some()
+            || self.interface.is_some()
+            || self.altname.is_some()
+            || self.permanent_mac.is_some()
+            || self.serial.is_some()
+    }
+
+    /// Whether a function has an interface of this name. A name that went free because the card that
+    /// had it was taken means that card still, and not one that the kernel gave it to since.
+    fn named(
+        &self,
+        field: &str,
+        wanted: Option<&str>,
+        names: &[&str],
+        host: &HostSnapshot,
+        function: &PciFunction,
+    ) -> Result<(), Mismatch> {
+        let Some(wanted) = wanted else { return Ok(()) };
+        if !names.contains(&wanted) {
+            return miss(field, wanted.to_owned(), join(names));
+        }
+        let had = |other: &&PciFunction| {
+            other.shown_before.as_ref().is_some_and(|before| before.was_called(wanted))
+        };
+        let first = host.functions.iter().filter(|_| function.shown_before.is_none()).find(had);
+        match first {
+            Some(first) => {
+                let found =
+                    format!("{wanted} only since {}, which had it, was taken", first.address);
+                miss(field, wanted.to_owned(), found)
             }
-            _ => Ok(()),
+            None => Ok(()),
         }
     }
 

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::act;
 use crate::address::{PciAddress, VfRef};
+use crate::facts::shown::Shown;
 use crate::failure::{ChangeError, Reason};
 use crate::isolation::is_vfio_driver;
 use crate::mac::MacAddress;
@@ -48,13 +49,17 @@ pub struct Binding {
     /// the host finds the same card again. `None` where it is left alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mac: Option<MacAddress>,
+    /// What its driver shows of it, where somebody else is to have it: its interfaces go with the
+    /// driver, and people know it by them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shown: Option<Box<Shown>>,
 }
 
 impl Binding {
     /// Bound to `driver` by an override, as assign binds.
     pub fn forced(driver: &str) -> Binding {
         let driver = Some(driver.to_owned());
-        Binding { driver_override: driver.clone(), driver, mac: None }
+        Binding { driver_override: driver.clone(), driver, mac: None, shown: None }
     }
 
     /// Whether the same driver has it, under the same override.

@@ -28,5 +28,6 @@ pub mod reader;
 mod routes;
 mod serial;
 pub mod session;
+pub mod shown;
 pub mod tree;
 pub mod variant;

@@ -305,7 +305,7 @@ fn a_variant_driver_is_told_as_one_and_an_address_that_is_given_back_too() {
     );
     assert_eq!(bind("igb").action().to_string(), "bind to igb instead of mlx5_core");
     let mac = "02:00:00:00:00:07".parse().ok();
-    let to = Binding { driver: Some("igbvf".to_owned()), driver_override: None, mac };
+    let to = Binding { driver: Some("igbvf".to_owned()), driver_override: None, mac, shown: None };
     let device = Target::Function(address("0000:01:10.0"));
     let back = Change::Restore { device, from: Binding::forced("vfio-pci"), to };
     assert_eq!(back.action().to_string(), "give back to igbvf as 02:00:00:00:00:07");
@@ -319,6 +319,7 @@ fn an_address_is_given_back_before_the_driver_or_nothing_is() {
     tree.link(&format!("sys/bus/pci/devices/{vf}/driver"), "../../bus/pci/drivers/vfio-pci");
     tree.driver("igbvf");
     let to = Binding {
+        shown: None,
         driver: Some("igbvf".to_owned()),
         driver_override: None,
         mac: "02:00:00:00:00:07".parse().ok(),

@@ -16,9 +16,9 @@ spec:
     - {name: usb, devices: {class: "0c03"}}
     - {name: edu, devices: {vendor: "1234", device: "11e8"}}
     - {name: virtio, devices: {address: "0000:00:1d.0"}}
-    - {name: port, devices: {vendor: "8086", device: "10c9"}}
+    - {name: port, devices: {interface: eth0}}
     - {name: twins, devices: {vendor: "8086", device: "10d3"}, expect: {min: 2, max: 2}}
-    - {name: drive, devices: {class: "0108"}}
+    - {name: drive, devices: {serial: lab-nvme}}
 "#;
 
 const GUEST: &str = r#"
@@ -49,6 +49,11 @@ fn one_guest_drives_devices_of_every_kind() -> Result<()> {
                    echo $at $(readlink $at/driver) $(cat $at/driver_override); done";
     let before = host.ok(drivers);
     host.ok("assign apply -f policy.yaml");
+    // The card's interface and the drive's serial number went with their drivers: they are meant all
+    // the same.
+    let again = host.ok("assign apply -f policy.yaml");
+    assert!(again.contains("nothing to do"), "{again}");
+    assert_eq!(host.run("assign diff")?.code, 0);
     let output =
         host.run_within("assign run -f guest.yaml </dev/null", Duration::from_secs(150))?;
     let said = format!("{}\n{}", output.stdout, output.stderr);

@@ -305,7 +305,7 @@ pub fn note_availability(root: &HostRoot, state: &State, host: Option<&HostSnaps
         let leases = state.leases(root)?.into_iter().map(|lease| (lease, true)).collect();
         let unreset = state.unreset(root)?;
         let known = Known { applied, leases, unreset, noted, ..Known::default() };
-        let read = host.is_none().then(|| HostSnapshot::read(root));
+        let read = host.is_none().then(|| state.look(root)).transpose()?;
         let Some(host) = host.or(read.as_ref()) else { return Ok(()) };
         state.note_conditions(&status::changed_availability(host, &known))
     };

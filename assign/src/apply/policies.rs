@@ -25,7 +25,7 @@ pub struct Report {
 /// The state cannot be read.
 pub fn plan_now(root: &HostRoot, state: &State, policies: &[Policy]) -> Result<Plan, Failure> {
     let inputs = Inputs::read(root, state, policies)?;
-    Ok(inputs.plan(&HostSnapshot::read(root), policies, &[], Reasons::Few))
+    Ok(inputs.plan(&state.look(root)?, policies, &[], Reasons::Few))
 }
 
 /// What is to be applied, and under which condition.
@@ -65,7 +65,7 @@ pub fn apply_checked(
     let names: Vec<&str> = policies.iter().map(|policy| policy.name.as_str()).collect();
     let mut operation = Operation::begin(root, state, format!("apply {}", names.join(" ")))?;
     let inputs = Inputs::read(root, state, policies)?;
-    let plan = inputs.plan(&HostSnapshot::read(root), policies, wanted.guests, Reasons::Few);
+    let plan = inputs.plan(&state.look(root)?, policies, wanted.guests, Reasons::Few);
     (wanted.check)(&plan)?;
     if let Some(refusal) = plan.refusal() {
         return Err(refusal.clone());
@@ -164,7 +164,7 @@ pub fn remove(root: &HostRoot, state: &State, names: &[String]) -> Result<Report
         }
     }
     // All of it before any of it: a guest is not to notice even what is taken back at once.
-    let snapshot = HostSnapshot::read(root);
+    let snapshot = state.look(root)?;
     for change in &changes {
         check_removal(&snapshot, change, &leases, &kept)?;
     }

@@ -9,6 +9,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use policies::Policy;
+use sriov::facts::reader::Problem;
 use sriov::saved::LONGEST;
 use sriov::{HostRoot, HostSnapshot, Reason, Scope};
 
@@ -77,8 +78,21 @@ impl Context {
     pub fn snapshot(&self, scope: Scope) -> Cow<'_, HostSnapshot> {
         match &self.saved {
             Some(saved) => Cow::Borrowed(saved),
-            None => Cow::Owned(HostSnapshot::read_within(&self.root, scope)),
+            None => Cow::Owned(self.look(scope)),
         }
+    }
+
+    /// The live host, with what is remembered of devices that vfio has where a plan may be made of it.
+    fn look(&self, scope: Scope) -> HostSnapshot {
+        let mut host = HostSnapshot::read_within(&self.root, scope);
+        if matches!(scope, Scope::Planning | Scope::Whole)
+            && let Err(failure) = self.state.recall(&self.root, &mut host)
+        {
+            // Whoever plans needs the state for more than this, and fails by it.
+            let path = self.state.directory().to_owned();
+            host.problems.push(Problem { path, cause: failure.message });
+        }
+        host
     }
 
     /// Leases that are alive. Of a saved host, no process can be asked: there, those of its boot.

@@ -1,5 +1,7 @@
 //! Which functions selectors mean, and how selectors are written.
 
+use std::collections::BTreeMap;
+
 use super::*;
 
 fn function() -> PciFunction {
@@ -152,31 +154,74 @@ fn what_cannot_be_told_is_said_to_be_unknown() {
     }
 }
 
-#[test]
-fn what_went_with_the_driver_is_passed_over_and_nothing_else() {
-    let host = host();
-    let taken = PciFunction {
+const SHOWN_BY_DRIVER: [&str; 5] = [
+    r#"{"driver": "igb"}"#,
+    r#"{"interface": "eth0"}"#,
+    r#"{"altname": "enp1s0f0"}"#,
+    r#"{"permanent_mac": "52:54:00:00:00:01"}"#,
+    r#"{"serial": "x"}"#,
+];
+
+/// The host when vfio-pci has the card, and what is remembered of it.
+fn taken(host: &HostSnapshot) -> (HostSnapshot, BTreeMap<PciAddress, Shown>) {
+    let mut host = host.clone();
+    let card = host.functions.last_mut().expect("the card");
+    card.serial = Some("x".to_owned());
+    let card = card.clone();
+    let known = BTreeMap::from([(card.address, Shown::of(&host, &card).expect("a driver"))]);
+    *host.functions.last_mut().expect("the card") = PciFunction {
         driver: Some("vfio-pci".to_owned()),
         netdevs: Vec::new(),
         serial: None,
-        ..host.functions.last().expect("the card").clone()
+        ..card
     };
-    let shown_by_driver = [
-        r#"{"driver": "igb"}"#,
-        r#"{"interface": "eth0"}"#,
-        r#"{"altname": "enp1s0f0"}"#,
-        r#"{"permanent_mac": "52:54:00:00:00:01"}"#,
-        r#"{"serial": "x"}"#,
-    ];
-    for json in shown_by_driver {
-        assert!(selector(json).matches(&host, &taken).is_err(), "{json}");
-        assert_eq!(selector(json).matches_taken(&host, &taken), Ok(()), "{json}");
+    host.netdevs.clear();
+    (host, known)
+}
+
+#[test]
+fn a_card_is_known_by_what_its_driver_showed_before_it_was_taken() {
+    let (mut host, known) = taken(&host());
+    let matches = |host: &HostSnapshot, json: &str| {
+        selector(json).matches(host, host.functions.last().expect("the card"))
+    };
+    for json in SHOWN_BY_DRIVER {
+        assert!(matches(&host, json).is_err(), "{json}: nobody remembers");
     }
-    for json in [r#"{"vendor": 1}"#, r#"{"numa_node": 1}"#, r#"{"class": "03"}"#] {
-        assert!(selector(json).matches_taken(&host, &taken).is_err(), "{json}");
+    host.recall(&known);
+    for json in SHOWN_BY_DRIVER {
+        assert_eq!(matches(&host, json), Ok(()), "{json}");
     }
-    let numbered = PciFunction { serial: Some("y".to_owned()), ..taken };
-    assert!(selector(r#"{"serial": "x"}"#).matches_taken(&host, &numbered).is_err());
+    for json in [
+        r#"{"driver": "ixgbe"}"#,
+        r#"{"interface": "eth1"}"#,
+        r#"{"altname": "eth0"}"#,
+        r#"{"permanent_mac": "52:54:00:00:00:02"}"#,
+        r#"{"serial": "y"}"#,
+        r#"{"vendor": 1}"#,
+        r#"{"numa_node": 1}"#,
+        r#"{"class": "03"}"#,
+    ] {
+        assert!(matches(&host, json).is_err(), "{json}");
+    }
+}
+
+#[test]
+fn a_name_that_another_card_got_since_still_means_the_one_that_was_taken() {
+    let before = host();
+    let (mut host, known) = taken(&before);
+    let mut newcomer = before.functions.last().expect("the card").clone();
+    newcomer.address = "0000:09:00.0".parse().expect("an address");
+    newcomer.serial = None;
+    host.netdevs = before.netdevs.clone();
+    host.functions.push(newcomer.clone());
+    let eth0 = selector(r#"{"interface": "eth0"}"#);
+    assert_eq!(eth0.matches(&host, &newcomer), Ok(()), "as far as anybody knows");
+    host.recall(&known);
+    let told = eth0.matches(&host, &newcomer).expect_err("another card").to_string();
+    assert!(told.contains("only since 0000:01:00.0, which had it, was taken"), "{told}");
+    let first = &host.functions[host.functions.len() - 2];
+    assert_eq!(eth0.matches(&host, first), Ok(()));
 }
 
 #[test]

@@ -15,6 +15,7 @@ use crate::facts::function::is_override;
 use crate::facts::iov;
 use crate::facts::pci::PciFunction;
 use crate::facts::reader::Reader;
+use crate::facts::shown::Shown;
 use crate::failure::{ChangeError, Reason};
 use crate::isolation::is_vfio_driver;
 use crate::root::HostRoot;
@@ -93,11 +94,12 @@ pub fn binding(function: &PciFunction) -> Binding {
         driver: function.driver.clone(),
         driver_override: function.driver_override.clone(),
         mac: None,
+        shown: None,
     }
 }
 
 /// Who has the function, with what its next driver may not find any more: for a VF of a network card
-/// that the host uses, the address it goes by.
+/// that the host uses, the address it goes by; and what nobody sees any more without it.
 pub fn original(snapshot: &HostSnapshot, function: &PciFunction) -> Binding {
     let set = || {
         let vf = function.vf_of?;
@@ -110,7 +112,9 @@ pub fn original(snapshot: &HostSnapshot, function: &PciFunction) -> Binding {
         let own = function.netdevs.iter().find_map(|name| snapshot.netdev(name)?.mac);
         own.filter(|mac| !mac.is_zero())
     };
-    Binding { mac: set(), ..binding(function) }
+    // VFs are known by their PF.
+    let shown = Shown::of(snapshot, function).filter(|_| function.vf_of.is_none()).map(Box::new);
+    Binding { mac: set(), shown, ..binding(function) }
 }
 
 /// Who has the device at this moment.
@@ -123,7 +127,7 @@ fn hands(root: &HostRoot, address: PciAddress) -> Result<Binding, ChangeError> {
         None if driver.is_none() && !root.pci_device(address).is_dir() => {
             Err(ChangeError::new(Reason::NoSuchDevice, address, "is gone"))
         }
-        None => Ok(Binding { driver, driver_override, mac: None }),
+        None => Ok(Binding { driver, driver_override, mac: None, shown: None }),
         Some(problem) => {
             let message = format!("does not say which driver has it: {}", problem.cause);
             Err(ChangeError::new(Reason::KernelRefused, address, message))

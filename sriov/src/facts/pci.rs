@@ -9,6 +9,7 @@ use super::bars::Bar;
 use super::capabilities::Capabilities;
 use super::link::Link;
 use super::names::Names;
+use super::shown::Shown;
 use crate::address::{PciAddress, VfRef};
 use crate::nvme::NvmeFacts;
 
@@ -70,6 +71,10 @@ pub struct PciFunction {
     pub power_state: Option<String>,
     /// What it says of itself; `None` where it was not asked, see [`Scope`](crate::Scope).
     pub capabilities: Option<Capabilities>,
+    /// What the host's driver showed of it before vfio had it; only where somebody remembers, see
+    /// [`HostSnapshot::recall`](crate::HostSnapshot::recall).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shown_before: Option<Box<Shown>>,
 }
 
 impl PciFunction {
@@ -99,6 +104,7 @@ impl PciFunction {
             bars: Vec::new(),
             power_state: None,
             capabilities: None,
+            shown_before: None,
         }
     }
 

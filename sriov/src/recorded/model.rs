@@ -383,6 +383,7 @@ fn hands(function: &PciFunction) -> Binding {
         driver: function.driver.clone(),
         driver_override: function.driver_override.clone(),
         mac: None,
+        shown: None,
     }
 }
 

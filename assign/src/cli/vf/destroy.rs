@@ -1,7 +1,7 @@
 //! `assign vf destroy`: takes all VFs of a PF away.
 
 use clap::Args;
-use sriov::{Change, HostSnapshot};
+use sriov::Change;
 
 use super::super::force::Force;
 use super::super::{Context, apply, confirm, device};
@@ -23,7 +23,7 @@ pub struct Destroy {
 impl Destroy {
     pub fn run(&self, context: &Context) -> Result<u8, Failure> {
         let operation = device::begin(context, "vf destroy", std::slice::from_ref(&self.pf))?;
-        let snapshot = HostSnapshot::read(&context.root);
+        let snapshot = context.state.look(&context.root)?;
         let (pf, facts) = find_pf(&snapshot, &self.pf)?;
         let forced = going(context, &snapshot, facts, &self.force)?;
         let drive = context.state.drive(pf.address)?;
