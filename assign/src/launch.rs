@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!  1 boot files open      nothing touched yet: a wrong path is the likeliest mistake
-//!  2 /dev/kvm open        without it there is no guest, so no device need be claimed
+//!  2 /dev/kvm open        without it there is no guest, so no device need be claimed; then the
+//!                         kernel is taken out of its bzImage, or out of the cache of these
 //!  3 snapshot, choice     which VF for which network, or why not (choose, pure); what dead
 //!                         guests left is returned before, since it may be chosen
 //!  4 lease taken          before the device is opened: two launchers cannot both open it, and a
@@ -27,6 +28,7 @@
 mod console;
 mod error;
 mod handles;
+mod kernel;
 mod lease;
 mod numa;
 mod process;
@@ -81,6 +83,8 @@ pub enum Told<'a> {
     Connected(&'a Choice),
     /// Something about the guest's memory that is not as its document says.
     Memory(&'a str),
+    /// Why its kernel has to unpack itself, which takes time at each start.
+    Packed(&'a str),
     /// The guest's console is this terminal from now on.
     Console,
     /// The guest rebooted and is started again.
@@ -116,13 +120,14 @@ impl Launch<'_> {
         let kvm = handles::open_kvm(self.root)?;
         lease::check_name(self.state, self.root, &self.guest.name)?;
         leases::tidy(self.root, self.state)?;
+        let boot = self.take_out(boot);
         // From here on, being asked to end means to end in order.
         let signals = Signals::hold().map_err(|error| self.system("hold signals back", &error))?;
         let mut connected = self.connect()?;
         let mut ending = self.live(&mut connected, boot, kvm, &signals)?;
         while ending == Ending::Guest(StopReason::Reboot) {
             (self.tell)(Told::Rebooting);
-            let boot = BootFiles::open(self.guest)?;
+            let boot = self.take_out(BootFiles::open(self.guest)?);
             let kvm = handles::open_kvm(self.root)?;
             connected = self.connect_again(connected)?;
             ending = self.live(&mut connected, boot, kvm, &signals)?;
@@ -138,6 +143,15 @@ impl Launch<'_> {
                 Err(error::ended(self.guest, format!("its virtual machine failed: {detail}")))
             }
         }
+    }
+
+    /// The same files with the kernel itself in place of an image that would have to unpack itself.
+    fn take_out(&self, files: BootFiles) -> BootFiles {
+        let kernel = kernel::take_out(files.kernel, &self.state.kernels());
+        if let Some(why) = &kernel.packed_because {
+            (self.tell)(Told::Packed(why));
+        }
+        BootFiles { kernel: kernel.file, ..files }
     }
 
     /// Chooses, leases and opens. A device that cannot be opened is given back, and the choice is made

@@ -65,6 +65,11 @@ impl State {
         &self.directory
     }
 
+    /// Where unpacked kernels are kept. They can be had again: it may be removed at any time.
+    pub fn kernels(&self) -> PathBuf {
+        self.directory.join("kernels")
+    }
+
     /// Whether what is remembered is not for this user to see.
     pub fn is_hidden(&self) -> bool {
         let denied = |error: &std::io::Error| error.kind() == ErrorKind::PermissionDenied;

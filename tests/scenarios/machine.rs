@@ -67,3 +67,36 @@ fn a_guest_that_reboots_is_started_again_and_reads_its_console() -> Result<()> {
     assert_eq!(shell.wait(Duration::from_secs(30))?.code, 0);
     Ok(())
 }
+
+#[test]
+#[ignore = "boots an emulated host: cargo lab test"]
+fn a_kernel_is_unpacked_once_and_again_when_it_was_damaged() -> Result<()> {
+    let host = Host::intel()
+        .file("root/web.yaml", Guest::new("web", "poweroff").to_string())
+        .file("root/odd.yaml", Guest::new("odd", "poweroff").kernel("/tmp/odd").to_string())
+        .boot()?;
+    let run = |name: &str| {
+        let output =
+            host.run_within(&format!("assign run -f {name}.yaml </dev/null"), GUEST_TIME)?;
+        assert_eq!(output.code, 0, "{}\n{}", output.stdout, output.stderr);
+        anyhow::Ok(output.stderr)
+    };
+    let kept = || host.ok("cd /var/lib/assign/kernels && ls -li && head -c 4 *");
+    assert!(!run("web")?.contains("unpacks itself"));
+    let first = kept();
+    assert!(first.contains("\x7fELF"), "{first}");
+    run("web")?;
+    assert_eq!(kept(), first, "the same file was used again");
+    host.ok("cd /var/lib/assign/kernels && printf rubbish | dd of=$(ls) conv=notrunc");
+    assert!(!run("web")?.contains("unpacks itself"));
+    let again = kept();
+    assert!(again.contains("\x7fELF") && again != first, "another file: {again}");
+
+    // Its header denies the payload, which the kernel itself does not ask for.
+    host.ok("cp /boot/vmlinuz /tmp/odd");
+    host.ok("dd if=/dev/zero of=/tmp/odd bs=1 seek=588 count=4 conv=notrunc");
+    let told = run("odd")?;
+    assert!(told.contains("odd: its kernel unpacks itself at each start: its payload"), "{told}");
+    assert_eq!(kept(), again);
+    Ok(())
+}

@@ -76,6 +76,9 @@ fn tell(guest: &str, format: Format, told: &Told<'_>) {
             }
         }
         (Told::Memory(cause), _) => anstream::eprintln!("assign: {guest}: {cause}"),
+        (Told::Packed(why), _) => {
+            anstream::eprintln!("assign: {guest}: its kernel unpacks itself at each start: {why}");
+        }
         (_, Format::Json) => {}
         (Told::Console, _) => {
             anstream::eprintln!("console of {guest}; Ctrl-] leaves it and stops the guest");
