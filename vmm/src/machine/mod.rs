@@ -1,8 +1,9 @@
 //! The machine: built from a spec in one order, then run until the guest stops.
 //!
 //! ```text
-//! KVM ─ VM ─ interrupt controllers ─ RAM into slots ─ devices onto buses ─ kernel into RAM
-//!   ─ vCPUs ─ (run) a thread per vCPU; this thread serves the event loop
+//! KVM ─ VM ─ interrupt controllers ─ RAM into slots ─┬─ kernel into RAM ───────────────┬─►
+//!                                                    └─ devices opened, RAM pinned ───┘
+//!   ─ devices onto buses ─ vCPUs ─ (run) a thread per vCPU; this thread serves the event loop
 //! ```
 //! Whoever stops the machine says why through [`crate::devices::power::Stop`]; the first reason
 //! counts. The process ends then, and the kernel takes VM, pins and devices down with it.
@@ -42,9 +43,11 @@ use crate::machine::memory::{GuestMemory, Slots};
 use crate::machine::vcpu::{Buses, Vcpu};
 use crate::pci::bar::{Allocator, Windows};
 use crate::pci::root::RootComplex;
-use crate::spec::{GuestSpec, StopReason};
+use crate::spec::{GuestSpec, StopReason, VfioDevice};
+use crate::vfio::arrival;
 use crate::vfio::container::IoSpace;
 use crate::vfio::device::{self as vfio_device, VfioFunction};
+use crate::vfio::sys::Device;
 use crate::virtio::net::Net;
 use crate::virtio::transport::{self, Doorbells, VirtioFunction};
 
@@ -90,13 +93,22 @@ impl Machine {
             bus: &buses.memory,
             ports: &buses.ports,
         };
-        add_pci_devices(spec, inherited, &parts, &interrupts, &layout, &mut events)?;
-
         let kernel = File::from(inherited.take(spec.boot.kernel, "the kernel")?);
         let initrd = spec.boot.initrd.map(|file| inherited.take(file, "the initrd")).transpose()?;
-        let entry =
-            boot::prepare(&memory, &layout, kernel, initrd.map(File::from), &spec.boot.cmdline)?;
-        boot::acpi::write(&memory, &layout, spec.cpus)?;
+        let load = || {
+            boot::acpi::write(&memory, &layout, spec.cpus)?;
+            boot::prepare(&memory, &layout, kernel, initrd.map(File::from), &spec.boot.cmdline)
+        };
+        let (entry, passed) = match &spec.vfio {
+            Some(vfio) => {
+                let space = IoSpace::new(&vm, vfio, inherited)?;
+                let (entry, devices) = arrival::arrive(&space, &vfio.devices, &memory, load)?;
+                let devices = vfio.devices.iter().zip(devices).collect();
+                (entry, Some(Passed { space, devices }))
+            }
+            None => (load()?, None),
+        };
+        add_pci_devices(spec, inherited, passed, &parts, &interrupts, &layout, &mut events)?;
 
         let vcpus = (0..spec.cpus)
             .map(|index| {
@@ -186,9 +198,16 @@ struct Parts<'a> {
     ports: &'a Arc<Bus>,
 }
 
+/// Opened devices, each with what is said of it.
+struct Passed<'a> {
+    space: Arc<IoSpace>,
+    devices: Vec<(&'a VfioDevice, Device)>,
+}
+
 fn add_pci_devices(
     spec: &GuestSpec,
     inherited: &mut Inherited,
+    passed: Option<Passed<'_>>,
     parts: &Parts<'_>,
     interrupts: &Arc<Interrupts>,
     layout: &Layout,
@@ -200,9 +219,8 @@ fn add_pci_devices(
     let mut allocator = Allocator::new(windows);
     let mut root = RootComplex::new();
     let full = |_| Error::Spec("more devices than the guest's PCI bus has slots".into());
-    if let Some(vfio) = &spec.vfio {
-        let space = IoSpace::new(parts.vm, vfio, inherited, parts.memory)?;
-        for device in &vfio.devices {
+    if let Some(Passed { space, devices }) = passed {
+        for (description, device) in devices {
             let mut surroundings = vfio_device::Surroundings {
                 slots: parts.slots,
                 bus: parts.bus,
@@ -212,7 +230,8 @@ fn add_pci_devices(
                 slot: root.next_slot(),
                 allocator: &mut allocator,
             };
-            let function = VfioFunction::new(space.clone(), device, &mut surroundings)?;
+            let function =
+                VfioFunction::new(space.clone(), device, description, &mut surroundings)?;
             root.add(Arc::new(function)).map_err(full)?;
         }
     }

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
+use std::thread::{self, Scope, ScopedJoinHandle};
 
 use kvm_bindings::{
     KVM_DEV_VFIO_FILE, KVM_DEV_VFIO_FILE_ADD, kvm_create_device, kvm_device_attr,
@@ -38,17 +39,11 @@ pub(super) fn failed(
 }
 
 impl IoSpace {
-    /// Takes the container and its groups over and maps all of guest `memory`, at I/O addresses
-    /// equal to the guest's.
+    /// Takes the container and its groups over.
     ///
     /// # Errors
     /// [`Error::Vfio`] naming the container or the group.
-    pub fn new(
-        vm: &VmFd,
-        spec: &spec::Vfio,
-        inherited: &mut Inherited,
-        memory: &GuestMemory,
-    ) -> Result<Arc<Self>> {
+    pub fn new(vm: &VmFd, spec: &spec::Vfio, inherited: &mut Inherited) -> Result<Arc<Self>> {
         let mut wanted =
             kvm_create_device { type_: kvm_device_type_KVM_DEV_TYPE_VFIO, fd: 0, flags: 0 };
         let kvm = vm.create_device(&mut wanted).kvm("create its VFIO device")?;
@@ -104,13 +99,30 @@ impl IoSpace {
         if groups.is_empty() {
             return Err(Error::Spec("a VFIO container without a group".into()));
         }
-        let space = IoSpace { groups, container, _kvm: kvm };
-        space.map_memory(memory)?;
-        Ok(Arc::new(space))
+        Ok(Arc::new(IoSpace { groups, container, _kvm: kvm }))
+    }
+
+    /// Begins to open all of `devices` at once, in their order: each is reset by that, which takes
+    /// 100 ms and more, most of it waiting.
+    ///
+    /// # Errors
+    /// Where a thread cannot be started. What a device's opening came to, its thread returns.
+    pub fn open_all<'scope>(
+        &'scope self,
+        scope: &'scope Scope<'scope, '_>,
+        devices: &'scope [spec::VfioDevice],
+    ) -> Result<Vec<ScopedJoinHandle<'scope, Result<Device>>>> {
+        let open = |device: &'scope spec::VfioDevice| {
+            thread::Builder::new()
+                .name("open".into())
+                .spawn_scoped(scope, move || self.open(device.group, &device.address))
+                .system("start a thread")
+        };
+        devices.iter().map(open).collect()
     }
 
     /// Opens the device at `address` in the group with this index.
-    pub(super) fn open(&self, group: usize, address: &str) -> Result<Device> {
+    fn open(&self, group: usize, address: &str) -> Result<Device> {
         let group = self.groups.get(group).ok_or_else(|| {
             Error::Spec(format!("{address}: there is no group with index {group}"))
         })?;
@@ -121,7 +133,12 @@ impl IoSpace {
         ))
     }
 
-    fn map_memory(&self, memory: &GuestMemory) -> Result<()> {
+    /// Maps all of guest `memory` for the devices, at I/O addresses equal to the guest's. Its pages
+    /// are pinned by that.
+    ///
+    /// # Errors
+    /// [`Error::Vfio`] naming the container, with the remedy.
+    pub fn map_memory(&self, memory: &GuestMemory) -> Result<()> {
         let what = "/dev/vfio/vfio";
         let ranges = self.container.iova_ranges().map_err(failed(
             what,

@@ -81,30 +81,26 @@ impl Messages {
 }
 
 impl VfioFunction {
-    /// Opens, resets and describes the device.
+    /// Describes the device, which was just opened in `space`.
     ///
     /// # Errors
     /// [`Error::Vfio`] or [`Error::Unfit`], naming the device.
     pub fn new(
         space: Arc<IoSpace>,
+        device: Device,
         spec: &spec::VfioDevice,
         surroundings: &mut Surroundings<'_>,
     ) -> Result<Self> {
         let address = spec.address.clone();
         let unfit = |reason: String| Error::Unfit { device: address.clone(), reason };
-        let device = Arc::new(space.open(spec.group, &address)?);
-        let (pci, resets) =
-            device.is_pci_and_resets().map_err(failed(&address, "describe the device", ""))?;
+        let device = Arc::new(device);
+        // It is not reset once more, for another 100 ms: opening does that, fails where a reset is
+        // in another's way, and has the kernel announce resets only where this one worked (Linux
+        // drivers/vfio/pci/vfio_pci_core.c, `vfio_pci_core_enable`, which every driver of PCI
+        // devices for VFIO calls).
+        let pci = device.is_pci().map_err(failed(&address, "describe the device", ""))?;
         if !pci {
             return Err(unfit("it is not a PCI device".into()));
-        }
-        if resets {
-            // Opening resets on most kernels, but none promises it.
-            device.reset().map_err(failed(
-                &address,
-                "reset the device",
-                "release it and check the host's log for its slot",
-            ))?;
         }
         let config = device.region(VFIO_PCI_CONFIG_REGION_INDEX).map_err(failed(
             &address,

@@ -3,14 +3,20 @@
 //! The order, each step of which the next one needs (Linux Documentation/driver-api/vfio.rst):
 //! ```text
 //! KVM's VFIO device ─ container: API, type1v2 ─ group viable ─ group into container ─ SET_IOMMU
-//!   ─ group to KVM ─ device descriptor ─ infos ─ map guest RAM ─ reset ─ shadow config space
+//!   ─ group to KVM ─┬─ device descriptors, which resets them ─ infos ─ shadow config space ─┬─►
+//!                   └─ guest RAM populated ─ mapped, which pins it ─────────────────────────┘
 //!   ─ (guest enables memory) BARs into KVM slots ─ (guest unmasks vectors) events into KVM
 //! ```
-//! [`sys`] is the system interface, one safe method an ioctl; [`container`] carries out the part of
+//! The two branches, of which the first has a thread a device, and the loading of the kernel go on
+//! side by side.
+//!
+//! [`sys`] is the system interface, one safe method an ioctl; [`arrival`] goes along both branches;
+//! [`container`] carries out the part of
 //! the order that concerns the host; [`filter`] decides what of the configuration space a guest
 //! sees; [`region`] shows BARs to the guest; [`vectors`] and
 //! [`intx`] tie interrupts to events; [`device`] is the PCI function made of these.
 
+pub mod arrival;
 #[allow(unsafe_code)]
 pub mod container;
 pub mod device;

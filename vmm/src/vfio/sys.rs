@@ -28,7 +28,6 @@ const DEVICE_GET_INFO: u64 = number(7);
 const DEVICE_GET_REGION_INFO: u64 = number(8);
 const DEVICE_GET_IRQ_INFO: u64 = number(9);
 const DEVICE_SET_IRQS: u64 = number(10);
-const DEVICE_RESET: u64 = number(11);
 const IOMMU_GET_INFO: u64 = number(12);
 const IOMMU_MAP_DMA: u64 = number(13);
 
@@ -180,19 +179,13 @@ pub struct InterruptInfo {
 pub struct Device(File);
 
 impl Device {
-    /// Whether it is a PCI device, and whether it can be reset by itself.
-    pub fn is_pci_and_resets(&self) -> io::Result<(bool, bool)> {
+    /// Whether it is a PCI device.
+    pub fn is_pci(&self) -> io::Result<bool> {
         let mut info =
             vfio_device_info { argsz: size_of::<vfio_device_info>() as u32, ..Default::default() };
         // SAFETY: the structure is complete, as large as `argsz` says, and outlives the call.
         check(unsafe { ioctl_with_mut_ref(&self.0, DEVICE_GET_INFO, &mut info) })?;
-        Ok((info.flags & VFIO_DEVICE_FLAGS_PCI != 0, info.flags & VFIO_DEVICE_FLAGS_RESET != 0))
-    }
-
-    /// Resets it to its power-on state.
-    pub fn reset(&self) -> io::Result<()> {
-        // SAFETY: takes no argument.
-        check(unsafe { ioctl(&self.0, DEVICE_RESET) }).map(drop)
+        Ok(info.flags & VFIO_DEVICE_FLAGS_PCI != 0)
     }
 
     /// Describes region `index`.
