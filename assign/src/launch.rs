@@ -18,6 +18,9 @@
 //!                         has its address and the host's driver again by then
 //! ```
 //!
+//! A guest whose devices turn out in 8 to be of no use, since one does not open or memory cannot be
+//! pinned for them, goes from 9 to 3 without: what it has no device for then gets its fallback.
+//!
 //! A guest that reboots goes from 9 to 5 with its lease: a fresh process, freshly opened groups. The
 //! VF stays bound to its pool's driver: the pool owns the binding, the guest only the lease, unless
 //! the pool says `driver: host`.
@@ -43,7 +46,7 @@ use std::os::fd::OwnedFd;
 
 use policies::Guest;
 use rustix::pipe::PipeFlags;
-use sriov::{HostRoot, HostSnapshot};
+use sriov::{HostRoot, HostSnapshot, PciAddress};
 use vmm::spec::StopReason;
 
 use self::console::Console;
@@ -87,6 +90,8 @@ pub enum Told<'a> {
     Packed(&'a str),
     /// The guest's console is this terminal from now on.
     Console,
+    /// Why devices are of no use to the guest, which is started again without them.
+    NoDevices(&'a str),
     /// The guest rebooted and is started again.
     Rebooting,
 }
@@ -99,6 +104,9 @@ pub enum Ended {
     /// We were asked to stop it.
     Stopped,
 }
+
+/// Devices that were tried and are of no use, with the reasons.
+type Reasons = BTreeMap<PciAddress, String>;
 
 /// A guest's networks with everything behind them that is open.
 struct Connected<'a> {
@@ -123,13 +131,24 @@ impl Launch<'_> {
         let boot = self.take_out(boot);
         // From here on, being asked to end means to end in order.
         let signals = Signals::hold().map_err(|error| self.system("hold signals back", &error))?;
-        let mut connected = self.connect()?;
+        let mut failed = BTreeMap::new();
+        let mut connected = self.connect(&mut failed)?;
         let mut ending = self.live(&mut connected, boot, kvm, &signals)?;
-        while ending == Ending::Guest(StopReason::Reboot) {
-            (self.tell)(Told::Rebooting);
+        loop {
+            match &ending {
+                Ending::Guest(StopReason::Reboot) => (self.tell)(Told::Rebooting),
+                // Each round excludes one more device that it had, so the rounds end.
+                Ending::Guest(StopReason::NoDevices { device, detail })
+                    if !connected.devices.is_empty() =>
+                {
+                    (self.tell)(Told::NoDevices(detail));
+                    failed.extend(self.of_no_use(&connected.devices, device.as_deref(), detail));
+                }
+                _ => break,
+            }
             let boot = self.take_out(BootFiles::open(self.guest)?);
             let kvm = handles::open_kvm(self.root)?;
-            connected = self.connect_again(connected)?;
+            connected = self.connect_again(connected, &mut failed)?;
             ending = self.live(&mut connected, boot, kvm, &signals)?;
         }
         connected.lease.release()?;
@@ -139,7 +158,7 @@ impl Launch<'_> {
             Ending::Guest(StopReason::Crash { detail }) => {
                 Err(error::ended(self.guest, format!("crashed: {detail}")))
             }
-            Ending::Guest(StopReason::Failed { detail }) => {
+            Ending::Guest(StopReason::Failed { detail } | StopReason::NoDevices { detail, .. }) => {
                 Err(error::ended(self.guest, format!("its virtual machine failed: {detail}")))
             }
         }
@@ -156,8 +175,7 @@ impl Launch<'_> {
 
     /// Chooses, leases and opens. A device that cannot be opened is given back, and the choice is made
     /// again without it.
-    fn connect(&self) -> Result<Connected<'_>, Failure> {
-        let mut failed = BTreeMap::new();
+    fn connect(&self, failed: &mut Reasons) -> Result<Connected<'_>, Failure> {
         let mut races = 0;
         loop {
             let host = self.state.look(self.root)?;
@@ -167,7 +185,7 @@ impl Launch<'_> {
                 host: &host,
                 offers: self.offers,
                 holders: &holders,
-                failed: &failed,
+                failed,
                 previous: &previous,
                 runs: false,
             };
@@ -207,17 +225,40 @@ impl Launch<'_> {
         }
     }
 
-    /// The same connections for the guest's next life; chosen anew where somebody took a device
-    /// in between.
-    fn connect_again<'a>(&'a self, before: Connected<'a>) -> Result<Connected<'a>, Failure> {
+    /// The same connections for the guest's next life; chosen anew where they were of no use, or
+    /// somebody took a device in between.
+    fn connect_again<'a>(
+        &'a self,
+        before: Connected<'a>,
+        failed: &mut Reasons,
+    ) -> Result<Connected<'a>, Failure> {
         let Connected { choice, devices, mut lease, .. } = before;
+        if devices.iter().any(|device| failed.contains_key(&device.address)) {
+            lease.release()?;
+            return self.connect(failed);
+        }
         if !lease.take_back() {
             drop(lease);
-            return self.connect();
+            return self.connect(failed);
         }
         let vfio = VfioFiles::open(self.root, &devices)
             .map_err(|error| error::not_opened(self.guest, &error))?;
         Ok(Connected { choice, devices, lease, vfio })
+    }
+
+    /// What is not to be tried again: the device among `used` that the VMM names, or else all devices
+    /// of this host, since what keeps these from being used would keep others.
+    fn of_no_use(&self, used: &[Device], named: Option<&str>, cause: &str) -> Reasons {
+        let is_named = |device: &&Device| named == Some(&device.address.to_string());
+        match used.iter().find(is_named) {
+            Some(device) => Reasons::from([(device.address, cause.to_owned())]),
+            None => {
+                let all = HostSnapshot::read(self.root).functions;
+                let all = all.into_iter().map(|function| function.address);
+                let all = all.chain(used.iter().map(|device| device.address));
+                all.map(|address| (address, cause.to_owned())).collect()
+            }
+        }
     }
 
     /// What the guest's claims have, for them to have it again.

@@ -42,6 +42,48 @@ fn without_an_iommu_the_network_is_virtio() -> Result<()> {
 
 #[test]
 #[ignore = "boots an emulated host: cargo lab test"]
+fn where_memory_cannot_be_pinned_the_guest_starts_without_its_vf() -> Result<()> {
+    let host = Host::intel()
+        .igb(1)
+        .bridge()
+        .file("root/policy.yaml", policy(2))
+        .file("root/guest.yaml", Guest::new("web", "net").claim_or_bridge().to_string())
+        .file("root/strict.yaml", Guest::new("strict", "net").claim().to_string())
+        .boot()?;
+    host.ok("assign apply -f policy.yaml");
+    let limit = "/sys/module/vfio_iommu_type1/parameters/dma_entry_limit";
+    let before = host.ok(&format!("cat {limit}"));
+    host.ok(&format!("echo 0 > {limit}"));
+
+    let output = host.run_within("assign run -f guest.yaml </dev/null", GUEST_TIME)?;
+    assert_eq!(output.code, 0, "{}\n{}", output.stdout, output.stderr);
+    let told = &output.stderr;
+    for text in [
+        "web: net0: VF ",
+        "assign: web: starting again without: /dev/vfio/vfio: cannot pin guest memory",
+        "web: net0: virtio on br0, because",
+    ] {
+        assert!(told.contains(text), "{text:?} is missing:\n{told}");
+    }
+    assert!(told.contains("dma_entry_limit"), "the remedy: {told}");
+    assert!(!output.stdout.contains("igbvf"), "it saw no VF: {}", output.stdout);
+    assert!(output.stdout.contains("guest: eth0: ping 10.0.3.2: 3 of 3"), "{}", output.stdout);
+
+    // Without a fallback it does not start, and says why.
+    let refused = host.run("assign run -f strict.yaml </dev/null")?;
+    assert_eq!(refused.code, 1, "{}", refused.stderr);
+    assert!(refused.stderr.contains("cannot pin guest memory"), "{}", refused.stderr);
+
+    // Both have given their VFs back.
+    host.ok(&format!("echo {} > {limit}", before.trim()));
+    let output = host.run_within("assign run -f strict.yaml </dev/null", GUEST_TIME)?;
+    assert_eq!(output.code, 0, "{}\n{}", output.stdout, output.stderr);
+    assert!(output.stdout.contains("guest: eth0: igbvf at "), "{}", output.stdout);
+    Ok(())
+}
+
+#[test]
+#[ignore = "boots an emulated host: cargo lab test"]
 fn with_the_pool_exhausted_the_second_guest_is_on_virtio() -> Result<()> {
     let host = Host::intel()
         .igb(1)

@@ -34,9 +34,11 @@ fn main() -> ExitCode {
         send(events.as_mut(), &GuestEvent::Started);
         machine.run()
     });
-    let reason = outcome.unwrap_or_else(|error| StopReason::Failed { detail: error.to_string() });
+    let reason = outcome.unwrap_or_else(|error| reason(&spec, &error));
     if events.is_none()
-        && let StopReason::Failed { detail } | StopReason::Crash { detail } = &reason
+        && let StopReason::Failed { detail }
+        | StopReason::NoDevices { detail, .. }
+        | StopReason::Crash { detail } = &reason
     {
         eprintln!("assign-vmm: {}: {detail}", spec.name);
     }
@@ -44,6 +46,20 @@ fn main() -> ExitCode {
     send(events.as_mut(), &GuestEvent::Stopped { reason });
     // vCPU threads may still be in the guest; the process takes them along.
     std::process::exit(status.into());
+}
+
+/// What an error before the guest ran means for it.
+fn reason(spec: &GuestSpec, error: &Error) -> StopReason {
+    let detail = error.to_string();
+    match error {
+        Error::Vfio { thing, .. } | Error::Unfit { device: thing, .. } => {
+            // Else it is a group or the container.
+            let devices = spec.vfio.iter().flat_map(|vfio| &vfio.devices);
+            let named = devices.map(|device| &device.address).find(|address| *address == thing);
+            StopReason::NoDevices { device: named.cloned(), detail }
+        }
+        _ => StopReason::Failed { detail },
+    }
 }
 
 fn spec_descriptor(mut arguments: impl Iterator<Item = String>) -> Option<RawFd> {

@@ -137,6 +137,15 @@ pub enum StopReason {
         /// What KVM reported.
         detail: String,
     },
+    /// The passed-through devices cannot be used: guest memory could not be pinned for them, or one
+    /// of them did not open. Nothing went through any of them, and the launcher may start the guest
+    /// again without.
+    NoDevices {
+        /// Address of the one that did not open; none where it concerns all.
+        device: Option<String>,
+        /// The error with its causes, in one line.
+        detail: String,
+    },
     /// The VMM could not start or go on.
     Failed {
         /// The error with its causes, in one line.
@@ -145,13 +154,15 @@ pub enum StopReason {
 }
 
 impl StopReason {
-    /// Exit status of `assign-vmm`: 0 powered off, 1 failed, 5 crashed, 6 wants a reboot.
+    /// Exit status of `assign-vmm`: 0 powered off, 1 failed, 5 crashed, 6 wants a reboot, 7 has no
+    /// use of its devices.
     pub fn exit_status(&self) -> u8 {
         match self {
             StopReason::PowerOff => 0,
             StopReason::Failed { .. } => 1,
             StopReason::Crash { .. } => 5,
             StopReason::Reboot => 6,
+            StopReason::NoDevices { .. } => 7,
         }
     }
 }

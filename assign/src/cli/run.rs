@@ -79,6 +79,9 @@ fn tell(guest: &str, format: Format, told: &Told<'_>) {
         (Told::Packed(why), _) => {
             anstream::eprintln!("assign: {guest}: its kernel unpacks itself at each start: {why}");
         }
+        (Told::NoDevices(cause), _) => {
+            anstream::eprintln!("assign: {guest}: starting again without: {cause}");
+        }
         (_, Format::Json) => {}
         (Told::Console, _) => {
             anstream::eprintln!("console of {guest}; Ctrl-] leaves it and stops the guest");

@@ -169,6 +169,9 @@ fn from_status(status: ExitStatus) -> StopReason {
         (Some(0), _) => StopReason::PowerOff,
         (Some(5), _) => StopReason::Crash { detail: "its CPU stopped".to_owned() },
         (Some(6), _) => StopReason::Reboot,
+        (Some(7), _) => {
+            StopReason::NoDevices { device: None, detail: "they could not be used".to_owned() }
+        }
         (Some(code), _) => {
             StopReason::Failed { detail: format!("assign-vmm ended with exit status {code}") }
         }

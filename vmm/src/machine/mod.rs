@@ -2,9 +2,11 @@
 //!
 //! ```text
 //! KVM ─ VM ─ interrupt controllers ─ RAM into slots ─┬─ kernel into RAM ───────────────┬─►
-//!                                                    └─ devices opened, RAM pinned ───┘
+//!                                                    └─ devices opened, RAM pinned …──┘
 //!   ─ devices onto buses ─ vCPUs ─ (run) a thread per vCPU; this thread serves the event loop
 //! ```
+//! RAM may still be pinned when the vCPUs run: see [`crate::vfio::arrival`].
+//!
 //! Whoever stops the machine says why through [`crate::devices::power::Stop`]; the first reason
 //! counts. The process ends then, and the kernel takes VM, pins and devices down with it.
 
@@ -13,6 +15,7 @@ pub mod event_loop;
 pub mod interrupts;
 #[allow(unsafe_code)]
 mod kvm;
+pub mod latch;
 pub mod layout;
 #[allow(unsafe_code)]
 pub mod memory;
@@ -36,6 +39,7 @@ use crate::devices::serial::{self, Console};
 use crate::error::{Error, Result, Trying};
 use crate::machine::event_loop::{EventLoop, Ready, Trigger};
 use crate::machine::interrupts::{Delivery, Interrupts, Lines};
+use crate::machine::latch::Latch;
 use crate::machine::layout::{
     ECAM_BASE, ECAM_SIZE, KVM_IDENTITY_MAP, KVM_TSS, Layout, WINDOW_32, WINDOW_IO,
 };
@@ -102,9 +106,10 @@ impl Machine {
         let (entry, passed) = match &spec.vfio {
             Some(vfio) => {
                 let space = IoSpace::new(&vm, vfio, inherited)?;
-                let (entry, devices) = arrival::arrive(&space, &vfio.devices, &memory, load)?;
+                let pinned = arrival::pin(space.clone(), memory.clone(), stop.clone())?;
+                let (entry, devices) = arrival::open(&space, &vfio.devices, load)?;
                 let devices = vfio.devices.iter().zip(devices).collect();
-                (entry, Some(Passed { space, devices }))
+                (entry, Some(Passed { space, pinned, devices }))
             }
             None => (load()?, None),
         };
@@ -201,6 +206,7 @@ struct Parts<'a> {
 /// Opened devices, each with what is said of it.
 struct Passed<'a> {
     space: Arc<IoSpace>,
+    pinned: Arc<Latch>,
     devices: Vec<(&'a VfioDevice, Device)>,
 }
 
@@ -219,7 +225,7 @@ fn add_pci_devices(
     let mut allocator = Allocator::new(windows);
     let mut root = RootComplex::new();
     let full = |_| Error::Spec("more devices than the guest's PCI bus has slots".into());
-    if let Some(Passed { space, devices }) = passed {
+    if let Some(Passed { space, pinned, devices }) = passed {
         for (description, device) in devices {
             let mut surroundings = vfio_device::Surroundings {
                 slots: parts.slots,
@@ -227,6 +233,7 @@ fn add_pci_devices(
                 ports: parts.ports,
                 interrupts: &delivery,
                 lines: &lines,
+                pinned: &pinned,
                 slot: root.next_slot(),
                 allocator: &mut allocator,
             };

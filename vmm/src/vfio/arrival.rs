@@ -1,37 +1,45 @@
-//! How devices and the memory they need arrive while the rest of the machine is made: all that the
-//! kernel takes long for happens beside each other.
+//! How devices and the memory they need arrive: what the kernel takes long for happens beside each
+//! other, and beside the rest of the start.
+//!
+//! ```text
+//! this thread      kernel and initrd into RAM ─ BARs, interrupts ─ vCPUs run ─ (event loop)
+//! a thread each    device opened and reset ──┘                       │
+//! pin              RAM populated ─ RAM mapped and pinned ─► latch    │ sets bus master: waits for
+//!                                                             └──────┴─► the latch, then goes on
+//! ```
+//! A device cannot reach memory before the guest has made it a bus master, so the vCPUs need not wait
+//! for the mappings: only the one that sets that bit, in [`super::device`]. Where the mappings fail,
+//! that bit is never set, and the machine stops with [`StopReason::NoDevices`], for its launcher to
+//! start it again without.
+//!
+//! Devices are open before the first vCPU runs. A reset moves a device's BARs away and back, while
+//! the guest has not found the device yet: nothing is gained by having it see that, and emulated
+//! hosts have been seen to die of it.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::{self, ScopedJoinHandle};
 
 use super::container::IoSpace;
 use super::sys::Device;
+use crate::devices::power::Stop;
 use crate::error::{Error, Result, Trying};
+use crate::machine::latch::Latch;
 use crate::machine::memory::{GuestMemory, populate};
-use crate::spec::VfioDevice;
+use crate::spec::{StopReason, VfioDevice};
 
-/// Opens `devices` of `space` and pins `memory` for them, and does what is `meanwhile` to be done
-/// on this thread. Returns what that came to, and the devices in their order.
+/// Opens `devices` of `space`, in their order, and does what is `meanwhile` to be done on this thread.
 ///
 /// # Errors
-/// The first of: what went wrong meanwhile, with the memory, with a device.
-pub fn arrive<T>(
-    space: &Arc<IoSpace>,
+/// The first of: what went wrong meanwhile, with a device.
+pub fn open<T>(
+    space: &IoSpace,
     devices: &[VfioDevice],
-    memory: &GuestMemory,
     meanwhile: impl FnOnce() -> Result<T>,
 ) -> Result<(T, Vec<Device>)> {
     thread::scope(|scope| {
         let opening = space.open_all(scope, devices)?;
-        let pinning = thread::Builder::new()
-            .name("pin".into())
-            .spawn_scoped(scope, || {
-                populate(memory);
-                space.map_memory(memory)
-            })
-            .system("start a thread")?;
         let done = meanwhile()?;
-        joined(pinning)?;
         let devices = opening.into_iter().map(joined).collect::<Result<_>>()?;
         Ok((done, devices))
     })
@@ -40,8 +48,64 @@ pub fn arrive<T>(
 /// What the thread came to.
 fn joined<T>(thread: ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
     let panicked = |_| Error::System {
-        action: "make its devices ready",
-        source: std::io::Error::other("a thread panicked; this is a bug"),
+        action: "open a device",
+        source: std::io::Error::other("its thread panicked; this is a bug"),
     };
     thread.join().map_err(panicked)?
+}
+
+/// Begins to pin `memory` for the devices of `space`. The latch opens when they can reach it; where
+/// that fails, the machine is stopped and the latch given up, in this order.
+///
+/// # Errors
+/// Where a thread cannot be started.
+pub fn pin(space: Arc<IoSpace>, memory: GuestMemory, stop: Arc<Stop>) -> Result<Arc<Latch>> {
+    let latch = Arc::new(Latch::default());
+    let pinned = latch.clone();
+    let work = move || {
+        populate(&memory);
+        space.map_memory(&memory)
+    };
+    thread::Builder::new()
+        .name("pin".into())
+        .spawn(move || finish(work, &pinned, &stop))
+        .system("start a thread")?;
+    Ok(latch)
+}
+
+/// Does the `work` and tells what came of it.
+fn finish(work: impl FnOnce() -> Result<()>, latch: &Latch, stop: &Stop) {
+    let detail = match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(Ok(())) => return latch.open(),
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => "the thread that pins memory panicked; this is a bug".to_owned(),
+    };
+    stop.request(StopReason::NoDevices { device: None, detail });
+    latch.give_up();
+}
+
+#[cfg(test)]
+mod tests {
+    use vmm_sys_util::eventfd::EventFd;
+
+    use super::*;
+
+    fn finished(work: impl FnOnce() -> Result<()>) -> (bool, Option<StopReason>) {
+        let (latch, stop) = (Latch::default(), Stop::new(EventFd::new(0).unwrap()));
+        finish(work, &latch, &stop);
+        (latch.pass(), stop.reason())
+    }
+
+    #[test]
+    fn whatever_becomes_of_pinning_nobody_waits_for_ever() {
+        assert_eq!(finished(|| Ok(())), (true, None));
+        let no_room = || Err(Error::Spec("no room".into()));
+        let panics = || panic!("as a bug would");
+        for (outcome, expected) in [(finished(no_room), "no room"), (finished(panics), "a bug")] {
+            let (false, Some(StopReason::NoDevices { device: None, detail })) = outcome else {
+                panic!("{outcome:?}")
+            };
+            assert!(detail.contains(expected), "{detail}");
+        }
+    }
 }

@@ -160,8 +160,8 @@ impl IoSpace {
                 });
             }
             // SAFETY: the region is anonymous RAM that the machine keeps until the process ends once
-            // it runs, and no device masters the bus before; nothing in this process holds
-            // references into it.
+            // it runs, and no device masters the bus before this returns; nothing in this process
+            // holds references into it.
             let mapped = unsafe { self.container.map(start, region.as_ptr(), size) };
             mapped.map_err(|source| {
                 let remedy = pinning_remedy(&source);

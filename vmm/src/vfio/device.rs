@@ -17,6 +17,7 @@ use super::vectors::{Kind, VfioVectors};
 use crate::bus::Bus;
 use crate::error::{Error, Result};
 use crate::machine::interrupts::{Delivery, Lines, pin_of_slot};
+use crate::machine::latch::Latch;
 use crate::machine::memory::Slots;
 use crate::pci::bar::{Allocator, BAR_COUNT, BarChange, BarKind, Bars, Windows};
 use crate::pci::config::touches;
@@ -39,6 +40,8 @@ pub struct Surroundings<'a> {
     pub interrupts: &'a Arc<dyn Delivery>,
     /// Where its interrupt line goes.
     pub lines: &'a Arc<dyn Lines>,
+    /// Opens when the device can reach guest memory.
+    pub pinned: &'a Arc<Latch>,
     /// The slot it is going to have.
     pub slot: usize,
     /// Where its BARs go at start.
@@ -54,6 +57,7 @@ pub struct VfioFunction {
     regions: BTreeMap<usize, BarRegion>,
     windows: Windows,
     state: Mutex<State>,
+    pinned: Arc<Latch>,
     // Keeps the groups open; dropped after the device, since the kernel insists on that order.
     _space: Arc<IoSpace>,
 }
@@ -204,7 +208,18 @@ impl VfioFunction {
         let windows = surroundings.allocator.windows().clone();
         let messages = Messages::default();
         let state = Mutex::new(State { filter, bars, msi, line, messages });
-        Ok(VfioFunction { warnings, device, config, msix, regions, windows, state, _space: space })
+        let pinned = surroundings.pinned.clone();
+        Ok(VfioFunction {
+            warnings,
+            device,
+            config,
+            msix,
+            regions,
+            windows,
+            state,
+            pinned,
+            _space: space,
+        })
     }
 
     /// The command register as far as it decides where BARs decode, as it would be after a write
@@ -313,6 +328,11 @@ impl PciFunction for VfioFunction {
     }
 
     fn write_config(&self, offset: usize, data: &[u8]) {
+        // The vCPU is held here until there is memory for the device to reach. Where there will be
+        // none the machine stops, and the device never gets the write.
+        if makes_master(offset, data) && !self.pinned.pass() {
+            return;
+        }
         let mut state = crate::lock(&self.state);
         let state = &mut *state;
         let decides = |at: usize| touches(offset, data.len(), at..at + 2);
@@ -344,6 +364,12 @@ impl PciFunction for VfioFunction {
         }
         self.update_interrupts(state, offset, data.len());
     }
+}
+
+/// Whether a write lets the device reach memory by itself, as a bus master (PCI 3.0, 6.2.2).
+fn makes_master(offset: usize, data: &[u8]) -> bool {
+    let command = register::COMMAND.checked_sub(offset).and_then(|at| data.get(at));
+    command.is_some_and(|&low| u16::from(low) & register::COMMAND_MASTER != 0)
 }
 
 fn msix_part(layout: &MsixLayout, index: usize) -> MsixPart {
@@ -378,6 +404,17 @@ fn check_msix(layout: &MsixLayout, size_of: impl Fn(usize) -> Option<u64>) -> Re
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_write_of_the_bit_itself_makes_a_master() {
+        let all = [0xff; 4];
+        assert!(makes_master(4, &[4]) && makes_master(4, &[6, 0]) && makes_master(4, &all));
+        // No vCPU makes such an access to configuration space, and were it to, it would count.
+        assert!(makes_master(2, &[0, 0, 4, 0]));
+        assert!(!makes_master(4, &[0xfb, 0xff, 0xff, 0xff]));
+        assert!(!makes_master(5, &all) && !makes_master(0, &all) && !makes_master(6, &all));
+        assert!(!makes_master(4, &[]));
+    }
 
     #[test]
     fn odd_msix_places_are_refused() {

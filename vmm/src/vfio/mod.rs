@@ -3,14 +3,15 @@
 //! The order, each step of which the next one needs (Linux Documentation/driver-api/vfio.rst):
 //! ```text
 //! KVM's VFIO device ─ container: API, type1v2 ─ group viable ─ group into container ─ SET_IOMMU
-//!   ─ group to KVM ─┬─ device descriptors, which resets them ─ infos ─ shadow config space ─┬─►
-//!                   └─ guest RAM populated ─ mapped, which pins it ─────────────────────────┘
-//!   ─ (guest enables memory) BARs into KVM slots ─ (guest unmasks vectors) events into KVM
+//!   ─ group to KVM ─┬─ device descriptors, which resets them ─ infos ─ shadow config space
+//!                   │    ─ (guest enables memory) BARs into KVM slots ────────────────────┬─►
+//!                   └─ guest RAM populated ─ mapped, which pins it ───────────────────────┘
+//!   ─ (guest enables bus master) DMA ─ (guest unmasks vectors) events into KVM
 //! ```
-//! The two branches, of which the first has a thread a device, and the loading of the kernel go on
-//! side by side.
+//! The two branches, of which the first has a thread a device, and the start of the guest go on side
+//! by side.
 //!
-//! [`sys`] is the system interface, one safe method an ioctl; [`arrival`] goes along both branches;
+//! [`sys`] is the system interface, one safe method an ioctl; [`arrival`] sets out on both branches;
 //! [`container`] carries out the part of
 //! the order that concerns the host; [`filter`] decides what of the configuration space a guest
 //! sees; [`region`] shows BARs to the guest; [`vectors`] and
