@@ -1,11 +1,12 @@
 //! How long a guest takes to start, beyond what its own kernel's clock counts: `cargo bench -p lab
-//! --bench launch`.
+//! --bench launch`; `-- TEXT` measures only the cases that have the text in their names.
 //!
 //! Measured in an emulated host whose clock counts instructions. A guest says what its clock shows as
 //! the first thing its init does, and again when its first interface has a link; what this host's
 //! clock shows since the command was started, less that, is what starting costs. All of it counts:
 //! reading the host, choosing, leasing, the VMM, and the kernel's own time for pinning and resets.
 
+use std::env;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -72,6 +73,11 @@ fn median(mut times: Vec<f64>) -> Option<f64> {
 }
 
 fn main() -> Result<()> {
+    // Cargo adds options of its own.
+    let wanted: Vec<String> = env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
+    let is_wanted = |case: &Case| {
+        wanted.is_empty() || wanted.iter().any(|text| case.name.contains(text.as_str()))
+    };
     setup::ready()?;
     image::build_programs()?;
     let mut shape = Host::intel().igb(1).counted().limit(Duration::from_secs(3000));
@@ -83,7 +89,7 @@ fn main() -> Result<()> {
     host.ok("assign apply -f policy.yaml");
     println!("seconds of counted time beyond the guest's own clock, medians of {TURNS} turns");
     println!("{:24} {:>8} {:>8}", "", "to init", "to link");
-    for (number, case) in CASES.iter().enumerate() {
+    for (number, case) in CASES.iter().enumerate().filter(|(_, case)| is_wanted(case)) {
         let command = format!("assign run -f guest{number}.yaml");
         // The first brings files into memory.
         measure(&host, &command)?;
