@@ -6,7 +6,7 @@ use assign::state::{Original, State, originals};
 use policies::{Policy, Source};
 use sriov::recorded::simulation::{Kernel, Simulation};
 use sriov::recorded::{Function, Tree};
-use sriov::{Change, HostRoot, PciAddress};
+use sriov::{Binding, Change, HostRoot, PciAddress, Target};
 
 const LEFT: &str = "0000:02:00.0";
 const RIGHT: &str = "0000:03:00.0";
@@ -106,9 +106,9 @@ fn the_file_is_asked_again_each_time() {
     // The file names another card now: that is taken.
     assert_eq!(lab.steps(&one("right0")), [given(RIGHT)]);
     // Somebody takes the card from vfio-pci: it is still the one.
-    let at = lab.root.pci_attribute(address(LEFT), "driver");
-    let unbind = std::fs::canonicalize(at).expect("a driver").join("unbind");
-    std::fs::write(unbind, LEFT).expect("unbound");
+    let device = Target::Function(address(LEFT));
+    let (from, to) = (Binding::forced("vfio-pci"), Binding::default());
+    Change::Restore { device, from, to }.perform(&lab.root).expect("unbound");
     assert_eq!(lab.drivers(), ["", "e1000e"]);
     let again = format!("{LEFT}: bind to vfio-pci");
     assert_eq!(lab.steps(&one("left0")), [again.clone()]);
@@ -148,7 +148,7 @@ fn a_device_that_was_bound_by_hand_is_known_as_well() {
         boot_id: "first".to_owned(),
     };
     lab.state.change(|state| state.remember_original(&original)).expect("remembered");
-    let device = sriov::Target::Function(address(LEFT));
+    let device = Target::Function(address(LEFT));
     let bind = Change::Bind { device, from, driver: "vfio-pci".to_owned() };
     bind.perform(&lab.root).expect("bound");
     assert_eq!(lab.steps(&one("left0")), [""; 0]);
