@@ -111,7 +111,7 @@ fn the_file_is_asked_again_each_time() {
     Change::Restore { device, from, to }.perform(&lab.root).expect("unbound");
     assert_eq!(lab.drivers(), ["", "e1000e"]);
     let again = format!("{LEFT}: bind to vfio-pci");
-    assert_eq!(lab.steps(&one("left0")), [again.clone()]);
+    assert_eq!(lab.steps(&one("left0")), [&*again]);
     assert_eq!(lab.apply(&one("left0")), [again]);
     assert_eq!(lab.steps(&one("left0")), [""; 0]);
 }
