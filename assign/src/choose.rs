@@ -30,7 +30,7 @@ mod explain;
 mod reason;
 mod supply;
 
-pub use examine::identity;
+pub use examine::{identity, lendable};
 pub use reason::{Because, Holder, Rejected, Unmet, Why};
 pub use supply::Supply;
 

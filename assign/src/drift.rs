@@ -371,7 +371,7 @@ fn attribute_of(change: &Change) -> Option<Attribute> {
         Change::SetVfMac { .. } => Attribute::Mac,
         Change::Bind { .. } => Attribute::Driver,
         Change::Restore { from, to, .. } if from.driver == to.driver => Attribute::Override,
-        Change::Restore { .. } => Attribute::Driver,
+        Change::Restore { .. } | Change::Yield { .. } | Change::Retake { .. } => Attribute::Driver,
         Change::SetNvmePrimary { .. } => Attribute::Share,
         Change::SetNvmeSecondary { .. } => Attribute::Controller,
         Change::SetAutoprobe { .. } => Attribute::Autoprobe,

@@ -8,7 +8,8 @@
 //!                         guests left is returned before, since it may be chosen
 //!  4 lease taken          before the device is opened: two launchers cannot both open it, and a
 //!                         crash from here on leaves a lease that says who had the device; one that
-//!                         the host lends (`driver: host`) is bound now, for this guest only
+//!                         the host lends (`driver: host`) is bound now, for this guest only,
+//!                         with all of its IOMMU group that the host has
 //!  5 VFIO groups open     what cannot be opened is given back, and 3 is done again without it
 //!  6 TAPs made            last of the things that can fail: they touch a bridge
 //!  7 spec, assign-vmm     it inherits the descriptors; ours are closed, so its end frees all

@@ -7,6 +7,7 @@
 //! site.rs        the host with its indexes: who has what, what carries what, who may be taken
 //! whole.rs       the steps of a function that is given away itself
 //! vfs.rs         the steps of one PF, in an order that argues for itself
+//! adopt.rs       those of VFs that are there already
 //! network.rs     what a PF sets for its VFs, as the pool wants it
 //! nvme.rs        what the VFs of a drive need to work
 //! acs.rs         whether the way to a device isolates it
@@ -30,6 +31,7 @@ use crate::failure::{Failure, OwnReason};
 use crate::state::{Applied, Lease, Step};
 
 pub mod acs;
+mod adopt;
 pub mod candidates;
 mod conflicts;
 pub mod guests;

@@ -1,13 +1,14 @@
 //! How policies stand: what their pools have, who has it, and what holds of each policy. A pure
 //! function of the host and what is remembered; nothing is written to find out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use ::policies::{Driver, Policy, Pool, PoolDevices};
 use serde::Serialize;
 use sriov::isolation::is_vfio_driver;
 use sriov::{HostSnapshot, MacAddress, PciAddress, PciFunction, VfRef, isolation, usage};
 
+use crate::choose;
 use crate::drift::Drift;
 use crate::plan::candidates;
 use crate::state::conditions::{Kind, Noted, Status};
@@ -154,8 +155,11 @@ pub fn standing(host: &HostSnapshot, known: &Known, drift: &Drift) -> Standing {
     let mut standing = Standing { forced: known.forced.clone(), ..Standing::default() };
     let leases: BTreeMap<PciAddress, &(Lease, bool)> =
         known.leases.iter().map(|lease| (lease.0.device, lease)).collect();
-    let at = At { host, known, leases, uses: usage::Index::of(host) };
-    for policy in &known.policies() {
+    let (policies, uses) = (known.policies(), usage::Index::of(host));
+    let pools = policies.iter().flat_map(|policy| &policy.pools);
+    let lendable = choose::lendable(host, pools.map(|pool| (pool, false)), &uses);
+    let at = At { host, known, leases, uses, lendable };
+    for policy in &policies {
         let mut pools = Vec::new();
         for pool in &policy.pools {
             let found = candidates::find(host, pool).accepted;
@@ -185,6 +189,8 @@ struct At<'a> {
     known: &'a Known,
     leases: BTreeMap<PciAddress, &'a (Lease, bool)>,
     uses: usage::Index<'a>,
+    /// Devices that leave the host together where they share a group.
+    lendable: HashSet<PciAddress>,
 }
 
 impl At<'_> {
@@ -263,8 +269,11 @@ impl At<'_> {
         if !is_given && let Some(used) = self.uses.uses(function).first() {
             return (State::InUse, Some(used.to_string()));
         }
-        // What the host lends is bound together with nothing else of its group.
-        let together = [function.address];
+        let mates = isolation::in_the_way(self.host, function, &[]);
+        let together = mates.iter().map(|mate| mate.address);
+        let together: Vec<PciAddress> = together
+            .filter(|mate| pool.driver == Driver::Host && self.lendable.contains(mate))
+            .collect();
         match isolation::viability(self.host, function, &together) {
             Ok(()) => (State::Free, None),
             Err(cause) => (State::NotIsolated, Some(cause.to_string())),

@@ -247,3 +247,30 @@ fn an_interface_that_is_brought_up_does_not_listen_to_routers() {
     tree.file("sys/class/net/eth0/flags", "0x1003\n");
     assert!(!first(&tree).iter().any(|step| step.contains("eth0")));
 }
+
+#[test]
+fn what_shares_a_group_is_lent_as_a_whole_or_not_at_all() {
+    let directory = directory();
+    let tree = Tree::lab(directory.path(), 0);
+    for port in ["0000:03:00.0", "0000:03:00.1"] {
+        let card = Function::new(port, (0x8086, 0x10d3), 0x02_0000);
+        tree.add(card.driver("e1000e").group(6));
+    }
+    let snapshot = HostSnapshot::read(&tree.root());
+    let pool = |selector: &str| {
+        let pool = format!("    - {{name: lent, devices: {{{selector}}}, driver: host}}\n");
+        policy("edge", &pool)
+    };
+    let whole = planned(&snapshot, &[pool("device: \"10d3\"")]);
+    assert!(whole.refusals.is_empty() && whole.steps.is_empty(), "{whole:#?}");
+    let (class, reason, text) = refusal(&planned(&snapshot, &[pool("address: \"0000:03:00.0\"")]));
+    assert_eq!((class, reason), (Class::Refused, Reason::Own(OwnReason::GroupNotViable)));
+    assert!(text.contains("its IOMMU group 6 also holds 0000:03:00.1 (e1000e)"), "{text}");
+    assert!(text.contains("A pool that selects all devices of the group"), "{text}");
+    // Nor is one kept for guests while the host has the other one.
+    let other = "    - {name: bound, devices: {address: \"0000:03:00.1\"}}\n";
+    let mixed = planned(&snapshot, &[pool("address: \"0000:03:00.0\""), policy("two", other)]);
+    let (_, reason, text) = refusal(&mixed);
+    assert_eq!(reason, Reason::Own(OwnReason::GroupNotViable));
+    assert!(text.starts_with("0000:03:00.1: "), "{text}");
+}

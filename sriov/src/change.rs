@@ -195,6 +195,21 @@ pub enum Change {
         /// As it is to be.
         to: Binding,
     },
+    /// Lets the host's own drivers have a device: whichever the kernel finds for it, or none where the
+    /// host is not to bind drivers to it.
+    Yield {
+        /// The device.
+        device: Target,
+        /// As it is.
+        from: Binding,
+    },
+    /// The way back: takes a device from whichever driver of the host has it.
+    Retake {
+        /// The device.
+        device: Target,
+        /// As it is to be.
+        to: Binding,
+    },
     /// A step that takes devices from the host although it uses them, because a person said so for
     /// each of them.
     Forced {
@@ -236,7 +251,10 @@ impl Change {
             | Change::SetVf { vf, .. }
             | Change::RememberVf { vf, .. }
             | Change::RemakeVf { vf, .. } => Target::Vf(*vf),
-            Change::Bind { device, .. } | Change::Restore { device, .. } => *device,
+            Change::Bind { device, .. }
+            | Change::Restore { device, .. }
+            | Change::Yield { device, .. }
+            | Change::Retake { device, .. } => *device,
             Change::Forced { step, .. } => step.device(),
         }
     }
@@ -284,6 +302,8 @@ impl Change {
                 Change::Restore { device, from: Binding::forced(&driver), to: from }
             }
             Change::Restore { device, from, to } => Change::Restore { device, from: to, to: from },
+            Change::Yield { device, from } => Change::Retake { device, to: from },
+            Change::Retake { device, to } => Change::Yield { device, from: to },
             // The way back takes nothing from the host.
             Change::Forced { step, .. } => return step.undo(),
         })
@@ -335,6 +355,8 @@ impl Change {
             Change::Restore { device, from, to } => {
                 act::bind::restore(root, *device, from, to, !forced.is_empty())
             }
+            Change::Yield { device, from } => act::bind::give_up(root, *device, from),
+            Change::Retake { device, to } => act::bind::retake(root, *device, to),
             Change::Forced { step, .. } => {
                 let message = "this step is forced twice, which no command does";
                 Err(ChangeError::new(Reason::Stale, step.device(), message))
@@ -403,9 +425,12 @@ impl fmt::Display for Action<'_> {
                 from.driver.as_ref().map_or(Ok(()), |old| write!(f, " instead of {old}"))
             }
             Change::Restore { from, to, .. } if from.driver == to.driver => {
-                match &to.driver_override {
-                    Some(name) => write!(f, "keep it for {name} by its override"),
-                    None => f.write_str("let any driver have it next"),
+                match (&to.driver_override, &to.driver, to.mac) {
+                    (_, Some(driver), Some(mac)) if from.same_hands(to) => {
+                        write!(f, "have {driver} begin anew as {mac}")
+                    }
+                    (Some(name), ..) => write!(f, "keep it for {name} by its override"),
+                    (None, ..) => f.write_str("let any driver have it next"),
                 }
             }
             Change::Restore { from, to, .. } => match (&to.driver, to.mac) {
@@ -417,6 +442,17 @@ impl fmt::Display for Action<'_> {
                 }
                 (Some(driver), _) => write!(f, "give back to {driver}"),
                 (None, _) => f.write_str("give back without a driver"),
+            },
+            Change::Yield { from, .. } => match &from.driver {
+                Some(driver) => write!(f, "give back from {driver} to the host's driver"),
+                None => f.write_str("let the host's driver have it"),
+            },
+            Change::Retake { to, .. } => match (&to.driver, to.mac) {
+                (Some(driver), Some(mac)) if !is_vfio_driver(driver) => {
+                    write!(f, "leave it to {driver} as {mac}")
+                }
+                (Some(driver), _) => write!(f, "take it from the host's driver for {driver}"),
+                (None, _) => f.write_str("take it from the host's driver"),
             },
             Change::Forced { step, lost, because, .. } => {
                 write!(f, "{}, by force: the host loses {}", step.action(), lost.join(", "))?;

@@ -92,12 +92,8 @@ pub fn viability(
     let Some((number, group)) = group.filter(|(_, group)| group.isolates) else {
         return Err(NotViable::NoGroup { remedy: snapshot.iommu.remedy().to_owned() });
     };
-    let mut members: Vec<Neighbour> = group
-        .members
-        .iter()
-        .filter(|member| **member != device.address && !together.contains(member))
-        .filter_map(|member| snapshot.function(*member))
-        .filter(|member| stands_in_the_way(member))
+    let mut members: Vec<Neighbour> = in_the_way(snapshot, device, together)
+        .into_iter()
         .map(|member| Neighbour {
             device: member.address.to_string(),
             driver: member.driver.clone(),
@@ -113,6 +109,23 @@ pub fn viability(
         return Ok(());
     }
     Err(NotViable::Neighbours { group: number, members, gaps: acs_path(snapshot, device) })
+}
+
+/// The other members of a device's group that have to leave the host's drivers before it can be given
+/// away; those in `together` are given with it.
+pub fn in_the_way<'a>(
+    snapshot: &'a HostSnapshot,
+    device: &PciFunction,
+    together: &[PciAddress],
+) -> Vec<&'a PciFunction> {
+    let group = device.iommu_group.and_then(|number| snapshot.iommu.groups.get(&number));
+    let members = group.map(|group| group.members.as_slice()).unwrap_or_default();
+    members
+        .iter()
+        .filter(|member| **member != device.address && !together.contains(member))
+        .filter_map(|member| snapshot.function(*member))
+        .filter(|member| stands_in_the_way(member))
+        .collect()
 }
 
 /// Bound to a driver that does DMA of its own for the host.

@@ -128,13 +128,16 @@ fn life_of_a_policy() -> Result<()> {
 fn what_the_host_lends_comes_back_however_its_guest_ends() -> Result<()> {
     let host = Host::intel()
         .igb(1)
-        .file("root/edge.yaml", policy(2, "driver: host"))
+        .file("root/edge.yaml", policy(2, "driver: host, network: {mac: derive}"))
         .file("root/hold.yaml", Guest::new("web", "hold").claim().to_string())
         .file("root/net.yaml", Guest::new("db", "net").claim().to_string())
         .boot()?;
     host.ok("assign apply -f edge.yaml");
     let with_host = host.ok(VFS);
     assert!(with_host.starts_with("virtfn0 igbvf (null) "), "{with_host}");
+    let goes_by = |host: &Host| host.ok("cat /sys/class/net/eth0/device/virtfn0/net/*/address");
+    let derived = json(&host.ok("assign vf list eth0 -o json"))[0]["mac"].clone();
+    assert_eq!(goes_by(&host).trim(), derived, "the host's driver began with that address");
     let lent = |host: &Host| host.ok(VFS).starts_with("virtfn0 vfio-pci vfio-pci\n");
 
     // The VMM alone is killed: its launcher gives the VF back.
@@ -166,6 +169,14 @@ fn what_the_host_lends_comes_back_however_its_guest_ends() -> Result<()> {
     assert_eq!(output.code, 0, "{}\n{}", output.stdout, output.stderr);
     assert!(output.stdout.contains("guest: eth0: ping 10.0.2.2: 3 of 3"), "{}", output.stdout);
     assert_eq!(host.ok(VFS), with_host);
+
+    // For guests from now on, and with the host again.
+    host.write("/root/bound.yaml", policy(2, "driver: vfio-pci, network: {mac: derive}"));
+    host.ok("assign apply -f bound.yaml");
+    assert!(lent(&host));
+    host.ok("assign apply -f edge.yaml");
+    assert_eq!(host.ok(VFS), with_host);
+    assert_eq!(goes_by(&host).trim(), derived);
     Ok(())
 }
 

@@ -42,7 +42,9 @@ fn is_about(change: &Change, vf: VfRef) -> bool {
 fn without(had: VfState, change: &Change) -> VfState {
     let VfState { mut binding, mut settings } = had;
     match change.plain() {
-        Change::Bind { from, .. } | Change::Restore { from, .. } => binding = from.clone(),
+        Change::Bind { from, .. } | Change::Restore { from, .. } | Change::Yield { from, .. } => {
+            binding = from.clone();
+        }
         Change::SetVfMac { from, .. } => {
             if let Some(settings) = &mut settings {
                 settings.mac = *from;

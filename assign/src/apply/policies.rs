@@ -217,7 +217,9 @@ fn check_removal(
         | Change::RememberVf { .. }
         | Change::RemakeVf { .. }
         | Change::Bind { .. }
-        | Change::Restore { .. } => {
+        | Change::Restore { .. }
+        | Change::Yield { .. }
+        | Change::Retake { .. } => {
             let at = match change.device() {
                 Target::Vf(vf) => snapshot.vf_address(vf),
                 Target::Function(address) => Some(address),

@@ -96,7 +96,10 @@ pub(super) fn about(change: &Change) -> (u8, Target) {
         Change::SetVfCount { .. } => 1,
         Change::SetLink { .. } => 2,
         Change::SetVfMac { .. } => 3,
-        Change::Bind { .. } | Change::Restore { .. } => 4,
+        Change::Bind { .. }
+        | Change::Restore { .. }
+        | Change::Yield { .. }
+        | Change::Retake { .. } => 4,
         Change::SetAcceptRa { .. } => 5,
         Change::SetNvmePrimary { .. } => 6,
         Change::SetNvmeSecondary { .. } => SECONDARY,
@@ -143,13 +146,21 @@ fn then(first: Change, second: &Change) -> Change {
             Change::SetVf { vf, setting: second.after(first) }
         }
         (
-            Change::Bind { device, from, .. } | Change::Restore { device, from, .. },
+            Change::Bind { device, from, .. }
+            | Change::Restore { device, from, .. }
+            | Change::Yield { device, from },
             Change::Bind { driver, .. },
         ) => Change::Bind { device, from, driver },
         (
-            Change::Bind { device, from, .. } | Change::Restore { device, from, .. },
+            Change::Bind { device, from, .. }
+            | Change::Restore { device, from, .. }
+            | Change::Yield { device, from },
             Change::Restore { to, .. },
         ) => Change::Restore { device, from, to },
+        (
+            Change::Bind { device, from, .. } | Change::Restore { device, from, .. },
+            Change::Yield { .. },
+        ) => Change::Yield { device, from },
         (_, second) => second,
     }
 }
@@ -166,7 +177,12 @@ fn is_nothing(change: &Change) -> bool {
         // A VF of ours goes for good; one that was there before is made as it was.
         Change::RememberVf { .. } | Change::RemakeVf { .. } => true,
         Change::Bind { from, driver, .. } => from.driver.as_ref() == Some(driver),
-        Change::Restore { from, to, .. } => from.same_hands(to),
+        // Another address of the same driver is something.
+        Change::Restore { from, to, .. } => {
+            from.same_hands(to) && (from.mac.is_none() || from.mac == to.mac)
+        }
+        // Which driver that was is not known; whether there is anything to do is seen then.
+        Change::Yield { .. } | Change::Retake { .. } => false,
         Change::Forced { step, .. } => is_nothing(step),
     }
 }

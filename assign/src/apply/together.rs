@@ -31,7 +31,10 @@ pub(super) fn runs<T>(steps: &[T], change: impl Fn(&T) -> &Change) -> Vec<&[T]> 
 fn is_binding(change: &Change) -> bool {
     match change.plain() {
         // A device that no driver has is not taken from one, which is what takes time.
-        Change::Bind { from, .. } | Change::Restore { from, .. } => from.driver.is_some(),
+        Change::Bind { from, .. } | Change::Restore { from, .. } | Change::Yield { from, .. } => {
+            from.driver.is_some()
+        }
+        Change::Retake { .. } => true,
         _ => false,
     }
 }

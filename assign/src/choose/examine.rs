@@ -1,6 +1,6 @@
 //! What speaks against a device, whoever asks for it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use policies::{Acs, Driver, Pool, PoolDevices};
 use sriov::isolation::{self, is_vfio_driver};
@@ -17,13 +17,16 @@ type NotIsolated = Option<(String, String)>;
 pub(super) struct Examiner<'a> {
     world: World<'a>,
     uses: Option<usage::Index<'a>>,
-    groups: HashMap<u32, NotIsolated>,
+    /// By whether what the host lends leaves it together.
+    groups: HashMap<(u32, bool), NotIsolated>,
+    lendable: Option<HashSet<PciAddress>>,
     paths: HashMap<PciAddress, NotIsolated>,
 }
 
 impl<'a> Examiner<'a> {
     pub fn new(world: World<'a>) -> Examiner<'a> {
-        Examiner { world, uses: None, groups: HashMap::new(), paths: HashMap::new() }
+        let (groups, paths) = (HashMap::new(), HashMap::new());
+        Examiner { world, uses: None, groups, lendable: None, paths }
     }
 
     /// Why nobody gets anything of a pool.
@@ -55,14 +58,17 @@ impl<'a> Examiner<'a> {
         }
         if offer.planned.is_some() {
             // The plan has looked at it, and makes it what it has to be; what the host lends it may be
-            // using.
-            return function.and_then(|function| self.host_uses(&offer.pool, function));
+            // using, or others of its group.
+            let lent = function.filter(|_| offer.pool.driver == Driver::Host)?;
+            return self
+                .host_uses(&offer.pool, lent)
+                .or_else(|| self.not_isolated(&offer.pool, lent));
         }
         let Some(function) = function else { return Some(Why::Missing) };
         // Before its driver: somebody may have lent it to a guest by another way.
         self.other_driver(&offer.pool, function)
             .or_else(|| self.host_uses(&offer.pool, function))
-            .or_else(|| self.not_isolated(function))
+            .or_else(|| self.not_isolated(&offer.pool, function))
             .or_else(|| match offer.isolation.acs {
                 Acs::Required => self.no_acs(card, function),
                 Acs::Kernel => None,
@@ -94,21 +100,42 @@ impl<'a> Examiner<'a> {
         Some(Why::HostUses { used: used.to_string() })
     }
 
-    fn not_isolated(&mut self, function: &PciFunction) -> Option<Why> {
+    fn not_isolated(&mut self, pool: &Pool, function: &PciFunction) -> Option<Why> {
         let host = self.world.host;
+        let is_lent = pool.driver == Driver::Host;
+        let mates = isolation::in_the_way(host, function, &[]);
+        let together: Vec<PciAddress> = match is_lent && !mates.is_empty() {
+            true => {
+                let lendable = self.lendable();
+                mates.iter().map(|mate| mate.address).filter(|at| lendable.contains(at)).collect()
+            }
+            false => Vec::new(),
+        };
         let judge = || {
-            isolation::viability(host, function, &[])
+            isolation::viability(host, function, &together)
                 .err()
                 .map(|error| (error.to_string(), error.remedy()))
         };
         let judged = match function.iommu_group {
             // What is against one device of a group is against all that a vfio driver has.
             Some(group) if function.driver.as_deref().is_some_and(is_vfio_driver) => {
-                self.groups.entry(group).or_insert_with(judge).clone()
+                self.groups.entry((group, is_lent)).or_insert_with(judge).clone()
             }
             _ => judge(),
         };
         judged.map(|(cause, remedy)| Why::NotIsolated { cause, remedy })
+    }
+
+    /// What leaves the host's drivers when another device of its group is lent.
+    fn lendable(&mut self) -> &HashSet<PciAddress> {
+        let World { host, offers, failed, .. } = self.world;
+        let uses = self.uses.get_or_insert_with(|| usage::Index::of(host));
+        self.lendable.get_or_insert_with(|| {
+            let pools = offers.iter().map(|offer| (&offer.pool, offer.planned.is_some()));
+            let mut lendable = lendable(host, pools, uses);
+            lendable.retain(|device| !failed.contains_key(device));
+            lendable
+        })
     }
 
     fn no_acs(&mut self, card: &PciFunction, function: &PciFunction) -> Option<Why> {
@@ -117,6 +144,32 @@ impl<'a> Examiner<'a> {
         let judged = self.paths.entry(card.address).or_insert_with(judge).clone();
         judged.map(|(cause, remedy)| Why::NotIsolated { cause, remedy })
     }
+}
+
+/// The devices that the host lends and does not use now: those of one IOMMU group leave its drivers
+/// together. Of a pool whose plan is made (`true` beside it) also those that are bound by it.
+pub fn lendable<'a>(
+    host: &HostSnapshot,
+    pools: impl Iterator<Item = (&'a Pool, bool)>,
+    uses: &usage::Index<'_>,
+) -> HashSet<PciAddress> {
+    let mut lendable = HashSet::new();
+    for (pool, is_planned) in pools.filter(|(pool, made)| *made || pool.driver == Driver::Host) {
+        let cards = host.functions.iter().filter(|one| candidates::is_meant(host, pool, one));
+        for card in cards {
+            let vfs = card.sriov.as_ref().map(|facts| &facts.vfs);
+            let devices: Vec<PciAddress> = match are_vfs(pool) {
+                true => pool.indexes().filter_map(|index| vfs?.get(&index).copied()).collect(),
+                false => vec![card.address],
+            };
+            lendable.extend(devices.into_iter().filter(|device| {
+                let function = host.function(*device);
+                let is_bound = is_planned && pool.driver != Driver::Host;
+                is_bound || function.is_some_and(|function| uses.uses(function).is_empty())
+            }));
+        }
+    }
+    lendable
 }
 
 /// What tells a device from others wherever it sits: the permanent address of its port, the serial

@@ -236,3 +236,62 @@ fn decisions_are_plain_data_for_programs() {
     assert_eq!(json.pointer("/0/because/devices/0/why"), Some(&"leased".into()));
     assert_eq!(json.pointer("/0/because/devices/0/holder/pid"), Some(&123.into()));
 }
+
+/// Two ports of a card in one group, both with the host; the pool lends `lent` of them.
+fn two_ports(lent: &str) -> (HostSnapshot, Vec<Offer>, Guest) {
+    let ports = vec![function("0000:03:00.0", "e1000e", 6), function("0000:03:00.1", "e1000e", 6)];
+    let members = ports.iter().map(|function| function.address).collect();
+    let group = IommuGroup { members, isolates: true, ..IommuGroup::default() };
+    let iommu = Iommu { present: true, firmware: None, groups: [(6, group)].into() };
+    let host = HostSnapshot { iommu, functions: ports, ..HostSnapshot::default() };
+    let text = format!(
+        "apiVersion: assign/v1\nkind: Policy\nmetadata: {{name: edge}}\nspec:\n  pools:\n    - {{name: \
+         lan, devices: {{{lent}}}, driver: host}}\n---\napiVersion: assign/v1\nkind: Guest\nmetadata: \
+         {{name: web-2}}\nspec: {{memory: {{size: 64MiB}}, boot: {{kernel: k}}, networks: [{CLAIM}]}}\n"
+    );
+    let source = Source { name: "host.yaml".to_owned(), text };
+    let mut documents = policies::parse(&[source]).unwrap_or_else(|errors| panic!("{errors}"));
+    (host, offers(documents.policies), documents.guests.remove(0))
+}
+
+#[test]
+fn what_shares_a_group_is_lent_where_all_of_it_is() {
+    let (none, nobody) = (BTreeMap::new(), BTreeMap::new());
+    let (mut host, pools, guest) = two_ports("vendor: \"8086\"");
+    let given = |host: &HostSnapshot, pools: &[Offer], failed: &BTreeMap<PciAddress, String>| {
+        let choice = choose(&guest, world(host, pools, &nobody, failed)).expect("it falls back");
+        choice.networks.first().expect("a network").to_string()
+    };
+    let said = given(&host, &pools, &none);
+    assert!(said.starts_with("net0: 0000:03:00.0 (group 6)"), "{said}");
+    // One that could not be bound, or that the host uses, keeps the others with it.
+    let failed = [(at("0000:03:00.1"), "it is stuck".to_owned())].into();
+    let said = given(&host, &pools, &failed);
+    assert!(said.contains("its IOMMU group 6 also holds 0000:03:00.1 (e1000e)"), "{said}");
+    let wire = sriov::recorded::model::netdev(
+        "eth1",
+        2,
+        at("0000:03:00.1"),
+        "02:00:00:00:00:09".parse().expect("an address"),
+    );
+    host.netdevs = vec![sriov::facts::net::Netdev { default_route: true, routes: true, ..wire }];
+    function_of(&mut host, "0000:03:00.1").netdevs = vec!["eth1".to_owned()];
+    let said = given(&host, &pools, &none);
+    assert!(said.contains("0000:03:00.0 cannot be isolated"), "{said}");
+    assert!(said.contains("0000:03:00.1 is in use by the host"), "{said}");
+
+    let (host, pools, _) = two_ports("address: \"0000:03:00.0\"");
+    let said = given(&host, &pools, &none);
+    assert!(said.contains("its IOMMU group 6 also holds 0000:03:00.1 (e1000e)"), "{said}");
+}
+
+#[test]
+fn a_group_that_is_lent_goes_to_one_guest() {
+    let (host, pools, guest) = two_ports("vendor: \"8086\"");
+    let holder = Holder { guest: "web-1".to_owned(), pid: Some(123) };
+    let holders = [(at("0000:03:00.0"), holder)].into();
+    let choice = choose(&guest, world(&host, &pools, &holders, &BTreeMap::new()));
+    let said = choice.expect("it falls back").networks.first().expect("a network").to_string();
+    let shares = "0000:03:00.1 shares IOMMU group 6 with 0000:03:00.0, which is leased to web-1";
+    assert!(said.contains(shares), "{said}");
+}

@@ -8,6 +8,9 @@ use sriov::{Change, HostSnapshot, Target};
 use super::{Attribute, Difference, Drift, attribute_of};
 use crate::plan::Plan;
 
+/// A driver that only the kernel knows.
+const HOSTS: &str = "the host's driver";
+
 /// Adds what the steps of `plan` change in the end, where that is not told yet.
 pub(super) fn add(host: &HostSnapshot, plan: &Plan, drift: &mut Drift) {
     let number = |(device, attribute): (&String, Attribute)| {
@@ -67,6 +70,8 @@ fn ends(change: &Change) -> (String, String) {
         Change::SetVf { setting, .. } => (setting.before(), setting.back().before()),
         Change::Bind { from, driver, .. } => (from.to_string(), driver.clone()),
         Change::Restore { from, to, .. } => (from.to_string(), to.to_string()),
+        Change::Yield { from, .. } => (from.to_string(), HOSTS.to_owned()),
+        Change::Retake { to, .. } => (HOSTS.to_owned(), to.to_string()),
         Change::RememberVf { .. } | Change::RemakeVf { .. } => (String::new(), String::new()),
         Change::Forced { step, .. } => ends(step),
     }

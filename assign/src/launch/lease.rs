@@ -9,8 +9,8 @@
 
 use std::collections::BTreeMap;
 
-use sriov::isolation::is_vfio_driver;
-use sriov::{HostRoot, HostSnapshot, PciAddress};
+use sriov::isolation::{self, is_vfio_driver};
+use sriov::{HostRoot, HostSnapshot, PciAddress, PciFunction};
 
 use crate::apply::leases::{self, NotTaken, Used};
 use crate::choose::{Device, Holder};
@@ -68,8 +68,8 @@ pub enum Taken<'a> {
 }
 
 impl<'a> Lease<'a> {
-    /// Leases `devices` to `guest`, and binds those that the host lends. `host`
-    /// is what they were chosen from.
+    /// Leases `devices` to `guest`, and binds those that the host lends, with what else of their
+    /// groups it has. `host` is what they were chosen from.
     ///
     /// # Errors
     /// Why the state cannot be written; nothing is leased then.
@@ -82,7 +82,14 @@ impl<'a> Lease<'a> {
     ) -> Result<Taken<'a>, Failure> {
         let launcher = leases::this_process(root, guest)?;
         let entry = |device: &Device| entry(root, host, guest, device, launcher);
-        let entries: Vec<state::Lease> = devices.iter().map(entry).collect();
+        let mut entries: Vec<state::Lease> = devices.iter().map(entry).collect();
+        let mates = mates(host, devices);
+        entries.extend(mates.into_iter().map(|mate| state::Lease {
+            vf: mate.vf_of,
+            group: mate.iommu_group,
+            loan: loan(host, mate.address),
+            ..state::Lease::new(root, mate.address, guest, launcher)
+        }));
         let held = entries.iter().map(|entry| entry.device).collect();
         if !entries.is_empty() {
             match leases::take(root, state, &entries) {
@@ -169,6 +176,18 @@ fn entry(
     }
 }
 
+/// What leaves the host with devices that are lent, since it shares their groups: the choice has seen
+/// to it that pools lend all of that. The guest has it too, for nobody else to, and makes no use of it.
+fn mates<'a>(host: &'a HostSnapshot, devices: &[Device]) -> Vec<&'a PciFunction> {
+    let chosen: Vec<PciAddress> = devices.iter().map(|device| device.address).collect();
+    let mut mates = BTreeMap::new();
+    for function in chosen.iter().filter_map(|address| host.function(*address)) {
+        let others = isolation::in_the_way(host, function, &chosen);
+        mates.extend(others.into_iter().map(|mate| (mate.address, mate)));
+    }
+    mates.into_values().collect()
+}
+
 /// What the host lends with a device: nothing where its pool bound it already.
 fn loan(host: &HostSnapshot, device: PciAddress) -> Option<Loan> {
     let function = host.function(device)?;
@@ -177,4 +196,83 @@ fn loan(host: &HostSnapshot, device: PciAddress) -> Option<Loan> {
         from: sriov::act::bind::original(host, function),
         driver: LENT_TO.to_owned(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use sriov::recorded::{Function, Tree};
+
+    use super::*;
+
+    const PORTS: [&str; 2] = ["0000:03:00.0", "0000:03:00.1"];
+
+    fn at(text: &str) -> PciAddress {
+        text.parse().expect("an address")
+    }
+
+    /// A host with a card of two ports in one group, which e1000e has.
+    fn two_ports(directory: &std::path::Path) -> Tree {
+        let tree = Tree::lab(directory, 0);
+        for port in PORTS {
+            let card = Function::new(port, (0x8086, 0x10d3), 0x02_0000);
+            tree.add(card.driver("e1000e").group(6).attribute("reset", ""));
+        }
+        let pf = Function::new("0000:01:00.0", (0x8086, 0x10c9), 0x02_0000).below("0000:00:01.0");
+        tree.behave(pf.driver("igb").vfs(7, 0), Ok);
+        let me = std::process::id();
+        let stat = format!("{me} (a) S 1 1 1 0 -1 4194304 1 0 0 0 1 1 0 0 20 0 1 0 7 1 1 1\n");
+        tree.file(&format!("proc/{me}/stat"), &stat);
+        tree
+    }
+
+    fn drivers(root: &HostRoot) -> Vec<Option<String>> {
+        let host = HostSnapshot::read(root);
+        let driver = |port: &&str| host.function(at(port)).and_then(|one| one.driver.clone());
+        PORTS.iter().map(driver).collect()
+    }
+
+    #[test]
+    fn what_shares_a_group_leaves_the_host_together_and_comes_back_together() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let root = two_ports(directory.path()).root();
+        let state = State::at(directory.path().join("state"));
+        let (claim, pool) = ("net0".to_owned(), "lan".to_owned());
+        let device = Device { claim, pool, address: at(PORTS[0]), vf: None, group: 6 };
+        let host = HostSnapshot::read(&root);
+        let (with_host, with_guest) =
+            (vec![Some("e1000e".to_owned()); 2], vec![Some("vfio-pci".to_owned()); 2]);
+        assert_eq!(drivers(&root), with_host);
+
+        let taken = Lease::take(&state, &root, "web", &host, std::slice::from_ref(&device));
+        let Ok(Taken::All(lease)) = taken else { panic!("{taken:?}") };
+        assert_eq!(drivers(&root), with_guest);
+        let leases = state.leases(&root).expect("leases");
+        assert_eq!(leases.len(), 2);
+        assert!(leases.iter().all(|one| one.guest == "web" && one.group == Some(6)), "{leases:?}");
+        let other = Lease::take(&state, &root, "db", &host, std::slice::from_ref(&device));
+        assert!(matches!(other, Ok(Taken::TooLate)), "{other:?}");
+
+        lease.release().expect("released");
+        assert_eq!(drivers(&root), with_host);
+        assert!(state.leases_ever().expect("leases").is_empty());
+    }
+
+    #[test]
+    fn where_one_of_a_group_cannot_be_had_none_is_taken() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let tree = two_ports(directory.path());
+        let root = tree.root();
+        let state = State::at(directory.path().join("state"));
+        let (claim, pool) = ("net0".to_owned(), "lan".to_owned());
+        let device = Device { claim, pool, address: at(PORTS[0]), vf: None, group: 6 };
+        let host = HostSnapshot::read(&root);
+        // The host begins to use the other one.
+        tree.netdev("eth9", 9, "devices/pci0000:00/0000:03:00.1/net/eth9");
+        tree.file("proc/net/if_inet6", "20010db8000000000000000000000001 09 40 00 80     eth9\n");
+        let taken = Lease::take(&state, &root, "web", &host, &[device]);
+        let Ok(Taken::Not(which, _)) = taken else { panic!("{taken:?}") };
+        assert_eq!(which, at(PORTS[1]));
+        assert_eq!(drivers(&root), vec![Some("e1000e".to_owned()); 2]);
+        assert!(state.leases_ever().expect("leases").is_empty());
+    }
 }

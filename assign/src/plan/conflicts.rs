@@ -1,7 +1,7 @@
 //! What two pools of one function cannot both have: another number of VFs, the same VF, or the
 //! function itself. Nothing wins by priority; the policies have to agree.
 
-use policies::{Driver, Policy};
+use policies::Policy;
 use sriov::{HostSnapshot, PciFunction};
 
 use super::{Feed, candidates};
@@ -43,12 +43,6 @@ fn between(function: &PciFunction, one: &Feed<'_>, other: &Feed<'_>) -> Option<F
                 (format!("want {} and {} VFs on it", first.count, second.count), remedy)
             } else if let Some(index) = first.indexes.overlap(second.indexes) {
                 (format!("both use its VF {index}"), remedy)
-            } else if (one.pool.driver == Driver::Host) != (other.pool.driver == Driver::Host) {
-                (
-                    "want its VFs with the host's driver and without".to_owned(),
-                    "The kernel lets the host's driver begin with all VFs of a card or with none: \
-                     give both pools the same `driver`, or a card each.",
-                )
             } else {
                 return None;
             }

@@ -3,10 +3,10 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use ::policies::{Driver, NoIommu, Policy};
+use ::policies::{Driver, NoIommu, Policy, Pool};
 use sriov::facts::variant::Variants;
 use sriov::isolation::{self, NotViable};
-use sriov::{Binding, Change, HostSnapshot, PciAddress, PciFunction, Target, usage};
+use sriov::{Binding, Change, HostSnapshot, MacAddress, PciAddress, PciFunction, Target, usage};
 
 use super::{Feed, Known};
 use crate::failure::Failure;
@@ -22,8 +22,12 @@ pub(super) struct Site<'a> {
     /// Devices that the plan has bound to a vfio driver when it is done; those that are lent stay
     /// with the host's.
     together: HashSet<PciAddress>,
+    /// Devices that pools lend: they leave the host's drivers together where they share a group.
+    lent: HashSet<PciAddress>,
     /// Devices that were bound for a policy on this boot, with an override.
     bound: HashSet<Target>,
+    /// How the host had those of them that it had.
+    taken: HashMap<Target, Binding>,
     /// PFs whose new VFs the host had drivers bound to before a policy was applied on this boot.
     autoprobed: HashSet<PciAddress>,
 }
@@ -34,33 +38,41 @@ impl<'a> Site<'a> {
         known: Known<'a>,
         feeds: &BTreeMap<PciAddress, Vec<Feed<'_>>>,
     ) -> Site<'a> {
-        let mut together = HashSet::new();
+        let (mut together, mut lent) = (HashSet::new(), HashSet::new());
         for (address, feeds) in feeds {
-            for feed in feeds.iter().filter(|feed| feed.pool.driver != Driver::Host) {
+            for feed in feeds {
+                let devices = match feed.pool.driver {
+                    Driver::Host => &mut lent,
+                    Driver::VfioPci | Driver::Auto => &mut together,
+                };
                 let Some(vfs) = feed.vfs() else {
-                    together.insert(*address);
+                    devices.insert(*address);
                     continue;
                 };
                 let facts = snapshot.function(*address).and_then(|one| one.sriov.as_ref());
                 let at = |index| facts.and_then(|facts| facts.vfs.get(&index)).copied();
-                together.extend(vfs.indexes.iter().filter_map(at));
+                devices.extend(vfs.indexes.iter().filter_map(at));
             }
         }
         let boot_id = &snapshot.platform.boot_id;
         let (mut bound, mut autoprobed) = (HashSet::new(), HashSet::new());
+        let mut taken = HashMap::new();
         for applied in known.applied.iter().filter(|applied| applied.boot_id == *boot_id) {
             bound.extend(applied.bound());
+            taken.extend(applied.taken());
             autoprobed.extend(applied.autoprobed());
         }
         Site {
             snapshot,
             bound,
+            taken,
             autoprobed,
             uses: usage::Index::of(snapshot),
             leases: known.leases.iter().map(|lease| (lease.device, lease)).collect(),
             variants: known.variants,
             no_iommu_mode: known.no_iommu_mode,
             together,
+            lent,
         }
     }
 
@@ -74,6 +86,40 @@ impl<'a> Site<'a> {
         };
         let from = sriov::act::bind::binding(function);
         differs.then(|| Change::Restore { device, from, to: Binding::forced(driver) })
+    }
+
+    /// The step that gives a device back which a pool leaves to the host, where it was bound for
+    /// guests: to the driver it had, or whichever the kernel finds. `mac` is the address that its PF is
+    /// to have set for it. One that is lent comes back with its guest's end; one that got its driver
+    /// by other means than an override keeps it.
+    pub fn give_back(
+        &self,
+        device: Target,
+        function: &PciFunction,
+        mac: Option<MacAddress>,
+    ) -> Option<Change> {
+        let is_lent = self.lease(function.address).is_some_and(|lease| lease.loan.is_some());
+        let is_kept = function.driver_override.is_some() || self.bound.contains(&device);
+        let has_vfio = function.driver.as_deref().is_some_and(isolation::is_vfio_driver);
+        if !has_vfio || !is_kept || is_lent {
+            return None;
+        }
+        let from = sriov::act::bind::binding(function);
+        Some(match self.taken.get(&device) {
+            Some(had) => {
+                let to = Binding { mac: mac.or(had.mac), ..had.clone() };
+                Change::Restore { device, from, to }
+            }
+            None => Change::Yield { device, from },
+        })
+    }
+
+    /// The refusal to keep a device for guests that the host has only lent to one: it goes back to the
+    /// host with that guest's end.
+    pub fn still_lent(&self, pool: &Pool, function: &PciFunction) -> Option<Failure> {
+        let lease = self.lease(function.address).filter(|lease| lease.loan.is_some())?;
+        let tried = format!("take it from the host for pool {}", pool.name);
+        (pool.driver != Driver::Host).then(|| super::vfs::leased(lease, &tried))
     }
 
     /// Whether the host's drivers took new VFs of this PF when a policy was applied.
@@ -107,12 +153,21 @@ impl<'a> Site<'a> {
         }
     }
 
-    /// Whether a device's group can be given away once the plan is carried out.
-    pub fn viability(&self, policy: &Policy, function: &PciFunction) -> Result<(), NotViable> {
+    /// Whether a device's group can be given away once the plan is carried out. Those that are lent
+    /// leave the host's drivers for each other, and for nobody else.
+    pub fn viability(
+        &self,
+        policy: &Policy,
+        pool: &Pool,
+        function: &PciFunction,
+    ) -> Result<(), NotViable> {
         let group = function.iommu_group.and_then(|group| self.snapshot.iommu.groups.get(&group));
         let members = group.map(|group| group.members.as_slice()).unwrap_or_default();
-        let ours: Vec<PciAddress> =
-            members.iter().filter(|member| self.together.contains(member)).copied().collect();
+        let is_ours = |member: &&PciAddress| {
+            let is_lent = pool.driver == Driver::Host && self.lent.contains(member);
+            is_lent || self.together.contains(member)
+        };
+        let ours: Vec<PciAddress> = members.iter().filter(is_ours).copied().collect();
         match isolation::viability(self.snapshot, function, &ours) {
             Err(NotViable::NoGroup { .. })
                 if policy.isolation.no_iommu == NoIommu::Allow && self.no_iommu_mode =>

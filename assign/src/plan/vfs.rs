@@ -5,16 +5,16 @@
 //! default route from a network that only its guests are to be on. The host's drivers kept off, so that none claims a new VF; off until the VFs
 //! are bound, because a module that udev loads late would claim them then. VFs by way of none,
 //! which is the only way the kernel goes. Then the bindings, and after them the addresses, so that
-//! on the way back each VF has its old address again before its old driver looks.
+//! on the way back each VF has its old address again before its old driver looks. VFs that the host
+//! keeps (`driver: host`) get its driver last of all, for it to find the address they are to have.
 
 use ::policies::{Acs, Driver, Policy};
-use sriov::isolation::is_vfio_driver;
 use sriov::{
     Binding, Change, HostSnapshot, PciAddress, PciFunction, PfFacts, Target, VfRef, VfState, usage,
 };
 
 use super::site::Site;
-use super::{VfFeed, acs, network, nvme};
+use super::{VfFeed, acs, adopt, network, nvme};
 use crate::failure::{Failure, OwnReason};
 use crate::state::{Drive, Lease, Step};
 
@@ -42,22 +42,29 @@ pub(super) fn steps(
     let by = |feed: &VfFeed<'_>, change| Step { policy: feed.policy.name.clone(), change };
     let mut steps: Vec<Step> =
         link_up(snapshot, pf).into_iter().map(|change| by(first, change)).collect();
-    if !facts.autoprobe && site.found_autoprobe(pf.address) {
-        // Somebody else's hand, or a command that was killed: a policy leaves it as it found it.
-        let restored = autoprobe(pf, false, true);
-        steps.push(by(first, restored));
-    }
+    // Somebody else's hand, or a command that was killed: a policy leaves it as it found it.
+    let is_missed = !facts.autoprobe && site.found_autoprobe(pf.address);
+    let restored = is_missed.then(|| by(first, autoprobe(pf, false, true)));
     if facts.present == count {
+        steps.extend(restored);
         let repairs = nvme::repair(snapshot, pf, facts).map_err(|failure| vec![failure])?;
         steps.extend(repairs.into_iter().map(|change| by(first, change)));
-        steps.extend(adopt(site, pf, facts, feeds)?);
+        steps.extend(adopt::steps(site, pf, facts, feeds)?);
         return Ok(steps);
     }
     check_leases(site, facts, first)?;
-    // Conflicts are told before: the host's driver has all VFs of a PF, or none.
+    let (addresses, settings) = of_new(snapshot, pf, feeds);
+    // The host's drivers begin with all VFs as they come where that is right for all: else they get
+    // theirs when these have what is set for them.
     let is_host = feeds.iter().all(|feed| feed.pool.driver == Driver::Host);
+    let as_they_come = is_host && addresses.is_empty() && settings.is_empty();
     let [before, after] =
-        frame(snapshot, pf, facts, count, is_host).map_err(|failure| vec![failure])?;
+        frame(snapshot, pf, facts, count, as_they_come).map_err(|failure| vec![failure])?;
+    let (restored_before, restored_after) = match as_they_come {
+        true => (restored, None),
+        false => (None, restored),
+    };
+    steps.extend(restored_before);
     for change in before {
         steps.push(by(first, by_force(site, first.policy, facts, change)?));
     }
@@ -69,19 +76,48 @@ pub(super) fn steps(
             steps.push(by(feed, Change::Bind { device, from, driver }));
         }
     }
-    let mut settings = Vec::new();
+    steps.extend(addresses);
+    steps.extend(settings);
+    steps.extend(after.into_iter().map(|change| by(first, change)));
+    steps.extend(restored_after);
+    if (facts.autoprobe || is_missed) && !as_they_come {
+        let to_host = |feed: &VfFeed<'_>, index| {
+            let device = Target::Vf(VfRef { pf: pf.address, index });
+            by(feed, Change::Yield { device, from: Binding::default() })
+        };
+        match is_host {
+            true => steps.extend((0..count).map(|index| to_host(first, index))),
+            false => {
+                let host = feeds.iter().filter(|feed| feed.pool.driver == Driver::Host);
+                steps.extend(
+                    host.flat_map(|feed| {
+                        feed.indexes.iter().map(move |index| to_host(feed, index))
+                    }),
+                );
+            }
+        }
+    }
+    Ok(steps)
+}
+
+/// What is set for new VFs: their addresses, then all else.
+fn of_new(
+    snapshot: &HostSnapshot,
+    pf: &PciFunction,
+    feeds: &[VfFeed<'_>],
+) -> (Vec<Step>, Vec<Step>) {
+    let (mut addresses, mut settings) = (Vec::new(), Vec::new());
     for feed in feeds {
+        let by = |change| Step { policy: feed.policy.name.clone(), change };
         for index in feed.indexes.iter() {
             let vf = VfRef { pf: pf.address, index };
             let (mac, others) = network::of_new(snapshot, pf, feed.pool, vf);
-            steps.extend(mac.map(|change| by(feed, change)));
-            settings.extend(others.into_iter().map(|change| by(feed, change)));
+            addresses.extend(mac.map(by));
+            settings.extend(others.into_iter().map(by));
         }
     }
     network::by_kind(&mut settings);
-    steps.extend(settings);
-    steps.extend(after.into_iter().map(|change| by(first, change)));
-    Ok(steps)
+    (addresses, settings)
 }
 
 /// A VF as it will be, as far as a driver for it is chosen by that.
@@ -305,85 +341,6 @@ fn link_up(snapshot: &HostSnapshot, pf: &PciFunction) -> Vec<Change> {
     let listens = port.accept_ra.filter(|value| *value != 0);
     let deaf = listens.map(|from| Change::SetAcceptRa { pf, netdev: netdev.clone(), from, to: 0 });
     deaf.into_iter().chain([Change::SetLink { pf, netdev, from: false, to: true }]).collect()
-}
-
-/// Steps for VFs that are there already.
-fn adopt(
-    site: &Site<'_>,
-    pf: &PciFunction,
-    facts: &PfFacts,
-    feeds: &[VfFeed<'_>],
-) -> Result<Vec<Step>, Vec<Failure>> {
-    let snapshot = site.snapshot;
-    let (mut bindings, mut addresses, mut settings) = (Vec::new(), Vec::new(), Vec::new());
-    let mut refusals = Vec::new();
-    for feed in feeds {
-        let by = |change| Step { policy: feed.policy.name.clone(), change };
-        for index in feed.indexes.iter() {
-            let vf = VfRef { pf: pf.address, index };
-            let Some(function) = facts.vfs.get(&index).and_then(|at| snapshot.function(*at)) else {
-                continue;
-            };
-            let driver = site.driver(feed.pool.driver, function);
-            if let Err(cause) = site.viability(feed.policy, function) {
-                refusals.push(Failure::not_viable(function.address, &cause));
-                continue;
-            }
-            let binding = driver.and_then(|driver| bind(site, function, vf, driver));
-            let (mac, others) = network::of_present(snapshot, pf, facts, feed.pool, vf);
-            if let Some(lease) = site.lease(function.address) {
-                let all = binding.iter().chain(&mac).chain(&others);
-                let mut felt = all.filter(|change| !is_harmless(change));
-                if let Some(change) = felt.next() {
-                    let tried = format!("{} for pool {}", change.action(), feed.pool.name);
-                    refusals.push(leased(lease, &tried));
-                    continue;
-                }
-            }
-            if let Some(binding) = binding {
-                let by_host = function.driver.as_deref().is_some_and(|name| !is_vfio_driver(name));
-                let taken = match by_host {
-                    true => site.take(feed.policy, &[function], binding),
-                    false => Ok(binding),
-                };
-                match taken {
-                    Ok(change) => bindings.push(by(change)),
-                    Err(protected) => refusals.extend(protected),
-                }
-            } else if (mac.is_some() || !others.is_empty())
-                && let Some(used) = site.uses(function).first()
-            {
-                refusals.push(needed(function, used));
-                continue;
-            }
-            addresses.extend(mac.map(by));
-            settings.extend(others.into_iter().map(by));
-        }
-    }
-    network::by_kind(&mut settings);
-    bindings.extend(addresses);
-    bindings.extend(settings);
-    if refusals.is_empty() { Ok(bindings) } else { Err(refusals) }
-}
-
-/// Whether a guest that has the VF goes on as before.
-fn is_harmless(change: &Change) -> bool {
-    match change {
-        Change::SetVf { setting, .. } => setting.is_harmless(),
-        // Only who may have it next.
-        Change::Restore { from, to, .. } => from.driver == to.driver,
-        _ => false,
-    }
-}
-
-/// One that has the driver already, by whatever way, is left alone, unless its override says another.
-fn bind(site: &Site<'_>, function: &PciFunction, vf: VfRef, driver: String) -> Option<Change> {
-    let device = Target::Vf(vf);
-    if function.driver.as_ref() == Some(&driver) {
-        return site.keep(device, function, &driver);
-    }
-    let from = sriov::act::bind::original(site.snapshot, function);
-    Some(Change::Bind { device, from, driver })
 }
 
 /// No VF may be in anybody's hands when all of them go.

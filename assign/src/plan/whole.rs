@@ -1,6 +1,7 @@
 //! The steps of a function that is given away itself: none but its binding. All of its IOMMU group
 //! has to be free of the host's drivers then, so the other members are in the pool as well, or in
-//! nobody's hands, or it is refused and names them.
+//! nobody's hands, or it is refused and names them. What is lent leaves the host's drivers with its
+//! guest, so there all members have to be lent.
 
 use ::policies::Acs;
 use sriov::isolation::{NotViable, is_vfio_driver};
@@ -24,12 +25,20 @@ pub(super) fn steps(
     {
         refusals.push(vfs::no_acs(function, &cause));
     }
-    if let Err(cause) = site.viability(policy, function) {
+    if let Err(cause) = site.viability(policy, pool, function) {
         refusals.push(not_viable(function, &cause));
     }
+    refusals.extend(site.still_lent(pool, function));
     let Some(driver) = site.driver(pool.driver, function) else {
         // Left with the host's driver; bound when a guest gets it.
-        return if refusals.is_empty() { Ok(Vec::new()) } else { Err(refusals) };
+        let back = site.give_back(Target::Function(function.address), function, None);
+        if let (Some(change), Some(lease)) = (&back, site.lease(function.address)) {
+            let tried = format!("{} for pool {}", change.action(), pool.name);
+            refusals.push(vfs::leased(lease, &tried));
+        }
+        let step = |change| Step { policy: policy.name.clone(), change };
+        let steps = back.into_iter().map(step).collect();
+        return if refusals.is_empty() { Ok(steps) } else { Err(refusals) };
     };
     if function.driver.as_deref() == Some(&*driver) {
         let kept = site.keep(Target::Function(function.address), function, &driver);

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use policies::Policy;
 use serde::{Deserialize, Serialize};
-use sriov::{Change, PciAddress, Target};
+use sriov::isolation::is_vfio_driver;
+use sriov::{Binding, Change, PciAddress, Target};
 
 use super::State;
 use super::store::{Table, Transaction};
@@ -34,10 +35,33 @@ impl Applied {
                     bound.remove(device);
                 }
                 Change::Restore { device, .. } => drop(bound.insert(*device)),
+                Change::Yield { device, .. } => drop(bound.remove(device)),
                 _ => {}
             }
         }
         bound
+    }
+
+    /// How the devices that are bound for it were with the host, as far as a driver of the host had
+    /// them.
+    pub fn taken(&self) -> BTreeMap<Target, Binding> {
+        let mut taken: BTreeMap<Target, Binding> = BTreeMap::new();
+        for change in &self.changes {
+            match change.plain() {
+                // Others come in the places of VFs that go.
+                Change::SetVfCount { pf, .. } => {
+                    taken.retain(|device, _| !matches!(device, Target::Vf(vf) if vf.pf == *pf))
+                }
+                Change::Bind { device, from, .. } => {
+                    let by_host = from.driver.as_deref().is_some_and(|name| !is_vfio_driver(name));
+                    if by_host {
+                        taken.insert(*device, from.clone());
+                    }
+                }
+                _ => {}
+            }
+        }
+        taken
     }
 
     /// PFs whose new VFs the host bound drivers to by itself when the policy was applied.

@@ -38,7 +38,7 @@ pub struct Texts {
 }
 
 fn driver() -> impl Strategy<Value = &'static str> {
-    prop_oneof![5 => Just("vfio-pci"), 2 => Just("auto"), 1 => Just("host")]
+    prop_oneof![5 => Just("vfio-pci"), 2 => Just("auto"), 2 => Just("host")]
 }
 
 fn network() -> impl Strategy<Value = String> {
@@ -189,7 +189,7 @@ pub fn unsatisfied(host: &HostSnapshot, policy: &Policy) -> Vec<String> {
             let fits = |driver: Option<&str>| match pool.driver {
                 Driver::VfioPci => driver == Some("vfio-pci"),
                 Driver::Auto => driver.is_some_and(is_vfio_driver),
-                Driver::Host => true,
+                Driver::Host => !driver.is_some_and(is_vfio_driver),
             };
             let Some((count, indexes)) = pool.vfs() else {
                 if !fits(function.driver.as_deref()) {

@@ -229,6 +229,32 @@ const NUMA: Case = Case {
     prepare: |_| {},
 };
 
+/// VFs for guests beside one of the host's.
+const LENT: Case = Case {
+    name: "lent",
+    build: |directory| Simulation::lab(directory, 0),
+    files: &["../assign/tests/simulated/lent.yaml"],
+    prepare: |_| {},
+};
+
+/// The same where that one was for guests before.
+const SWITCHED: Case = Case {
+    name: "lent, and bound before",
+    prepare: |host| {
+        let bound = example("../assign/tests/simulated/bound.yaml").display().to_string();
+        host.done(&["apply", "--yes", "-f", &bound]);
+    },
+    ..LENT
+};
+
+#[test]
+fn what_the_host_keeps_survives_every_fault() {
+    let (points, _) = LENT.torture(Scope::Host, HOST);
+    assert!(points >= 10, "{points}");
+    let (points, _) = SWITCHED.torture(Scope::Host, HOST);
+    assert!(points >= 2, "{points}");
+}
+
 #[test]
 fn mixed_fallback_survives_every_fault() {
     let (points, _) = MIXED.torture(Scope::Host, HOST);

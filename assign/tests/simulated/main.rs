@@ -5,6 +5,7 @@ mod faults;
 #[cfg(target_arch = "x86_64")]
 mod gallery;
 mod interrupt;
+mod lending;
 #[cfg(target_arch = "x86_64")]
 mod recovering;
 

@@ -13,6 +13,7 @@ use crate::attribute;
 use crate::change::{Binding, Target};
 use crate::facts::function::is_override;
 use crate::facts::iov;
+use crate::facts::net;
 use crate::facts::pci::PciFunction;
 use crate::facts::reader::Reader;
 use crate::facts::shown::Shown;
@@ -62,12 +63,28 @@ pub fn restore(
     let address = locate(root, device)?;
     let present = hands(root, address)?;
     if present.same_hands(to) {
-        return Ok(Done::Already);
+        return match from.same_hands(to) {
+            // Nothing but the address is to change.
+            true => readdress(root, device, address, present, to),
+            false => Ok(Done::Already),
+        };
     }
     let expected = [&from.driver, &to.driver, &None];
     if !expected.contains(&&present.driver) {
         return Err(stale(device, &present.to_string(), &from.to_string()));
     }
+    put(root, device, address, &present, to, forced)
+}
+
+/// From the driver that has the device, whichever that is, to `to`.
+fn put(
+    root: &HostRoot,
+    device: Target,
+    address: PciAddress,
+    present: &Binding,
+    to: &Binding,
+    forced: bool,
+) -> Result<Done, ChangeError> {
     if present.driver != to.driver {
         check_open(root, address, present.driver.as_deref())?;
         if !forced && present.driver.as_deref().is_some_and(|driver| !is_vfio_driver(driver)) {
@@ -76,7 +93,7 @@ pub fn restore(
         if let Some(driver) = &to.driver {
             driver::ensure(root, address, driver)?;
         }
-        give(root, device, address, &present, to)?;
+        give(root, device, address, present, to)?;
     }
     set_override(root, address, to.driver_override.as_deref())?;
     let after = hands(root, address)?;
@@ -86,6 +103,72 @@ pub fn restore(
         let message = format!("could not be given back: it has {after} now, and not {to}");
         Err(ChangeError::new(Reason::NotObserved, device, message))
     }
+}
+
+/// Lets the host's own drivers have `device`, by having it probed without an override: whichever the
+/// kernel finds for it, now or once its module is loaded. A device that one of them has already is
+/// left alone.
+pub fn give_up(root: &HostRoot, device: Target, from: &Binding) -> Result<Done, ChangeError> {
+    let address = locate(root, device)?;
+    let present = hands(root, address)?;
+    let by_host =
+        |hands: &Binding| hands.driver.as_deref().is_some_and(|driver| !is_vfio_driver(driver));
+    if by_host(&present) && present.driver_override.is_none() {
+        return Ok(Done::Already);
+    }
+    // One that was interrupted is finished from where it stopped.
+    if !present.same_hands(from) && present.driver.is_some() {
+        return Err(stale(device, &present.to_string(), &from.to_string()));
+    }
+    check_open(root, address, present.driver.as_deref())?;
+    set_override(root, address, None)?;
+    unbind(root, address, present.driver.as_deref())?;
+    attribute::write(root, &root.pci_drivers_probe(), &address.to_string()).map_err(|error| {
+        ChangeError::attribute(address, "have it probed for the host's driver", &error)
+    })?;
+    let after = hands(root, address)?;
+    match &after.driver {
+        Some(driver) if is_vfio_driver(driver) => {
+            let message = format!(
+                "could not be given to the host's driver: {driver} took it again, without an \
+                 override"
+            );
+            Err(ChangeError::new(Reason::NotObserved, device, message).with_remedy(
+                "Look for its vendor and device numbers in `vfio-pci.ids=` on the kernel's command \
+                 line and in /etc/modprobe.d.",
+            ))
+        }
+        _ if after.same_hands(&present) => Ok(Done::Already),
+        _ => Ok(Done::Changed),
+    }
+}
+
+/// Takes `device` back from whichever driver of the host has it, and gives it to `to`. Where that is
+/// the driver it has, and it is to go by another address there, it is given to it anew.
+pub fn retake(root: &HostRoot, device: Target, to: &Binding) -> Result<Done, ChangeError> {
+    let address = locate(root, device)?;
+    let present = hands(root, address)?;
+    if !present.same_hands(to) {
+        return put(root, device, address, &present, to, false);
+    }
+    readdress(root, device, address, present, to)
+}
+
+/// Where the host's driver goes by another address than the one in `to`: has it begin anew with that.
+fn readdress(
+    root: &HostRoot,
+    device: Target,
+    address: PciAddress,
+    present: Binding,
+    to: &Binding,
+) -> Result<Done, ChangeError> {
+    let goes_by = net::port(&mut Reader::new(root), address).and_then(|port| port.mac);
+    if to.mac.is_none() || goes_by.is_none() || goes_by == to.mac {
+        return Ok(Done::Already);
+    }
+    refuse_if_used(root, &function(root, address)?, "give it the address it had")?;
+    unbind(root, address, present.driver.as_deref())?;
+    put(root, device, address, &Binding { driver: None, ..present }, to, false)
 }
 
 /// Who has the function.

@@ -6,6 +6,7 @@ use crate::change::Change;
 use crate::facts::iov;
 use crate::facts::reader::Reader;
 use crate::failure::ChangeError;
+use crate::isolation::is_vfio_driver;
 use crate::mac::MacAddress;
 use crate::nvme::Controller;
 use crate::root::HostRoot;
@@ -65,6 +66,21 @@ fn is_made(change: &Change, root: &HostRoot) -> Result<bool, ChangeError> {
             now?.as_ref() == Some(driver)
         }
         Change::Restore { device, to, .. } => {
+            bind::binding(&function(root, locate(root, *device)?)?).same_hands(to)
+        }
+        // Without a driver it may not have been probed yet, unless the host is to bind none to it.
+        Change::Yield { device, .. } => {
+            let address = locate(root, *device)?;
+            let now = bind::binding(&function(root, address)?);
+            now.driver_override.is_none()
+                && match now.driver {
+                    Some(driver) => !is_vfio_driver(&driver),
+                    None => iov::vf_of(&mut Reader::new(root), address)
+                        .and_then(|vf| pf_facts(vf.pf))
+                        .is_some_and(|facts| !facts.autoprobe),
+                }
+        }
+        Change::Retake { device, to } => {
             bind::binding(&function(root, locate(root, *device)?)?).same_hands(to)
         }
         // Nothing shows of it.

@@ -28,6 +28,8 @@ pub struct Model {
     pub spoof_check: Option<bool>,
     /// What the drivers of PFs preset for trust.
     pub trust: Option<bool>,
+    /// Drivers of the host that functions had.
+    drivers: BTreeMap<PciAddress, String>,
     /// Interfaces of functions that lost their driver.
     lost: BTreeMap<PciAddress, Vec<Netdev>>,
 }
@@ -40,6 +42,7 @@ impl Model {
             vf_drivers: BTreeMap::new(),
             spoof_check: Some(true),
             trust: Some(false),
+            drivers: BTreeMap::new(),
             lost: BTreeMap::new(),
         }
     }
@@ -126,6 +129,20 @@ impl Model {
                 if !present.driver.as_deref().is_some_and(is_vfio_driver) {
                     self.check_use(address, forced)?;
                 }
+                self.hand_over(address, to)
+            }
+            Change::Yield { device, from } => {
+                let address = self.locate(*device)?;
+                let present = hands(self.function(address)?);
+                if !present.same_hands(from) {
+                    return Err(format!("it has {present}, not {from}"));
+                }
+                let driver = self.driver_of_host(address)?;
+                self.hand_over(address, &Binding { driver, ..Binding::default() })
+            }
+            Change::Retake { device, to } => {
+                let address = self.locate(*device)?;
+                self.check_use(address, forced)?;
                 self.hand_over(address, to)
             }
             Change::SetNvmePrimary { .. } | Change::SetNvmeSecondary { .. } => {
@@ -248,10 +265,22 @@ impl Model {
         self.host.functions.retain(|function| function.address != address);
         self.host.netdevs.retain(|netdev| netdev.pci != Some(address));
         self.lost.remove(&address);
+        self.drivers.remove(&address);
         for group in self.host.iommu.groups.values_mut() {
             group.members.retain(|member| *member != address);
         }
         self.host.iommu.groups.retain(|_, group| !group.members.is_empty());
+    }
+
+    /// The driver that the kernel finds for a function without an override.
+    fn driver_of_host(&mut self, address: PciAddress) -> Result<Option<String>, String> {
+        let Some(vf) = self.function(address)?.vf_of else {
+            return Ok(self.drivers.get(&address).cloned());
+        };
+        let pf = self.function(vf.pf)?;
+        let autoprobe = pf.sriov.as_ref().is_some_and(|facts| facts.autoprobe);
+        let driver = pf.driver.clone().filter(|_| autoprobe);
+        Ok(driver.and_then(|driver| self.vf_drivers.get(&driver).cloned()))
     }
 
     /// Gives a function to a driver. A driver of the host brings the function's interfaces, and takes
@@ -259,6 +288,10 @@ impl Model {
     fn hand_over(&mut self, address: PciAddress, to: &Binding) -> Result<(), String> {
         let (before, after) = (hands(self.function(address)?), to);
         if before.driver != after.driver {
+            let by_host = |driver: &&String| !is_vfio_driver(driver);
+            if let Some(driver) = before.driver.as_ref().filter(by_host) {
+                self.drivers.insert(address, driver.clone());
+            }
             let mut gone: Vec<Netdev> = Vec::new();
             self.host.netdevs.retain(|netdev| {
                 let own = netdev.pci == Some(address);
