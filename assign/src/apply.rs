@@ -147,9 +147,12 @@ impl<'a> Operation<'a> {
         &self.pen.boot_id
     }
 
-    /// What was changed so far, first to last.
+    /// What was changed so far, in the order in which it was written down: PFs that are changed at the
+    /// same time are told the same way each time.
     pub fn done(&self) -> Vec<Change> {
-        self.done.iter().map(|(_, change)| change.clone()).collect()
+        let mut done: Vec<&Numbered> = self.done.iter().collect();
+        done.sort_by_key(|(number, _)| *number);
+        done.into_iter().map(|(_, change)| change.clone()).collect()
     }
 
     /// Makes one step; says whether there was anything to change.
