@@ -7,6 +7,7 @@
 //!
 //! Whoever changes the host holds a second lock, [`State::lock_host`], for as long as it takes.
 
+use std::fs::File;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -70,13 +71,13 @@ impl State {
         self.directory.join("kernels")
     }
 
-    /// Whether what is remembered is not for this user to see.
+    /// Whether what is remembered is not for this user to see, be it the directory that is closed
+    /// to them or only its files.
     pub fn is_hidden(&self) -> bool {
-        let denied = |error: &std::io::Error| error.kind() == ErrorKind::PermissionDenied;
-        let database = self.database();
-        database.try_exists().is_err_and(|error| denied(&error))
-            || (database.exists()
-                && std::fs::File::open(database).is_err_and(|error| denied(&error)))
+        let denied = |path: PathBuf| {
+            File::open(path).is_err_and(|error| error.kind() == ErrorKind::PermissionDenied)
+        };
+        denied(self.database()) || denied(self.database_lock())
     }
 
     fn database(&self) -> PathBuf {

@@ -1,5 +1,6 @@
 //! What is remembered: leases that die with their process, and a journal that is undone.
 
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use assign::apply::Operation;
@@ -332,6 +333,23 @@ fn a_damaged_state_is_an_error_that_names_the_file() {
         }
     }
     assert!(told > 10, "{told}");
+}
+
+/// The directory may have been made by a package, and be open to all.
+#[test]
+fn what_is_remembered_is_for_its_owner_alone() {
+    let directory = directory();
+    let open = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(directory.path(), open).expect("its owner may");
+    let state = State::at(directory.path());
+    assert!(!state.is_hidden(), "there is nothing to hide");
+    state.change(|_| Ok(())).expect("a new state");
+    let mode = |name: &str| {
+        let file = std::fs::metadata(directory.path().join(name)).expect("a file");
+        file.permissions().mode() & 0o777
+    };
+    assert_eq!(mode("state.redb"), 0o600);
+    assert!(!state.is_hidden(), "not from its owner");
 }
 
 #[test]

@@ -6,7 +6,7 @@
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::State;
@@ -42,9 +42,14 @@ impl State {
         self.lock(DATABASE, "using the state")
     }
 
+    /// Its file.
+    pub(super) fn database_lock(&self) -> PathBuf {
+        self.directory.join(DATABASE)
+    }
+
     /// The same for those who only read; `None` where nobody ever wrote.
     pub(super) fn share_database(&self) -> Result<Option<File>, Failure> {
-        let path = self.directory.join(DATABASE);
+        let path = self.database_lock();
         match File::open(&path) {
             Ok(mut file) => {
                 self.wait(&mut file, &path, File::try_lock_shared, "using the state")?;

@@ -1,7 +1,9 @@
 //! The database: tables of JSON values by text keys, both as bytes, so that what is damaged is found
 //! here and not within the database.
 
+use std::fs::Permissions;
 use std::io::ErrorKind;
+use std::os::unix::fs::PermissionsExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use redb::{
@@ -63,7 +65,9 @@ impl State {
             _ => {}
         }
         drop(Database::create(&new).map_err(|error| self.broken(error))?);
-        let made = std::fs::rename(&new, &database)
+        // The directory may have been there before, and open to everybody.
+        let made = std::fs::set_permissions(&new, Permissions::from_mode(0o600))
+            .and_then(|()| std::fs::rename(&new, &database))
             .and_then(|()| std::fs::File::open(self.directory())?.sync_all());
         made.map_err(|error| failed(&error))
     }
@@ -72,10 +76,12 @@ impl State {
     /// or what is remembered is not for this user to see. Writes nothing, unless a process that was
     /// killed left the database to be put in order.
     pub(super) fn all<T: DeserializeOwned>(&self, table: Table) -> Result<Vec<T>, Failure> {
+        if self.is_hidden() {
+            return Ok(Vec::new());
+        }
         match self.database().try_exists() {
             Ok(true) => {}
             Ok(false) => return Ok(Vec::new()),
-            Err(error) if error.kind() == ErrorKind::PermissionDenied => return Ok(Vec::new()),
             Err(error) => return Err(self.unusable(self.directory(), &error)),
         }
         let lock = self.share_database()?;
