@@ -12,6 +12,7 @@ use serde::Serialize;
 use sriov::isolation::is_vfio_driver;
 use sriov::{Change, HostSnapshot, PciAddress, PciFunction, PfFacts, Target, VfRef};
 
+use crate::plan::mac::Macs;
 use crate::plan::{Plan, candidates};
 use crate::state::Applied;
 
@@ -179,15 +180,15 @@ pub fn compare(
     plan: &Plan,
 ) -> Drift {
     let mut drift = Drift::default();
-    let unread = Unread::of(host);
+    let (unread, macs) = (Unread::of(host), Macs::of(host));
     let now: Vec<&Applied> =
         applied.iter().filter(|applied| applied.boot_id == host.platform.boot_id).collect();
     let bound: BTreeSet<Target> = now.iter().flat_map(|applied| applied.bound()).collect();
     let autoprobed = now.iter().flat_map(|applied| applied.autoprobed()).collect();
     for policy in policies {
         for pool in &policy.pools {
-            let (bound, autoprobed, unread) = (&bound, &autoprobed, &unread);
-            let at = At { host, policy, pool, bound, autoprobed, unread };
+            let (macs, bound, autoprobed, unread) = (&macs, &bound, &autoprobed, &unread);
+            let at = At { host, macs, policy, pool, bound, autoprobed, unread };
             at.compare(&mut drift);
         }
     }
@@ -198,6 +199,7 @@ pub fn compare(
 /// Where in the policies the comparison is.
 struct At<'a> {
     host: &'a HostSnapshot,
+    macs: &'a Macs<'a>,
     policy: &'a Policy,
     pool: &'a Pool,
     /// Devices that were bound for a policy on this boot.

@@ -3,7 +3,7 @@
 use policies::{Driver, Guest, Policy};
 use sriov::facts::reader::Reader;
 use sriov::facts::variant::Variants;
-use sriov::{HostRoot, HostSnapshot, vfio};
+use sriov::{HostRoot, HostSnapshot};
 
 use crate::choose::Previous;
 use crate::failure::Failure;
@@ -21,8 +21,6 @@ pub struct Inputs {
     pub previous: Vec<Previous>,
     /// Variants of vfio-pci, where a policy asks for them and somebody knows.
     pub variants: Option<Variants>,
-    /// Whether the kernel gives devices away without an IOMMU when asked to.
-    pub no_iommu_mode: bool,
     /// What could not be read and is done without.
     pub notes: Vec<String>,
 }
@@ -48,7 +46,6 @@ impl Inputs {
             applied: state.applied()?,
             previous: state.choices()?,
             variants,
-            no_iommu_mode: vfio::no_iommu_mode(root),
             notes,
         })
     }
@@ -73,7 +70,6 @@ impl Inputs {
             applied: &self.applied,
             previous: &self.previous,
             variants: self.variants.as_ref(),
-            no_iommu_mode: self.no_iommu_mode,
             reasons,
         }
     }

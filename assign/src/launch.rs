@@ -60,6 +60,7 @@ use self::spec::Parts;
 use crate::apply::leases;
 use crate::choose::{self, Choice, Device, Offer, Previous, World};
 use crate::failure::{Failure, OwnReason};
+use crate::plan::mac::Macs;
 use crate::signals::Signals;
 use crate::state::State;
 
@@ -264,6 +265,7 @@ impl Launch<'_> {
 
     /// What the guest's claims have, for them to have it again.
     fn remembered(&self, host: &HostSnapshot, devices: &[Device]) -> Vec<Previous> {
+        let macs = Macs::of(host);
         let previous = |device: &Device| {
             // A VF is found again by its PF.
             let address = device.vf.map_or(device.address, |vf| vf.pf);
@@ -273,7 +275,7 @@ impl Launch<'_> {
                 pool: device.pool.clone(),
                 vf: device.vf,
                 address,
-                identity: choose::identity(host, host.function(address)?),
+                identity: choose::identity(&macs, host.function(address)?),
             })
         };
         devices.iter().filter_map(previous).collect()

@@ -24,7 +24,7 @@ use std::collections::BTreeMap;
 use ::policies::{Guest, NoIommu, Policy, Pool, PoolDevices};
 use serde::Serialize;
 use sriov::facts::variant::Variants;
-use sriov::{HostSnapshot, PciAddress, PciFunction, isolation};
+use sriov::{HostSnapshot, PciAddress, PciFunction, VfRef, isolation};
 
 use crate::choose::Previous;
 use crate::failure::{Failure, OwnReason};
@@ -33,7 +33,7 @@ use crate::state::{Applied, Lease, Step};
 pub mod acs;
 mod adopt;
 pub mod candidates;
-mod conflicts;
+pub mod conflicts;
 pub mod guests;
 pub mod mac;
 mod network;
@@ -45,7 +45,6 @@ mod whole;
 
 pub use candidates::{Candidates, Rejected};
 pub use guests::{ClaimPlan, GuestPlan};
-pub use network::wanted_mac;
 use site::Site;
 
 /// Most refusals that a plan tells one by one: whoever has thousands has one cause.
@@ -100,8 +99,6 @@ pub struct Known<'a> {
     pub previous: &'a [Previous],
     /// The vendors' variants of vfio-pci that this kernel has; `None` where nobody knows.
     pub variants: Option<&'a Variants>,
-    /// Whether the kernel gives devices away without an IOMMU when asked to.
-    pub no_iommu_mode: bool,
     /// How much is told of each claim.
     pub reasons: Reasons,
 }
@@ -158,10 +155,14 @@ pub fn plan_with(
             plan.pools.push(candidates);
         }
     }
-    iommu(snapshot, policies, known, &mut plan);
+    iommu(snapshot, policies, &mut plan);
+    // What was applied before the last boot is not in force: the kernel has forgotten all of it, and
+    // nobody could remove it to make room.
+    let boot_id = &snapshot.platform.boot_id;
     let others: Vec<&Policy> = known
         .applied
         .iter()
+        .filter(|applied| applied.boot_id == *boot_id)
         .map(|applied| &applied.policy)
         .filter(|applied| policies.iter().all(|policy| policy.name != applied.name))
         .collect();
@@ -171,7 +172,7 @@ pub fn plan_with(
         let conflicts = conflicts::find(snapshot, function, feeds, &others);
         if !conflicts.is_empty() {
             // What they do not agree on cannot be planned.
-            plan.refusals.extend(conflicts);
+            plan.refusals.extend(conflicts.into_iter().map(|one| one.failure));
             continue;
         }
         let vf_feeds: Vec<VfFeed<'_>> = feeds.iter().filter_map(|feed| feed.vfs()).collect();
@@ -185,6 +186,7 @@ pub fn plan_with(
             Err(refusals) => plan.refusals.extend(refusals),
         }
     }
+    plan.refusals.extend(same_address(&site, &feeds));
     if let Some(more) = plan.refusals.len().checked_sub(MOST_REFUSALS).filter(|more| *more > 0) {
         plan.refusals.truncate(MOST_REFUSALS);
         plan.notes.push(format!("{more} more devices are refused, and not told one by one"));
@@ -204,8 +206,9 @@ pub fn plan_with(
     plan
 }
 
-/// Refuses, or warns, where nothing would keep a device from the host's memory.
-fn iommu(snapshot: &HostSnapshot, policies: &[Policy], known: Known<'_>, plan: &mut Plan) {
+/// Refuses where nothing would keep a device from the host's memory. A policy may allow that; our VMM
+/// has no use for such a device all the same, so none is taken from the host for nothing.
+fn iommu(snapshot: &HostSnapshot, policies: &[Policy], plan: &mut Plan) {
     let mut wanting = policies.iter().filter(|policy| !policy.pools.is_empty()).peekable();
     if wanting.peek().is_none() {
         return;
@@ -214,35 +217,44 @@ fn iommu(snapshot: &HostSnapshot, policies: &[Policy], known: Known<'_>, plan: &
         plan.notes.extend(isolation::pretended(snapshot).map(str::to_owned));
         return;
     }
-    let denies = |policy: &&Policy| policy.isolation.no_iommu == NoIommu::Deny;
-    if wanting.any(|policy| denies(&policy)) {
-        plan.refusals.push(no_iommu(snapshot));
-    } else if known.no_iommu_mode {
-        plan.notes.push(
-            "no IOMMU is in use, and `noIommu: allow` gives devices away all the same: whoever has \
-             one reaches all of the host's memory"
-                .to_owned(),
-        );
-    } else {
-        let message = "no IOMMU is in use, and its no-IOMMU mode, which `noIommu: allow` would use, \
-                       is off";
-        let failure = Failure::refused(OwnReason::NoIommu, "this host", message);
-        plan.refusals.push(failure.with_remedy(format!(
-            "{} If devices may reach all of the host's memory: `modprobe vfio \
-             enable_unsafe_noiommu_mode=1`.",
-            snapshot.iommu.remedy()
-        )));
-    }
-}
-
-fn no_iommu(snapshot: &HostSnapshot) -> Failure {
-    let message = "no IOMMU is in use, so a device in a guest could reach all memory, and none is \
-                   given away";
+    let allows = wanting.all(|policy| policy.isolation.no_iommu == NoIommu::Allow);
+    let message = match allows {
+        true => {
+            "no IOMMU is in use, and this version gives no guest a device without one, also where \
+             `noIommu: allow` would let it"
+        }
+        false => {
+            "no IOMMU is in use, so a device in a guest could reach all memory, and none is given away"
+        }
+    };
     let remedy = format!(
         "{} Until then, guests with a virtio fallback start with that.",
         snapshot.iommu.remedy()
     );
-    Failure::refused(OwnReason::NoIommu, "this host", message).with_remedy(remedy)
+    let failure = Failure::refused(OwnReason::NoIommu, "this host", message);
+    plan.refusals.push(failure.with_remedy(remedy));
+}
+
+/// The refusal where two VFs would have the same derived address: neither would be heard then.
+fn same_address(site: &Site<'_>, feeds: &BTreeMap<PciAddress, Vec<Feed<'_>>>) -> Option<Failure> {
+    let functions =
+        feeds.iter().filter_map(|(at, feeds)| Some((site.snapshot.function(*at)?, feeds)));
+    let addresses = functions.flat_map(|(pf, feeds)| {
+        let feeds = feeds.iter().filter_map(|feed| feed.vfs());
+        feeds.flat_map(move |feed| {
+            feed.indexes.iter().filter_map(move |index| {
+                let mac = site.macs.wanted(pf, feed.pool, index)?;
+                Some((VfRef { pf: pf.address, index }, mac))
+            })
+        })
+    });
+    let (one, other, mac) = mac::twice(addresses)?;
+    let message = format!("would have the address {mac}, which is derived for {one} as well");
+    Some(
+        Failure::bad_input(OwnReason::PoolConflict, other, message).with_remedy(
+            "Give one of their pools another name: the address is derived from that too.",
+        ),
+    )
 }
 
 /// Some NICs (igb) reset their link when VFs come or go.

@@ -197,3 +197,102 @@ fn whole_devices_come_back_to_the_drivers_they_had() {
     assert_eq!(lab.driver("0000:02:00.0"), Some("e1000e".into()));
     assert_eq!(lab.driver("0000:03:00.0"), Some("vfio-pci".into()), "never the policy's to give");
 }
+
+#[test]
+fn files_that_contradict_each_other_keep_no_other_from_being_applied() {
+    let lab = Lab::new();
+    let folder = lab.path().join("etc/assign");
+    std::fs::create_dir_all(&folder).expect("a folder");
+    let write = |name: &str, pool: &str| {
+        let text = format!(
+            "apiVersion: assign/v1\nkind: Policy\nmetadata: {{name: {name}}}\nspec:\n  pools:\n    - {pool}\n"
+        );
+        std::fs::write(folder.join(format!("{name}.yaml")), text).expect("a file");
+    };
+    write("a", "{name: lan, from: {interface: eth0}, vfs: {count: 2}, use: \"0\"}");
+    write("b", "{name: lan, from: {interface: eth0}, vfs: {count: 2}, use: \"1\"}");
+    write("c", "{name: cards, devices: {address: \"02:00.0\"}}");
+    let apply = || {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_assign"))
+            .arg("--root")
+            .arg(lab.path())
+            .args(["apply", "--all", "--yes"])
+            .output()
+            .expect("assign runs");
+        let words = |bytes: &[u8]| {
+            let text = String::from_utf8_lossy(bytes).into_owned();
+            text.split_whitespace().collect::<Vec<_>>().join(" ")
+        };
+        (output.status.code(), words(&output.stdout), words(&output.stderr))
+    };
+    let (code, said, error) = apply();
+    assert_eq!(code, Some(2), "{error}");
+    assert!(said.contains("applied: c"), "{said}");
+    assert!(error.contains("b.yaml:6: does not go together with"), "{error}");
+    assert!(error.contains("a.yaml: another pool is already named `lan`"), "{error}");
+    assert!(error.contains("Neither file was applied, since neither wins by its name"), "{error}");
+    assert_eq!(lab.driver("0000:02:00.0"), Some("vfio-pci".into()));
+    assert!(!lab.root.pci_device(address(VFS[0])).exists(), "neither of the two");
+
+    // Pools that meet on this host only, by different words, are the plan's to tell: the same holds.
+    write("b", "{name: wan, from: {address: \"01:00.0\"}, vfs: {count: 2}, use: \"0-1\"}");
+    let (code, said, error) = apply();
+    assert_eq!(code, Some(2), "{error}");
+    assert!(said.contains("applied: c"), "{said}");
+    assert!(error.contains("pools lan (policy a) and wan (policy b) both use its VF 0"), "{error}");
+    assert!(error.contains("Neither was applied, since neither wins by its name"), "{error}");
+    assert!(!lab.root.pci_device(address(VFS[0])).exists(), "neither of the two");
+
+    write("b", "{name: wan, from: {address: \"01:00.0\"}, vfs: {count: 2}, use: \"1\"}");
+    let (code, said, error) = apply();
+    assert_eq!(code, Some(0), "{error}");
+    assert!(said.contains("applied: a, b, c"), "{said}");
+}
+
+#[test]
+fn what_was_applied_before_the_boot_is_in_nobodys_way() {
+    let lab = Lab::new();
+    let one = policy("one", "{name: a, devices: {address: \"02:00.0\"}}");
+    let new = policy("new", "{name: z, devices: {device: \"10d3\"}}");
+    assert!(lab.apply(std::slice::from_ref(&one)).failures.is_empty());
+    let apply = || {
+        assign::apply::policies::apply(
+            &lab.root,
+            &lab.state,
+            std::slice::from_ref(&new),
+            |_| Ok(()),
+        )
+    };
+    let refused = apply().expect_err("it is in force");
+    assert_eq!(refused.reason, OwnReason::PoolConflict.into(), "{refused}");
+
+    // The boot undoes the binding, and nobody can remove what does not hold.
+    remove_binding(&lab, "0000:02:00.0", "e1000e");
+    lab.boot("second");
+    apply().unwrap_or_else(|failure| panic!("{failure}"));
+    assert_eq!(lab.driver("0000:02:00.0"), Some("vfio-pci".into()));
+    // Nor does it keep what is applied now from being removed.
+    remove(&lab.root, &lab.state, &["new".to_owned()]).expect("removed");
+    assert_eq!(lab.driver("0000:02:00.0"), Some("e1000e".into()));
+}
+
+fn remove_binding(lab: &Lab, device: &str, driver: &str) {
+    let device = sriov::Target::Function(address(device));
+    let to = sriov::Binding { driver: Some(driver.to_owned()), ..Default::default() };
+    let back = Change::Restore { device, from: sriov::Binding::forced("vfio-pci"), to };
+    back.perform(&lab.root).expect("back");
+}
+
+#[test]
+fn vfs_of_no_pool_are_as_if_the_kernel_had_made_them() {
+    let lab = Lab::new();
+    let some =
+        policy("edge", "{name: lan, from: {interface: eth0}, vfs: {count: 4}, use: \"0-1\"}");
+    assert!(lab.apply(std::slice::from_ref(&some)).failures.is_empty());
+    let drivers = ["0000:01:10.0", "0000:01:10.2", "0000:01:10.4", "0000:01:10.6"];
+    let drivers = drivers.map(|vf| lab.driver(vf).unwrap_or_default());
+    assert_eq!(drivers, ["vfio-pci", "vfio-pci", "igbvf", "igbvf"]);
+    assert!(lab.apply(&[some]).report.changes.is_empty());
+    remove(&lab.root, &lab.state, &["edge".to_owned()]).expect("removed");
+    assert!(!lab.root.pci_device(address(VFS[0])).exists());
+}

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use assign::drift::{self, Attribute, Drift};
+use assign::plan::mac::Macs;
 use assign::plan::{self, Known};
 use assign::state::Applied;
 use policies::{Policy, Source};
@@ -46,7 +47,7 @@ fn right() -> HostSnapshot {
     let macs: Vec<_> = {
         let pf = host.function(address(PF)).expect("the card");
         let policy = whole_pool();
-        let wanted = |index| plan::wanted_mac(&host, pf, &policy.pools[0], index);
+        let wanted = |index| Macs::of(&host).wanted(pf, &policy.pools[0], index);
         [0, 1].map(|index| wanted(index).expect("derived")).into()
     };
     for netdev in &mut host.netdevs {
@@ -107,7 +108,7 @@ fn each_attribute_is_told_by_itself() {
     let mac = {
         let host = right();
         let pf = host.function(address(PF)).expect("the card").clone();
-        plan::wanted_mac(&host, &pf, &policy.pools[0], 1).expect("derived")
+        Macs::of(&host).wanted(&pf, &policy.pools[0], 1).expect("derived")
     };
     let mac_drift = format!("{PF} VF 1 Mac: none → {mac}");
     let vf = "0000:01:10.2";

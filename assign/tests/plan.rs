@@ -1,5 +1,6 @@
 //! Planning on recorded hosts: which steps, in which order, and why none.
 
+use assign::plan::mac::Macs;
 use assign::plan::{Known, Plan, plan};
 use assign::state::{Lease, Owner};
 use assign::{OwnReason, Reason};
@@ -71,7 +72,7 @@ fn a_fresh_host_gets_its_vfs_in_an_order_that_keeps_host_drivers_off() {
 
 fn derived(snapshot: &HostSnapshot, index: u16) -> MacAddress {
     let pf = snapshot.function(address("0000:01:00.0")).expect("the PF");
-    assign::plan::mac::derive(snapshot, pf, "lan", index)
+    Macs::of(snapshot).derive(pf, "lan", index)
 }
 
 /// The lab's host with 2 VFs as an apply leaves it.
@@ -172,6 +173,48 @@ fn without_an_iommu_nothing_is_changed() {
     let (class, reason, text) = refusal(&planned(&HostSnapshot::read(&tree.root()), &[lan(2)]));
     assert_eq!((class, reason), (Class::Refused, Reason::Own(OwnReason::NoIommu)));
     assert!(text.contains("intel_iommu=on") && text.contains("virtio"), "{text}");
+
+    // Nor where the policy would allow it: no guest would ever get the device.
+    let mut allowing = lan(2);
+    allowing.isolation.no_iommu = policies::NoIommu::Allow;
+    let plan = planned(&HostSnapshot::read(&tree.root()), &[allowing]);
+    let (class, reason, text) = refusal(&plan);
+    assert_eq!((class, reason), (Class::Refused, Reason::Own(OwnReason::NoIommu)));
+    assert!(text.contains("gives no guest a device without one"), "{text}");
+}
+
+#[test]
+fn derived_addresses_differ_wherever_interfaces_share_one() {
+    // Four cards whose interfaces all show the same address, as those of a bond do.
+    let text = std::fs::read("../tests/hosts/numa-256-vfs.json").expect("a saved host");
+    let mut host = HostSnapshot::from_json(&text).expect("a host");
+    let text = std::fs::read_to_string("../examples/two-numa-nodes.yaml").expect("an example");
+    let source = Source { name: "two-numa-nodes.yaml".to_owned(), text };
+    let policies = policies::parse(&[source]).expect("an example").policies;
+    let addresses = |host: &HostSnapshot| {
+        let macs = Macs::of(host);
+        let cards = host.functions.iter().filter(|one| one.sriov.is_some());
+        let all: Vec<MacAddress> =
+            cards.flat_map(|pf| [0, 16, 63].map(|index| macs.derive(pf, "fast", index))).collect();
+        let different: std::collections::BTreeSet<_> = all.iter().copied().collect();
+        assert_eq!((all.len(), different.len()), (12, 12));
+        all
+    };
+    assert!(planned(&host, &policies).refusals.is_empty());
+    let by_place = addresses(&host);
+    // A permanent address that two cards have tells neither from the other.
+    for netdev in &mut host.netdevs {
+        netdev.permanent_mac = netdev.mac;
+    }
+    assert_eq!(addresses(&host), by_place);
+    // One that is a card's own stays with it: this is how it was derived ever since.
+    let pf = host.functions.iter().find(|one| one.sriov.is_some()).expect("a card").clone();
+    let own = MacAddress([0x52, 0x54, 0, 0, 0, 1]);
+    for netdev in &mut host.netdevs {
+        netdev.permanent_mac = (netdev.pci == Some(pf.address)).then_some(own);
+    }
+    assert_eq!(Macs::of(&host).derive(&pf, "lan", 0).to_string(), "b2:8a:d5:4e:e8:36");
+    assert_eq!(addresses(&host).len(), by_place.len());
 }
 
 #[test]

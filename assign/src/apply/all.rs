@@ -1,14 +1,17 @@
 //! All policies of this host at once, as after a boot: what one of them cannot have keeps none of the
 //! others from being applied, each whole or not at all.
 
+use std::collections::BTreeSet;
+
 use ::policies::Policy;
 use serde::Serialize;
-use sriov::HostRoot;
+use sriov::{HostRoot, HostSnapshot};
 
 use super::Operation;
 use super::policies::{self, Report};
 use crate::failure::{Failure, OwnReason, Reason};
 use crate::plan::Plan;
+use crate::plan::conflicts::{self, Conflict};
 use crate::state::State;
 
 /// What came of applying all policies.
@@ -25,7 +28,7 @@ pub struct All {
 
 /// Makes the host what `all` say, which are all policies it is to have. Those of another boot that
 /// are not among them are forgotten: nothing of them is left. Together where that can be, else one by
-/// one in their order.
+/// one in their order, without those that contradict each other: none of these wins by its name.
 ///
 /// # Errors
 /// Nothing could be tried: the state cannot be used, another command has the lock, or what was left
@@ -44,7 +47,8 @@ pub fn apply(
         Ok(report) => done.add(all, report),
         Err(failure) if all.len() == 1 || !is_of_one(&failure) => done.failures.push(failure),
         Err(_) => {
-            for policy in all {
+            let contradicting = contradictions(&state.look(root)?, all, &mut done.failures);
+            for policy in all.iter().filter(|one| !contradicting.contains(&one.name.as_str())) {
                 let one = std::slice::from_ref(policy);
                 match policies::apply(root, state, one, confirm) {
                     Ok(report) => done.add(one, report),
@@ -68,6 +72,28 @@ impl All {
         self.report.changes.extend(report.changes);
         self.report.notes.extend(report.notes);
     }
+}
+
+/// The names of policies that cannot all be had, with a failure for each reason. One by one, whichever
+/// came first would take what the other one wants: then the name of a file would decide, and another
+/// boot after a renaming another way.
+fn contradictions<'a>(
+    host: &HostSnapshot,
+    all: &'a [Policy],
+    failures: &mut Vec<Failure>,
+) -> BTreeSet<&'a str> {
+    let mut names = BTreeSet::new();
+    for Conflict { policies: [one, other], failure } in conflicts::among(host, all) {
+        names.extend([one.name.as_str(), other.name.as_str()]);
+        let remedy = failure.remedy.clone().unwrap_or_default();
+        failures.push(match one.name == other.name {
+            true => failure,
+            false => failure.with_remedy(format!(
+                "Neither was applied, since neither wins by its name. {remedy}"
+            )),
+        });
+    }
+    names
 }
 
 /// Whether other policies may fare better.

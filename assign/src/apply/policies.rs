@@ -147,8 +147,10 @@ pub fn plan_removal(root: &HostRoot, applied: &Applied) -> Vec<Change> {
 pub fn remove(root: &HostRoot, state: &State, names: &[String]) -> Result<Report, Failure> {
     let mut operation = Operation::begin(root, state, format!("remove {}", names.join(" ")))?;
     let (leases, applied) = (state.leases(root)?, state.applied()?);
-    let (gone, kept): (Vec<&Applied>, Vec<&Applied>) =
+    let (gone, mut kept): (Vec<&Applied>, Vec<&Applied>) =
         applied.iter().partition(|applied| names.contains(&applied.policy.name));
+    // Of what was applied before the last boot, nothing is left that anybody could lose.
+    kept.retain(|applied| applied.boot_id == operation.boot_id());
     let mut report = Report::default();
     let mut changes = Vec::new();
     // The last one applied goes first, as it may stand on the others.

@@ -8,6 +8,7 @@ use sriov::{HostSnapshot, PciAddress, PciFunction, usage};
 
 use super::reason::{Unmet, Why};
 use super::{Offer, World};
+use crate::plan::mac::Macs;
 use crate::plan::{acs, candidates};
 
 /// A device's cause and remedy, where its group cannot be given away.
@@ -174,10 +175,8 @@ pub fn lendable<'a>(
 
 /// What tells a device from others wherever it sits: the permanent address of its port, the serial
 /// number of a drive, or else only what kind of device it is.
-pub fn identity(host: &HostSnapshot, function: &PciFunction) -> String {
-    let port = host.port_of(function);
-    let mac = port.and_then(|port| port.permanent_mac.or(port.mac)).filter(|mac| !mac.is_zero());
-    if let Some(mac) = mac {
+pub fn identity(macs: &Macs<'_>, function: &PciFunction) -> String {
+    if let Some(mac) = macs.permanent(function) {
         return format!("mac {mac}");
     }
     let drive = function.sriov.as_ref().and_then(|facts| facts.nvme.as_ref());

@@ -117,7 +117,9 @@ impl Supply<'_> {
         let mac = match (pf, vf, pool) {
             (Some(pf), Some(vf), Some(pool)) => match self.is_planned(place) {
                 // What it will have, unless it keeps what it has.
-                true => crate::plan::wanted_mac(host, pf, pool, vf.index)
+                true => self
+                    .macs
+                    .wanted(pf, pool, vf.index)
                     .or_else(|| function.and_then(|_| mac(pf, vf.index))),
                 false => mac(pf, vf.index),
             },

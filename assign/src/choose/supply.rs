@@ -16,6 +16,7 @@ use super::examine::{Examiner, identity};
 use super::reason::{Because, Holder, Unmet, Why};
 use super::{Offer, Previous, World, claims};
 use crate::plan::candidates;
+use crate::plan::mac::Macs;
 
 /// One device of a pool.
 #[derive(Debug)]
@@ -98,6 +99,7 @@ pub(super) struct Stock<'a> {
 #[derive(Debug)]
 pub struct Supply<'a> {
     pub(super) world: World<'a>,
+    pub(super) macs: Macs<'a>,
     pub(super) guests: &'a [Guest],
     pub(super) stocks: Vec<Stock<'a>>,
     pub(super) places: Vec<Place<'a>>,
@@ -123,6 +125,7 @@ impl<'a> Supply<'a> {
     pub fn new(world: World<'a>, guests: &'a [Guest]) -> Supply<'a> {
         let mut supply = Supply {
             world,
+            macs: Macs::of(world.host),
             guests,
             stocks: Vec::new(),
             places: Vec::new(),
@@ -225,7 +228,7 @@ impl<'a> Supply<'a> {
         let mut words: HashMap<PciAddress, String> = HashMap::new();
         for card in &self.cards {
             let Some(function) = host.function(card.address) else { continue };
-            let word = identity(host, function);
+            let word = identity(&self.macs, function);
             known.entry(word.clone()).or_insert(card.address);
             words.insert(card.address, word);
         }

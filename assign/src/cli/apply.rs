@@ -48,10 +48,11 @@ impl Apply {
             Some(file) => {
                 let name = file.display().to_string();
                 let (saved, documents) = SavedPlan::read(&name, &read(file)?)?;
+                let boot_id = sriov::facts::platform::boot_id(&context.root);
                 let wanted = Wanted {
                     policies: &documents.policies,
                     guests: &documents.guests,
-                    check: &|plan| saved.check(&name, plan),
+                    check: &|plan| saved.check(&name, &boot_id, plan),
                 };
                 policies::apply_checked(&context.root, &context.state, &wanted, ask)?
             }

@@ -3,14 +3,13 @@
 use sriov::{PciFunction, PfFacts, VfRef};
 
 use super::{At, Attribute, Drift, Fact};
-use crate::plan;
 
 impl At<'_> {
     /// The settings of a VF that is there. Where the kernel was not asked for them (a recorded tree),
     /// nothing is known to differ; where it was and did not answer, they are unknown.
     pub(super) fn settings(&self, pf: &PciFunction, facts: &PfFacts, vf: VfRef, drift: &mut Drift) {
         let wanted = &self.pool.network;
-        let mac = plan::wanted_mac(self.host, pf, self.pool, vf.index);
+        let mac = self.macs.wanted(pf, self.pool, vf.index);
         let Some(now) = facts.vf_settings.get(&vf.index) else {
             let port = self.host.port_of(pf).map(|port| port.name.as_str());
             let cause = port.and_then(|name| self.unread.of_settings(name));

@@ -76,14 +76,14 @@ fn steps_of(
     function: &PciFunction,
 ) -> Result<Own, Vec<Failure>> {
     let VfFeed { policy, pool, .. } = feed;
-    if let Err(cause) = site.viability(policy, pool, function) {
+    if let Err(cause) = site.viability(pool, function) {
         return Err(vec![Failure::not_viable(function.address, &cause)]);
     }
     if let Some(failure) = site.still_lent(pool, function) {
         return Err(vec![failure]);
     }
-    let (mac, settings) = network::of_present(site.snapshot, pf, facts, pool, vf);
-    let wanted = network::wanted_mac(site.snapshot, pf, pool, vf.index);
+    let (mac, settings) = network::of_present(&site.macs, pf, facts, pool, vf);
+    let wanted = site.macs.wanted(pf, pool, vf.index);
     let mut own = Own { mac, settings, ..Own::default() };
     match site.driver(pool.driver, function) {
         Some(driver) => own.binding = bind(site, function, vf, driver),

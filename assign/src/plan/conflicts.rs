@@ -1,19 +1,44 @@
 //! What two pools of one function cannot both have: another number of VFs, the same VF, or the
 //! function itself. Nothing wins by priority; the policies have to agree.
 
+use std::collections::BTreeMap;
+
 use policies::Policy;
-use sriov::{HostSnapshot, PciFunction};
+use sriov::{HostSnapshot, PciAddress, PciFunction};
 
 use super::{Feed, candidates};
 use crate::failure::{Failure, OwnReason};
 
+/// What two policies cannot both have.
+#[derive(Debug, Clone)]
+pub struct Conflict<'a> {
+    /// The two, which may be the same one.
+    pub policies: [&'a Policy; 2],
+    /// Why, as a plan refuses it.
+    pub failure: Failure,
+}
+
+/// Everything that `policies` cannot have together on this host, whoever is asked first.
+pub fn among<'a>(host: &HostSnapshot, policies: &'a [Policy]) -> Vec<Conflict<'a>> {
+    let mut feeds: BTreeMap<PciAddress, Vec<Feed<'a>>> = BTreeMap::new();
+    for policy in policies {
+        for pool in &policy.pools {
+            for function in candidates::find(host, pool).accepted {
+                feeds.entry(function).or_default().push(Feed { policy, pool });
+            }
+        }
+    }
+    let found = feeds.iter().filter_map(|(address, feeds)| Some((host.function(*address)?, feeds)));
+    found.flat_map(|(function, feeds)| find(host, function, feeds, &[])).collect()
+}
+
 /// Conflicts among the pools that a function feeds, and with policies applied before.
-pub(super) fn find(
+pub(super) fn find<'a>(
     host: &HostSnapshot,
     function: &PciFunction,
-    feeds: &[Feed<'_>],
-    others: &[&Policy],
-) -> Vec<Failure> {
+    feeds: &[Feed<'a>],
+    others: &[&'a Policy],
+) -> Vec<Conflict<'a>> {
     let applied = others.iter().flat_map(|policy| {
         let pools = policy.pools.iter();
         let pools = pools.filter(|pool| candidates::is_meant(host, pool, function));
@@ -28,7 +53,7 @@ pub(super) fn find(
     conflicts
 }
 
-fn between(function: &PciFunction, one: &Feed<'_>, other: &Feed<'_>) -> Option<Failure> {
+fn between<'a>(function: &PciFunction, one: &Feed<'a>, other: &Feed<'a>) -> Option<Conflict<'a>> {
     let (problem, remedy) = match (one.vfs(), other.vfs()) {
         (None, None) => {
             ("both take it".to_owned(), "Narrow one of the selectors: `address` names one device.")
@@ -53,5 +78,5 @@ fn between(function: &PciFunction, one: &Feed<'_>, other: &Feed<'_>) -> Option<F
         one.pool.name, one.policy.name, other.pool.name, other.policy.name
     );
     let failure = Failure::bad_input(OwnReason::PoolConflict, function.address, message);
-    Some(failure.with_remedy(remedy))
+    Some(Conflict { policies: [one.policy, other.policy], failure: failure.with_remedy(remedy) })
 }

@@ -1,28 +1,80 @@
 //! `mac: derive`: an address for a VF that is the same on every boot, without keeping a list.
 //!
-//! The address is computed from the PF's permanent address (where it has none, from its PCI
-//! address), the VF's index and the pool's name, so it stays when interfaces are renamed, PFs are
-//! bonded or cards move to other slots. The formula is part of the interface: DHCP reservations
-//! and switch ports depend on its results, so it never changes.
+//! The address is computed from the PF's permanent address, the VF's index and the pool's name, so it
+//! stays when interfaces are renamed, PFs are bonded or cards move to other slots. A PF that has no
+//! permanent address, or one that another function has as well, goes by its PCI address: the current
+//! address of its interface tells nobody apart, since the ports of a bond share theirs. The formula is
+//! part of the interface: DHCP reservations and switch ports depend on its results, so it never
+//! changes.
 //!
 //! FNV-1a of 64 bits over `assign mac 1`, the PF's identity, the pool's name and the index in
 //! decimal, each ended by a zero byte; its lowest 48 bits; then bit 0 of the first byte cleared
 //! (unicast) and bit 1 set (locally administered, IEEE 802 section 8.2).
 
-use sriov::{HostSnapshot, MacAddress, PciFunction};
+use std::collections::{BTreeMap, BTreeSet};
+
+use policies::{MacPolicy, Pool};
+use sriov::{HostSnapshot, MacAddress, PciAddress, PciFunction, VfRef};
 
 const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
 const PRIME: u64 = 0x100_0000_01b3;
 
-/// The address of VF `index` of `pf` in `pool`.
-pub fn derive(snapshot: &HostSnapshot, pf: &PciFunction, pool: &str, index: u16) -> MacAddress {
-    let port = snapshot.port_of(pf);
-    let permanent = port.and_then(|port| port.permanent_mac.or(port.mac));
-    let identity = match permanent.filter(|mac| !mac.is_zero()) {
-        Some(mac) => mac.to_string(),
-        None => pf.address.to_string(),
-    };
-    of(&identity, pool, index)
+/// The addresses of one host's VFs.
+#[derive(Debug)]
+pub struct Macs<'a> {
+    snapshot: &'a HostSnapshot,
+    /// Permanent addresses that several functions have: the identity of none.
+    shared: BTreeSet<MacAddress>,
+}
+
+impl<'a> Macs<'a> {
+    /// Those of this host.
+    pub fn of(snapshot: &'a HostSnapshot) -> Macs<'a> {
+        let mut owners: BTreeMap<MacAddress, PciAddress> = BTreeMap::new();
+        let mut shared = BTreeSet::new();
+        for netdev in &snapshot.netdevs {
+            let (Some(pci), Some(mac)) = (netdev.pci, netdev.permanent_mac) else { continue };
+            if *owners.entry(mac).or_insert(pci) != pci {
+                shared.insert(mac);
+            }
+        }
+        Macs { snapshot, shared }
+    }
+
+    /// The permanent address of a function's interface, where no other function has it.
+    pub fn permanent(&self, function: &PciFunction) -> Option<MacAddress> {
+        let mac = self.snapshot.port_of(function)?.permanent_mac?;
+        (!mac.is_zero() && !self.shared.contains(&mac)).then_some(mac)
+    }
+
+    /// The address of VF `index` of `pf` in `pool`.
+    pub fn derive(&self, pf: &PciFunction, pool: &str, index: u16) -> MacAddress {
+        let identity = match self.permanent(pf) {
+            Some(mac) => mac.to_string(),
+            None => pf.address.to_string(),
+        };
+        of(&identity, pool, index)
+    }
+
+    /// The address that a VF is to have. Only a network PF has an interface to set addresses by.
+    pub fn wanted(&self, pf: &PciFunction, pool: &Pool, index: u16) -> Option<MacAddress> {
+        let derived = pool.network.mac == MacPolicy::Derive && self.snapshot.port_of(pf).is_some();
+        derived.then(|| self.derive(pf, &pool.name, index))
+    }
+}
+
+/// The first two VFs that were to have the same address.
+pub(super) fn twice(
+    addresses: impl Iterator<Item = (VfRef, MacAddress)>,
+) -> Option<(VfRef, VfRef, MacAddress)> {
+    let mut owners = BTreeMap::new();
+    for (vf, mac) in addresses {
+        match owners.insert(mac, vf) {
+            Some(other) if other != vf => return Some((other, vf, mac)),
+            _ => {}
+        }
+    }
+    None
 }
 
 fn of(identity: &str, pool: &str, index: u16) -> MacAddress {
@@ -38,8 +90,6 @@ fn of(identity: &str, pool: &str, index: u16) -> MacAddress {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
 
     #[test]
@@ -59,5 +109,14 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn two_vfs_with_one_address_are_found() {
+        let vf = |index| VfRef { pf: "0000:01:00.0".parse().expect("an address"), index };
+        let mac = |last| MacAddress([2, 0, 0, 0, 0, last]);
+        assert_eq!(twice([(vf(0), mac(1)), (vf(1), mac(2)), (vf(0), mac(1))].into_iter()), None);
+        let found = twice([(vf(0), mac(1)), (vf(1), mac(2)), (vf(2), mac(1))].into_iter());
+        assert_eq!(found, Some((vf(0), vf(2), mac(1))));
     }
 }

@@ -1,34 +1,23 @@
 //! What a PF sets for its VFs, as a pool wants it: a step for each thing that differs.
 
-use ::policies::{MacPolicy, Pool};
+use ::policies::Pool;
 use sriov::{
     Change, HostSnapshot, LinkState, MacAddress, PciFunction, PfFacts, Rate, Reason, Step, VfRef,
     VfSetting, VfSettings, Vlan,
 };
 
-use super::mac;
+use super::mac::Macs;
 use crate::failure::Failure;
-
-/// The address that a VF is to have. Only a network PF has an interface to set addresses by.
-pub fn wanted_mac(
-    snapshot: &HostSnapshot,
-    pf: &PciFunction,
-    pool: &Pool,
-    index: u16,
-) -> Option<MacAddress> {
-    let derived = pool.network.mac == MacPolicy::Derive && snapshot.port_of(pf).is_some();
-    derived.then(|| mac::derive(snapshot, pf, &pool.name, index))
-}
 
 /// The steps for a VF that is to be made. Drivers differ in what they preset for the spoof check, so
 /// that is always made certain of; they trust no VF unasked, and all else is as the kernel presets it.
 pub(super) fn of_new(
-    snapshot: &HostSnapshot,
+    macs: &Macs<'_>,
     pf: &PciFunction,
     pool: &Pool,
     vf: VfRef,
 ) -> (Option<Change>, Vec<Change>) {
-    let mac = wanted_mac(snapshot, pf, pool, vf.index);
+    let mac = macs.wanted(pf, pool, vf.index);
     let mac = mac.map(|to| Change::SetVfMac { vf, from: MacAddress([0; 6]), to });
     let wanted = &pool.network;
     let preset = VfSettings {
@@ -45,14 +34,14 @@ pub(super) fn of_new(
 /// The steps for a VF that is there. Where the kernel was not asked for what it has (a recorded
 /// tree), nothing is known to differ.
 pub(super) fn of_present(
-    snapshot: &HostSnapshot,
+    macs: &Macs<'_>,
     pf: &PciFunction,
     facts: &PfFacts,
     pool: &Pool,
     vf: VfRef,
 ) -> (Option<Change>, Vec<Change>) {
     let Some(now) = facts.vf_settings.get(&vf.index) else { return (None, Vec::new()) };
-    let mac = wanted_mac(snapshot, pf, pool, vf.index).filter(|to| *to != now.mac);
+    let mac = macs.wanted(pf, pool, vf.index).filter(|to| *to != now.mac);
     let mac = mac.map(|to| Change::SetVfMac { vf, from: now.mac, to });
     (mac, settings(pool, vf, now))
 }

@@ -37,7 +37,8 @@ struct Head {
 pub struct SavedPlan {
     /// [`VERSION`] of the program that wrote it.
     assign_plan: u32,
-    /// The boot it was made on, for people: another one is another host.
+    /// The boot it was made on. Another one is another host: the addresses, groups and bindings that
+    /// its steps are about do not survive it, even where they look the same again.
     boot_id: String,
     /// The documents, with the names of their files.
     documents: Vec<Document>,
@@ -123,11 +124,16 @@ impl SavedPlan {
         Ok((saved, documents))
     }
 
-    /// Whether the same came of planning again.
+    /// Whether the same came of planning again, on the same boot.
     ///
     /// # Errors
     /// A refusal that names the first differences: the host has moved on.
-    pub fn check(&self, file: &str, now: &Plan) -> Result<(), Failure> {
+    pub fn check(&self, file: &str, boot_id: &str, now: &Plan) -> Result<(), Failure> {
+        if self.boot_id != boot_id {
+            let message = "is out of date: it was made before this host was booted, and what it is \
+                           about does not survive that";
+            return Err(moved_on(file, message.to_owned()));
+        }
         if let Some(refusal) = now.refusal() {
             let message = format!("is out of date: what it plans is refused now: {refusal}");
             return Err(moved_on(file, message.trim_end_matches('.').to_owned()));

@@ -3,11 +3,12 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use ::policies::{Driver, NoIommu, Policy, Pool};
+use ::policies::{Driver, Policy, Pool};
 use sriov::facts::variant::Variants;
 use sriov::isolation::{self, NotViable};
 use sriov::{Binding, Change, HostSnapshot, MacAddress, PciAddress, PciFunction, Target, usage};
 
+use super::mac::Macs;
 use super::{Feed, Known};
 use crate::failure::Failure;
 use crate::state::Lease;
@@ -15,10 +16,11 @@ use crate::state::Lease;
 /// The host with what is known of it.
 pub(super) struct Site<'a> {
     pub snapshot: &'a HostSnapshot,
+    /// The addresses that its VFs are to have.
+    pub macs: Macs<'a>,
     uses: usage::Index<'a>,
     leases: HashMap<PciAddress, &'a Lease>,
     variants: Option<&'a Variants>,
-    no_iommu_mode: bool,
     /// Devices that the plan has bound to a vfio driver when it is done; those that are lent stay
     /// with the host's.
     together: HashSet<PciAddress>,
@@ -64,13 +66,13 @@ impl<'a> Site<'a> {
         }
         Site {
             snapshot,
+            macs: Macs::of(snapshot),
             bound,
             taken,
             autoprobed,
             uses: usage::Index::of(snapshot),
             leases: known.leases.iter().map(|lease| (lease.device, lease)).collect(),
             variants: known.variants,
-            no_iommu_mode: known.no_iommu_mode,
             together,
             lent,
         }
@@ -155,12 +157,7 @@ impl<'a> Site<'a> {
 
     /// Whether a device's group can be given away once the plan is carried out. Those that are lent
     /// leave the host's drivers for each other, and for nobody else.
-    pub fn viability(
-        &self,
-        policy: &Policy,
-        pool: &Pool,
-        function: &PciFunction,
-    ) -> Result<(), NotViable> {
+    pub fn viability(&self, pool: &Pool, function: &PciFunction) -> Result<(), NotViable> {
         let group = function.iommu_group.and_then(|group| self.snapshot.iommu.groups.get(&group));
         let members = group.map(|group| group.members.as_slice()).unwrap_or_default();
         let is_ours = |member: &&PciAddress| {
@@ -168,14 +165,7 @@ impl<'a> Site<'a> {
             is_lent || self.together.contains(member)
         };
         let ours: Vec<PciAddress> = members.iter().filter(is_ours).copied().collect();
-        match isolation::viability(self.snapshot, function, &ours) {
-            Err(NotViable::NoGroup { .. })
-                if policy.isolation.no_iommu == NoIommu::Allow && self.no_iommu_mode =>
-            {
-                Ok(())
-            }
-            result => result,
-        }
+        isolation::viability(self.snapshot, function, &ours)
     }
 
     /// A step that takes devices from the host: as it is where the host does not need them, by force

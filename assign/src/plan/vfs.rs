@@ -6,13 +6,14 @@
 //! are bound, because a module that udev loads late would claim them then. VFs by way of none,
 //! which is the only way the kernel goes. Then the bindings, and after them the addresses, so that
 //! on the way back each VF has its old address again before its old driver looks. VFs that the host
-//! keeps (`driver: host`) get its driver last of all, for it to find the address they are to have.
+//! keeps (`driver: host`, or in no pool) get its driver last of all, for it to find the address they are to have.
 
 use ::policies::{Acs, Driver, Policy};
 use sriov::{
     Binding, Change, HostSnapshot, PciAddress, PciFunction, PfFacts, Target, VfRef, VfState, usage,
 };
 
+use super::mac::Macs;
 use super::site::Site;
 use super::{VfFeed, acs, adopt, network, nvme};
 use crate::failure::{Failure, OwnReason};
@@ -53,7 +54,7 @@ pub(super) fn steps(
         return Ok(steps);
     }
     check_leases(site, facts, first)?;
-    let (addresses, settings) = of_new(snapshot, pf, feeds);
+    let (addresses, settings) = of_new(&site.macs, pf, feeds);
     // The host's drivers begin with all VFs as they come where that is right for all: else they get
     // theirs when these have what is set for them.
     let is_host = feeds.iter().all(|feed| feed.pool.driver == Driver::Host);
@@ -88,12 +89,17 @@ pub(super) fn steps(
         match is_host {
             true => steps.extend((0..count).map(|index| to_host(first, index))),
             false => {
-                let host = feeds.iter().filter(|feed| feed.pool.driver == Driver::Host);
-                steps.extend(
-                    host.flat_map(|feed| {
-                        feed.indexes.iter().map(move |index| to_host(feed, index))
-                    }),
-                );
+                let for_guests = |index: u16| {
+                    let mut of = feeds.iter().filter(|feed| feed.indexes.contains(index));
+                    of.any(|feed| feed.pool.driver != Driver::Host)
+                };
+                // Those of no pool as well: they end as if the kernel alone had made them.
+                let of = |index: u16| {
+                    let mut own = feeds.iter().filter(|feed| feed.indexes.contains(index));
+                    own.next().unwrap_or(first)
+                };
+                let others = (0..count).filter(|index| !for_guests(*index));
+                steps.extend(others.map(|index| to_host(of(index), index)));
             }
         }
     }
@@ -101,17 +107,13 @@ pub(super) fn steps(
 }
 
 /// What is set for new VFs: their addresses, then all else.
-fn of_new(
-    snapshot: &HostSnapshot,
-    pf: &PciFunction,
-    feeds: &[VfFeed<'_>],
-) -> (Vec<Step>, Vec<Step>) {
+fn of_new(macs: &Macs<'_>, pf: &PciFunction, feeds: &[VfFeed<'_>]) -> (Vec<Step>, Vec<Step>) {
     let (mut addresses, mut settings) = (Vec::new(), Vec::new());
     for feed in feeds {
         let by = |change| Step { policy: feed.policy.name.clone(), change };
         for index in feed.indexes.iter() {
             let vf = VfRef { pf: pf.address, index };
-            let (mac, others) = network::of_new(snapshot, pf, feed.pool, vf);
+            let (mac, others) = network::of_new(macs, pf, feed.pool, vf);
             addresses.extend(mac.map(by));
             settings.extend(others.into_iter().map(by));
         }

@@ -25,7 +25,7 @@ pub(super) fn steps(
     {
         refusals.push(vfs::no_acs(function, &cause));
     }
-    if let Err(cause) = site.viability(policy, pool, function) {
+    if let Err(cause) = site.viability(pool, function) {
         refusals.push(not_viable(function, &cause));
     }
     refusals.extend(site.still_lent(pool, function));

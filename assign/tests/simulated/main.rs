@@ -8,6 +8,8 @@ mod interrupt;
 mod lending;
 #[cfg(target_arch = "x86_64")]
 mod recovering;
+#[cfg(target_arch = "x86_64")]
+mod saved;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};

@@ -1,10 +1,11 @@
 //! `assign apply --all`: every policy of the folder of this host, as the unit for systemd does at each
 //! boot.
 
+use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use policies::Policy;
+use policies::{Error, Errors, Policy, Source};
 
 use super::super::{Context, Format, error, output};
 use crate::apply::all::{self, All};
@@ -54,24 +55,68 @@ fn show(context: &Context, done: &All, folder: &Path) -> Result<(), Failure> {
 }
 
 /// The policies of a folder. A file with errors keeps those of other files from nothing: its errors
-/// are told. A folder that is not there, or empty, has none.
+/// are told. So are files that contradict each other, and none of these is read. A folder that is not
+/// there, or empty, has none.
 ///
 /// # Errors
-/// The folder cannot be listed, or what its files say does not go together.
+/// The folder cannot be listed.
 pub fn read(folder: &Path) -> Result<(Vec<Policy>, Vec<Failure>), Failure> {
     let mut failures = Vec::new();
-    let mut files = yaml_files(folder)?;
-    files.retain(|file| match policies::load(std::slice::from_ref(file)) {
-        Ok(_) => true,
-        Err(errors) => {
-            failures.push(errors.into());
-            false
+    let mut sources = Vec::new();
+    for file in yaml_files(folder)? {
+        let read = policies::sources(&[file]);
+        match read.and_then(|source| policies::parse(&source).map(|_| source)) {
+            Ok(source) => sources.extend(source),
+            Err(errors) => failures.push(errors.into()),
         }
-    });
-    if files.is_empty() {
+    }
+    if sources.is_empty() {
         return Ok((Vec::new(), failures));
     }
-    Ok((policies::load(&files)?.policies, failures))
+    match policies::parse(&sources) {
+        Ok(documents) => Ok((documents.policies, failures)),
+        Err(errors) => {
+            let agreeing = agreeing(sources, &errors, &mut failures);
+            match policies::parse(&agreeing) {
+                Ok(documents) => Ok((documents.policies, failures)),
+                Err(errors) => {
+                    failures.push(errors.into());
+                    Ok((Vec::new(), failures))
+                }
+            }
+        }
+    }
+}
+
+/// Those of `sources`, each right by itself, that say nothing against another one. Of two that do,
+/// neither stays: the later one is not wrong, and the earlier one is not right for its name. `errors`
+/// is what came of reading all together, and names the later ones.
+fn agreeing(sources: Vec<Source>, errors: &Errors, failures: &mut Vec<Failure>) -> Vec<Source> {
+    let later: BTreeSet<&str> = errors.iter().map(Error::file).collect();
+    let mut out = BTreeSet::new();
+    for (at, second) in sources.iter().enumerate() {
+        if !later.contains(second.name.as_str()) {
+            continue;
+        }
+        for first in sources.iter().take(at) {
+            let Err(errors) = policies::parse(&[first.clone(), second.clone()]) else { continue };
+            out.extend([first.name.clone(), second.name.clone()]);
+            failures.extend(errors.iter().take(1).map(|error| contradiction(first, error)));
+        }
+    }
+    // What a pair has against each other is all there is, as names and pools are compared by twos.
+    sources.into_iter().filter(|source| !out.contains(&source.name)).collect()
+}
+
+fn contradiction(first: &Source, error: &Error) -> Failure {
+    let second = match error.line() {
+        Some(line) => format!("{}:{line}", error.file()),
+        None => error.file().to_owned(),
+    };
+    let message = format!("does not go together with {}: {}", first.name, error.message());
+    Failure::bad_input(OwnReason::InvalidDocument, second, message).with_remedy(
+        "Neither file was applied, since neither wins by its name: change or remove one of them.",
+    )
 }
 
 fn yaml_files(folder: &Path) -> Result<Vec<PathBuf>, Failure> {
