@@ -41,6 +41,7 @@ pub mod leases;
 pub mod policies;
 mod progress;
 pub mod recover;
+pub mod seen;
 pub mod settle;
 mod step;
 mod together;

@@ -21,7 +21,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use policies::{Claim, Guest, Isolation, Pool};
+use policies::{Claim, Guest, Isolation, Pool, Protection};
 use serde::{Deserialize, Serialize};
 use sriov::{HostSnapshot, MacAddress, PciAddress, VfRef};
 
@@ -30,8 +30,8 @@ mod explain;
 mod reason;
 mod supply;
 
-pub use examine::{identity, lendable};
-pub use reason::{Because, Holder, Rejected, Unmet, Why};
+pub use examine::{Lender, by_force, holds, identity, lendable};
+pub use reason::{Because, Holder, Rejected, SHOWN, Sum, Unmet, Why};
 pub use supply::Supply;
 
 /// A pool that guests may claim from.
@@ -41,6 +41,8 @@ pub struct Offer {
     pub policy: String,
     /// What that policy demands of a device before it is given away.
     pub isolation: Isolation,
+    /// What that policy lends although the host uses it.
+    pub protection: Protection,
     /// The pool.
     pub pool: Pool,
     /// Where a plan makes it: the cards that feed it. Its devices are then what they will be, not
@@ -102,6 +104,24 @@ pub struct Given {
     pub mac: Option<MacAddress>,
     /// Why this one.
     pub because: Because,
+    /// What the host loses by it, where it is lent although the host uses it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by_force: Option<ByForce>,
+}
+
+/// A device that the host uses, and lends all the same, since a policy makes an exception for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ByForce {
+    /// What the host loses, from the device to what it carries.
+    pub lost: Vec<String>,
+    /// Why that is right, in the words of the policy.
+    pub because: String,
+}
+
+impl fmt::Display for ByForce {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "by force: the host loses {} (allowed: {})", self.lost.join(", "), self.because)
+    }
 }
 
 impl Given {
@@ -132,7 +152,8 @@ impl fmt::Display for Given {
         if !parts.is_empty() {
             write!(f, " ({})", parts.join(", "))?;
         }
-        f.write_str(" through vfio")
+        f.write_str(" through vfio")?;
+        self.by_force.as_ref().map_or(Ok(()), |by_force| write!(f, ", {by_force}"))
     }
 }
 

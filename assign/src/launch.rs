@@ -58,7 +58,7 @@ use self::process::Vmm;
 use self::session::Ending;
 use self::spec::Parts;
 use crate::apply::leases;
-use crate::choose::{self, Choice, Device, Offer, Previous, World};
+use crate::choose::{self, ByForce, Choice, Device, Offer, Previous, World};
 use crate::failure::{Failure, OwnReason};
 use crate::plan::mac::Macs;
 use crate::signals::Signals;
@@ -77,6 +77,8 @@ pub struct Launch<'a> {
     pub guest: &'a Guest,
     /// Pools that it may claim from.
     pub offers: &'a [Offer],
+    /// Is asked before a device is taken that the host uses.
+    pub confirm: &'a dyn Fn(PciAddress, &ByForce) -> Result<(), Failure>,
     /// Is told what happens, for people or programs to read.
     pub tell: &'a dyn Fn(Told<'_>),
 }
@@ -195,7 +197,11 @@ impl Launch<'_> {
                 .map_err(|unconnected| error::unconnected(self.guest, &unconnected))?;
             let devices = choice.devices();
             let (guest, host) = (&self.guest.name, &host);
-            let lease = match Lease::take(self.state, self.root, guest, host, &devices)? {
+            for (device, by_force) in lease::by_force(host, self.offers, &devices) {
+                (self.confirm)(device, &by_force)?;
+            }
+            let taken = Lease::take(self.state, self.root, guest, host, self.offers, &devices)?;
+            let lease = match taken {
                 Taken::All(lease) => lease,
                 // Each round excludes one more device, so the rounds end.
                 Taken::Not(device, failure) => {

@@ -10,6 +10,8 @@
 //! adopt.rs       those of VFs that are there already
 //! network.rs     what a PF sets for its VFs, as the pool wants it
 //! nvme.rs        what the VFs of a drive need to work
+//! returned.rs    the steps back of what policies changed and no longer want
+//! removal.rs     what taking back has to respect
 //! acs.rs         whether the way to a device isolates it
 //! mac.rs         the address of a VF
 //! guests.rs      which device each guest would get, after all steps
@@ -26,7 +28,7 @@ use serde::Serialize;
 use sriov::facts::variant::Variants;
 use sriov::{HostSnapshot, PciAddress, PciFunction, VfRef, isolation};
 
-use crate::choose::Previous;
+use crate::choose::{Previous, Unmet};
 use crate::failure::{Failure, OwnReason};
 use crate::state::{Applied, Lease, Step};
 
@@ -38,6 +40,8 @@ pub mod guests;
 pub mod mac;
 mod network;
 mod nvme;
+pub(crate) mod removal;
+mod returned;
 pub mod saved;
 mod site;
 pub mod vfs;
@@ -71,6 +75,27 @@ impl Plan {
         self.steps.iter().any(|step| step.change.is_disruptive())
     }
 
+    /// Guests that would not start.
+    pub fn would_not_start(&self) -> impl Iterator<Item = &GuestPlan> {
+        self.guests.iter().filter(|guest| !guest.starts)
+    }
+
+    /// The refusal of a guest that claims from a pool which is in no policy, given or applied. Where it
+    /// has a fallback it would start, and never get what its document says: that is a slip of the pen.
+    pub fn unknown_pool(&self) -> Option<Failure> {
+        let claims = self
+            .guests
+            .iter()
+            .flat_map(|guest| guest.claims.iter().map(move |claim| (guest, claim)));
+        let (guest, claim, unmet) = claims
+            .filter_map(|(guest, claim)| Some((guest, claim, claim.unmet.as_ref()?)))
+            .find(|(_, _, unmet)| matches!(unmet, Unmet::NoSuchPool { .. }))?;
+        let message = format!("{} cannot have a device: {unmet}", claim.claim);
+        Some(Failure::bad_input(OwnReason::NoSuchPool, &guest.guest, message).with_remedy(
+            "Correct the claim's `pool`, or give the file of the policy that has it with -f.",
+        ))
+    }
+
     /// The gravest refusal: bad input before protection, since it has to be mended first.
     pub fn refusal(&self) -> Option<&Failure> {
         let bad_input = |failure: &&Failure| failure.class == sriov::Class::BadInput;
@@ -84,6 +109,8 @@ pub enum Reasons {
     /// Some, for people.
     #[default]
     Few,
+    /// Some, and how many others there are of each kind, for people who look at a plan.
+    Sums,
     /// Every one, up to a million in all.
     All,
 }
@@ -186,6 +213,13 @@ pub fn plan_with(
             Err(refusals) => plan.refusals.extend(refusals),
         }
     }
+    match returned::steps(&site, policies, &feeds, known) {
+        Ok(returned) => {
+            plan.steps.extend(returned.steps);
+            plan.notes.extend(returned.notes);
+        }
+        Err(refusals) => plan.refusals.extend(refusals),
+    }
     plan.refusals.extend(same_address(&site, &feeds));
     if let Some(more) = plan.refusals.len().checked_sub(MOST_REFUSALS).filter(|more| *more > 0) {
         plan.refusals.truncate(MOST_REFUSALS);
@@ -203,6 +237,16 @@ pub fn plan_with(
         );
     }
     plan.guests = guests::plan(snapshot, policies, &plan.pools, guests, known);
+    for guest in &plan.guests {
+        for (claim, given) in guest.choice.given() {
+            let Some(by_force) = &given.by_force else { continue };
+            plan.notes.push(format!(
+                "{}: {claim} takes {} {by_force}; `assign run` asks before",
+                guest.guest,
+                given.device()
+            ));
+        }
+    }
     plan
 }
 

@@ -8,7 +8,7 @@ use serde::Serialize;
 use sriov::isolation::is_vfio_driver;
 use sriov::{HostSnapshot, MacAddress, PciAddress, PciFunction, VfRef, isolation, usage};
 
-use crate::choose;
+use crate::choose::{self, Lender};
 use crate::drift::Drift;
 use crate::plan::candidates;
 use crate::state::conditions::{Kind, Noted, Status};
@@ -156,8 +156,11 @@ pub fn standing(host: &HostSnapshot, known: &Known, drift: &Drift) -> Standing {
     let leases: BTreeMap<PciAddress, &(Lease, bool)> =
         known.leases.iter().map(|lease| (lease.0.device, lease)).collect();
     let (policies, uses) = (known.policies(), usage::Index::of(host));
-    let pools = policies.iter().flat_map(|policy| &policy.pools);
-    let lendable = choose::lendable(host, pools.map(|pool| (pool, false)), &uses);
+    let lenders = policies.iter().flat_map(|policy| {
+        let Policy { pools, protection, .. } = policy;
+        pools.iter().map(move |pool| Lender { pool, protection, is_planned: false })
+    });
+    let lendable = choose::lendable(host, lenders, &uses);
     let at = At { host, known, leases, uses, lendable };
     for policy in &policies {
         let mut pools = Vec::new();
@@ -221,7 +224,7 @@ impl At<'_> {
         interface: Option<String>,
     ) -> DeviceStanding {
         let (state, because) =
-            function.map_or((State::Missing, None), |function| self.state(pool, function));
+            function.map_or((State::Missing, None), |function| self.state(policy, pool, function));
         let lease = function.and_then(|function| self.leases.get(&function.address));
         let owner = lease.map(|(lease, _)| Owner {
             guest: lease.guest.clone(),
@@ -244,7 +247,12 @@ impl At<'_> {
         }
     }
 
-    fn state(&self, pool: &Pool, function: &PciFunction) -> (State, Option<String>) {
+    fn state(
+        &self,
+        policy: &Policy,
+        pool: &Pool,
+        function: &PciFunction,
+    ) -> (State, Option<String>) {
         let boot_id = &self.host.platform.boot_id;
         match self.leases.get(&function.address) {
             Some((_, true)) => return (State::Leased, None),
@@ -266,7 +274,14 @@ impl At<'_> {
         if !is_right {
             return (State::Drifted, Some("it has another driver than its pool says".to_owned()));
         }
-        if !is_given && let Some(used) = self.uses.uses(function).first() {
+        let by_force = match is_given || pool.driver != Driver::Host {
+            true => None,
+            false => choose::by_force(self.host, &self.uses, &policy.protection, function),
+        };
+        if !is_given
+            && by_force.is_none()
+            && let Some(used) = self.uses.uses(function).first()
+        {
             return (State::InUse, Some(used.to_string()));
         }
         let mates = isolation::in_the_way(self.host, function, &[]);
@@ -275,21 +290,35 @@ impl At<'_> {
             .filter(|mate| pool.driver == Driver::Host && self.lendable.contains(mate))
             .collect();
         match isolation::viability(self.host, function, &together) {
-            Ok(()) => (State::Free, None),
+            Ok(()) => (State::Free, by_force.map(|by_force| by_force.to_string())),
             Err(cause) => (State::NotIsolated, Some(cause.to_string())),
         }
     }
 }
 
-/// Whether each policy has a device for another guest, where that is not as it was noted; one that
-/// was never without is not noted.
+/// How things are with each policy, as far as that can be told.
+pub fn conditions_now(
+    host: &HostSnapshot,
+    known: &Known,
+    drift: &Drift,
+) -> Vec<(String, Kind, Status)> {
+    let standing = standing(host, known, drift);
+    let of = |policy: PolicyStanding| {
+        let name = policy.name;
+        let told = policy.conditions.into_iter().filter(|one| one.status != Status::Unknown);
+        told.map(move |one| (name.clone(), one.kind, one.status))
+    };
+    standing.policies.into_iter().flat_map(of).collect()
+}
+
+/// Whether each policy has a device for another guest, where that is not as it was noted.
 pub fn changed_availability(host: &HostSnapshot, known: &Known) -> Vec<(String, Kind, Status)> {
     let standing = standing(host, known, &Drift::default());
     let one = |policy: &PolicyStanding| {
         let now = available(&policy.pools).0;
         let is_noted = |one: &&Noted| one.policy == policy.name && one.kind == Kind::Available;
-        let before = known.noted.iter().find(is_noted).map_or(Status::True, |one| one.status);
-        (before != now).then(|| (policy.name.clone(), Kind::Available, now))
+        let before = known.noted.iter().find(is_noted).map(|one| one.status);
+        (before != Some(now)).then(|| (policy.name.clone(), Kind::Available, now))
     };
     standing.policies.iter().filter_map(one).collect()
 }

@@ -246,7 +246,7 @@ fn a_vf_of_a_policy_is_not_released() {
     };
     let state = assign::state::State::at(directory.path().join("var/lib/assign"));
     let boot = "11111111-2222-3333-4444-555555555555";
-    state.change(|state| state.remember_policy(&policy, boot, &[bind])).expect("remembered");
+    state.change(|state| state.remember_policy(&policy, boot, &[bind], &[])).expect("remembered");
     let (code, error) = failed(directory.path(), &["release", vf]);
     assert_eq!(code, Some(3), "{error}");
     assert!(error.contains("policy edge") && error.contains("`assign remove`"), "{error}");

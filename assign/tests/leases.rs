@@ -87,7 +87,7 @@ impl Lab {
             vf: Some(VfRef { pf: address(PF), index }),
             pool: Some("lan".to_owned()),
             group: Some(16 + u32::from(index)),
-            loan: Some(Loan { from, driver: "vfio-pci".to_owned() }),
+            loan: Some(Loan { from, driver: "vfio-pci".to_owned(), by_force: None }),
             ..Lease::new(&self.root, address(device), guest, owner)
         }
     }

@@ -214,7 +214,7 @@ fn a_name_is_for_one_guest_at_a_time() {
 /// VFs that were there before, given to the pool by hand of an earlier apply.
 fn adopted(tree: &Tree, state: &State, changes: &[Change]) {
     let policy = lan(2);
-    state.change(|state| state.remember_policy(&policy, BOOT, changes)).expect("remembered");
+    state.change(|state| state.remember_policy(&policy, BOOT, changes, &[])).expect("remembered");
     tree.file("sys/class/net/eth0/flags", "0x1003\n");
 }
 

@@ -89,8 +89,8 @@ pub fn take(root: &HostRoot, state: &State, leases: &[Lease]) -> Result<(), NotT
     state.take_leases(root, leases)?;
     for (at, lease) in leases.iter().enumerate() {
         let Some(bind) = lease.bind() else { continue };
-        if let Err(error) = bind.perform(root) {
-            let mut failure = Failure::from(error);
+        let made = bind.perform(root).map_err(Failure::from);
+        if let Err(mut failure) = made.and_then(|_| remember_forced(state, lease, &bind)) {
             // The one that failed may have come half way.
             for taken in leases.iter().take(at + 1).rev() {
                 if let Err(left) = end(root, state, taken, &taken.owner, Used::No) {
@@ -104,6 +104,17 @@ pub fn take(root: &HostRoot, state: &State, leases: &[Lease]) -> Result<(), NotT
         }
     }
     Ok(())
+}
+
+/// What was taken by force is remembered, as it is for every other command.
+fn remember_forced(state: &State, lease: &Lease, bind: &Change) -> Result<(), Failure> {
+    match bind {
+        Change::Forced { .. } => {
+            let operation = format!("run {}", lease.guest);
+            state.change(|state| state.remember_forced(&lease.boot_id, &operation, bind))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Why a guest does not have what it was to have.

@@ -1,14 +1,15 @@
 //! Applying and removing policies.
 
-use ::policies::{Guest, Policy, Pool, Restore};
+use ::policies::{Guest, Policy, Restore};
 use serde::Serialize;
-use sriov::{Change, HostRoot, HostSnapshot, PciAddress, PciFunction, Target};
+use sriov::{Change, HostRoot, HostSnapshot, Target};
 
-use super::{Operation, settle};
+use super::{Operation, leases, seen, settle};
 use crate::failure::{Failure, OwnReason};
 use crate::inputs::Inputs;
-use crate::plan::{Plan, Reasons, candidates, vfs};
-use crate::state::{Applied, Intent, Lease, State, Step, Transaction};
+use crate::plan::removal::{check_removal, with_memory};
+use crate::plan::{Plan, Reasons};
+use crate::state::{Applied, Intent, State, Step, Transaction};
 
 /// What an apply or remove did.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -61,11 +62,26 @@ pub fn apply_checked(
     wanted: &Wanted<'_>,
     confirm: impl FnOnce(&Plan) -> Result<(), Failure>,
 ) -> Result<Report, Failure> {
+    let applied = apply_or_refuse(root, state, wanted, confirm);
+    if applied.is_err() {
+        // What it found in the way, and how it left the host, is since now.
+        seen::look(root, state);
+    }
+    applied
+}
+
+fn apply_or_refuse(
+    root: &HostRoot,
+    state: &State,
+    wanted: &Wanted<'_>,
+    confirm: impl FnOnce(&Plan) -> Result<(), Failure>,
+) -> Result<Report, Failure> {
     let policies = wanted.policies;
     let names: Vec<&str> = policies.iter().map(|policy| policy.name.as_str()).collect();
     let mut operation = Operation::begin(root, state, format!("apply {}", names.join(" ")))?;
     let inputs = Inputs::read(root, state, policies)?;
-    let plan = inputs.plan(&state.look(root)?, policies, wanted.guests, Reasons::Few);
+    let mut host = state.look(root)?;
+    let plan = inputs.plan(&host, policies, wanted.guests, Reasons::Few);
     (wanted.check)(&plan)?;
     if let Some(refusal) = plan.refusal() {
         return Err(refusal.clone());
@@ -84,39 +100,52 @@ pub fn apply_checked(
     let mut notes = plan.notes;
     if !plan.steps.is_empty() {
         notes.extend(operation.await_links());
-        if let Err(error) = verify(root, state, policies) {
-            return Err(operation.roll_back(error));
+        match verify(root, state, policies) {
+            Ok(after) => host = after,
+            Err(error) => return Err(operation.roll_back(error)),
         }
     }
     let boot_id = operation.boot_id().to_owned();
     let changes = operation.done();
-    operation.commit(|state| remember(state, policies, &boot_id, &made))?;
+    operation.commit(|state| remember(state, policies, &boot_id, &made, &plan.steps))?;
+    leases::note_availability(root, state, Some(&host));
     Ok(Report { changes, notes })
 }
 
-/// Remembers that policies hold, and the steps that were made for each.
+/// Remembers that policies hold, and the steps that were made for each, of `all` that were planned.
+/// What was taken back for one is nothing that its removal would have to take back again.
 pub(super) fn remember(
     state: &Transaction<'_>,
     policies: &[Policy],
     boot_id: &str,
     made: &[&Step],
+    all: &[Step],
 ) -> Result<(), Failure> {
     policies.iter().try_for_each(|policy| {
-        let own = made.iter().filter(|step| step.policy == policy.name);
+        let is_own = |step: &&Step| step.policy == policy.name;
+        let own = made.iter().copied().filter(is_own).filter(|step| !step.returns);
         let own: Vec<Change> = own.map(|step| step.change.clone()).collect();
-        state.remember_policy(policy, boot_id, &own)
+        let returned = all.iter().filter(is_own).filter(|step| step.returns);
+        let returned: Vec<Target> = returned.map(|step| step.change.device()).collect();
+        state.remember_policy(policy, boot_id, &own, &returned)
     })
 }
 
 /// Success means observed: a fresh look at the host has to find nothing left to do, and nothing
 /// against it, such as the IOMMU groups of VFs that were not there when the plan was made.
-pub(super) fn verify(root: &HostRoot, state: &State, policies: &[Policy]) -> Result<(), Failure> {
-    let left = plan_now(root, state, policies)?;
+pub(super) fn verify(
+    root: &HostRoot,
+    state: &State,
+    policies: &[Policy],
+) -> Result<HostSnapshot, Failure> {
+    let inputs = Inputs::read(root, state, policies)?;
+    let host = state.look(root)?;
+    let left = inputs.plan(&host, policies, &[], Reasons::Few);
     if let Some(refusal) = left.refusal() {
         return Err(refusal.clone());
     }
     match left.steps.first() {
-        None => Ok(()),
+        None => Ok(host),
         Some(step) => {
             let message = format!(
                 "after all steps the host is not as planned: \"{}\" is still to be done",
@@ -145,8 +174,14 @@ pub fn plan_removal(root: &HostRoot, applied: &Applied) -> Vec<Change> {
 /// A guest or another policy uses what would go; or a step's failure, with the steps before it
 /// taken back.
 pub fn remove(root: &HostRoot, state: &State, names: &[String]) -> Result<Report, Failure> {
+    let removed = remove_or_refuse(root, state, names);
+    seen::look(root, state);
+    removed
+}
+
+fn remove_or_refuse(root: &HostRoot, state: &State, names: &[String]) -> Result<Report, Failure> {
     let mut operation = Operation::begin(root, state, format!("remove {}", names.join(" ")))?;
-    let (leases, applied) = (state.leases(root)?, state.applied()?);
+    let (leased, applied) = (state.leases(root)?, state.applied()?);
     let (gone, mut kept): (Vec<&Applied>, Vec<&Applied>) =
         applied.iter().partition(|applied| names.contains(&applied.policy.name));
     // Of what was applied before the last boot, nothing is left that anybody could lose.
@@ -168,7 +203,7 @@ pub fn remove(root: &HostRoot, state: &State, names: &[String]) -> Result<Report
     // All of it before any of it: a guest is not to notice even what is taken back at once.
     let snapshot = state.look(root)?;
     for change in &changes {
-        check_removal(&snapshot, change, &leases, &kept)?;
+        check_removal(&snapshot, change, &leased, &kept)?;
     }
     let changes = with_memory(&snapshot, changes);
     match operation.perform_what_is_left(&changes) {
@@ -178,102 +213,4 @@ pub fn remove(root: &HostRoot, state: &State, names: &[String]) -> Result<Report
     report.changes = operation.done();
     operation.commit(|state| names.iter().try_for_each(|name| state.forget_policy(name)))?;
     Ok(report)
-}
-
-/// The same, remembering what VFs have that go: should a later step fail, they are to have it again,
-/// before any driver of the host takes them.
-fn with_memory(snapshot: &HostSnapshot, changes: Vec<Change>) -> Vec<Change> {
-    let mut steps = Vec::new();
-    for change in changes {
-        let Change::SetVfCount { pf, to: 0, .. } = change else {
-            steps.push(change);
-            continue;
-        };
-        let function = snapshot.function(pf);
-        let facts = function.and_then(|function| Some((function, function.sriov.as_ref()?)));
-        let remembered =
-            facts.map_or_else(Vec::new, |(pf, facts)| vfs::remember(snapshot, pf, facts));
-        let is_on = facts.is_some_and(|(_, facts)| facts.autoprobe);
-        let guard = |from, to| Change::SetAutoprobe { pf, from, to };
-        let guarded = is_on && !remembered.is_empty();
-        steps.extend(guarded.then(|| guard(true, false)));
-        steps.extend(remembered);
-        steps.push(change);
-        steps.extend(guarded.then(|| guard(false, true)));
-    }
-    steps
-}
-
-/// Neither a guest nor a policy that stays may lose a VF, or its way to the network.
-fn check_removal(
-    snapshot: &HostSnapshot,
-    change: &Change,
-    leases: &[Lease],
-    kept: &[&Applied],
-) -> Result<(), Failure> {
-    let leased = |at: PciAddress| leases.iter().find(|lease| lease.device == at);
-    match change {
-        Change::SetVfMac { .. }
-        | Change::SetNvmeSecondary { .. }
-        | Change::SetVf { .. }
-        | Change::RememberVf { .. }
-        | Change::RemakeVf { .. }
-        | Change::Bind { .. }
-        | Change::Restore { .. }
-        | Change::Yield { .. }
-        | Change::Retake { .. } => {
-            let at = match change.device() {
-                Target::Vf(vf) => snapshot.vf_address(vf),
-                Target::Function(address) => Some(address),
-            };
-            match at.and_then(leased) {
-                Some(lease) => Err(vfs::leased(lease, &change.action().to_string())),
-                None => Ok(()),
-            }
-        }
-        Change::SetVfCount { pf, .. } | Change::SetLink { pf, to: false, .. } => {
-            let Some(function) = snapshot.function(*pf) else { return Ok(()) };
-            let Some(facts) = &function.sriov else { return Ok(()) };
-            match change {
-                Change::SetVfCount { .. } => vfs::check_free(snapshot, facts, leases)?,
-                _ => {
-                    if let Some(lease) = facts.vfs.values().find_map(|vf| leased(*vf)) {
-                        let tried = "take the link from its PF";
-                        return Err(vfs::leased(lease, tried));
-                    }
-                }
-            }
-            match kept.iter().find_map(|applied| uses(snapshot, &applied.policy, function)) {
-                Some((policy, pool)) => Err(used(change, policy, pool)),
-                None => Ok(()),
-            }
-        }
-        // An NVMe PF is reset when it has no VFs, so nobody can lose one by it.
-        Change::SetLink { .. }
-        | Change::SetAutoprobe { .. }
-        | Change::SetAcceptRa { .. }
-        | Change::SetNvmePrimary { .. } => Ok(()),
-        Change::Forced { step, .. } => check_removal(snapshot, step, leases, kept),
-    }
-}
-
-fn uses<'a>(
-    snapshot: &HostSnapshot,
-    policy: &'a Policy,
-    pf: &PciFunction,
-) -> Option<(&'a Policy, &'a Pool)> {
-    let mut pools = policy.pools.iter();
-    let pool = pools.find(|pool| candidates::is_meant(snapshot, pool, pf))?;
-    Some((policy, pool))
-}
-
-fn used(change: &Change, policy: &Policy, pool: &Pool) -> Failure {
-    let message = format!(
-        "will not {}: pool {} of policy {}, which stays, has VFs of it",
-        change.action(),
-        pool.name,
-        policy.name
-    );
-    Failure::refused(OwnReason::UsedByPolicy, change.device(), message)
-        .with_remedy(format!("Remove {} as well, or first.", policy.name))
 }

@@ -228,7 +228,8 @@ fn remember(root: &HostRoot, state: &State, left: &Left) -> Result<(), Failure> 
         if let Some(intent) = &left.intent {
             let steps = intent.steps.iter();
             let made = steps.filter(|step| made.iter().any(|(_, change)| *change == step.change));
-            policies::remember(state, &intent.policies, &boot_id, &made.collect::<Vec<_>>())?;
+            let made: Vec<&Step> = made.collect();
+            policies::remember(state, &intent.policies, &boot_id, &made, &intent.steps)?;
         }
         state.close_journal()
     })
@@ -315,13 +316,15 @@ fn go_on(
     if let Err(error) = policies::verify(root, state, &intent.policies) {
         return Err(operation.roll_back(error));
     }
-    steps.splice(0..0, intent.steps.into_iter().filter(|step| found.contains(&step.change)));
+    let before = intent.steps.iter().filter(|step| found.contains(&step.change));
+    steps.splice(0..0, before.cloned().collect::<Vec<_>>());
     steps.extend(rest);
     let done = operation.done();
     let boot_id = operation.boot_id().to_owned();
     let own: Vec<&Step> = steps.iter().filter(|step| done.contains(&step.change)).collect();
-    let lock = operation
-        .commit_and_keep(|state| policies::remember(state, &intent.policies, &boot_id, &own))?;
+    let lock = operation.commit_and_keep(|state| {
+        policies::remember(state, &intent.policies, &boot_id, &own, &intent.steps)
+    })?;
     let recovered = Recovered {
         outcome: Outcome::Finished,
         operation: Some(left.operation),

@@ -90,7 +90,7 @@ fn through_offline(change: Change) -> Vec<Change> {
 pub(super) const SECONDARY: u8 = 7;
 
 /// What a change is about: one thing of one device. Giving back is the reverse of binding.
-pub(super) fn about(change: &Change) -> (u8, Target) {
+pub(crate) fn about(change: &Change) -> (u8, Target) {
     let subject = match change {
         Change::SetAutoprobe { .. } => 0,
         Change::SetVfCount { .. } => 1,

@@ -2,12 +2,12 @@
 
 use std::collections::{HashMap, HashSet};
 
-use policies::{Acs, Driver, Pool, PoolDevices};
+use policies::{Acs, Driver, Exception, Pool, PoolDevices, Protection};
 use sriov::isolation::{self, is_vfio_driver};
 use sriov::{HostSnapshot, PciAddress, PciFunction, usage};
 
 use super::reason::{Unmet, Why};
-use super::{Offer, World};
+use super::{ByForce, Offer, World};
 use crate::plan::mac::Macs;
 use crate::plan::{acs, candidates};
 
@@ -61,14 +61,12 @@ impl<'a> Examiner<'a> {
             // The plan has looked at it, and makes it what it has to be; what the host lends it may be
             // using, or others of its group.
             let lent = function.filter(|_| offer.pool.driver == Driver::Host)?;
-            return self
-                .host_uses(&offer.pool, lent)
-                .or_else(|| self.not_isolated(&offer.pool, lent));
+            return self.host_uses(offer, lent).or_else(|| self.not_isolated(&offer.pool, lent));
         }
         let Some(function) = function else { return Some(Why::Missing) };
         // Before its driver: somebody may have lent it to a guest by another way.
         self.other_driver(&offer.pool, function)
-            .or_else(|| self.host_uses(&offer.pool, function))
+            .or_else(|| self.host_uses(offer, function))
             .or_else(|| self.not_isolated(&offer.pool, function))
             .or_else(|| match offer.isolation.acs {
                 Acs::Required => self.no_acs(card, function),
@@ -90,15 +88,19 @@ impl<'a> Examiner<'a> {
         })
     }
 
-    /// A device that is left with the host's driver may be in use there.
-    fn host_uses(&mut self, pool: &Pool, function: &PciFunction) -> Option<Why> {
-        if pool.driver != Driver::Host || function.driver.as_deref().is_some_and(is_vfio_driver) {
+    /// A device that is left with the host's driver may be in use there. One that its policy makes an
+    /// exception for is lent all the same.
+    fn host_uses(&mut self, offer: &Offer, function: &PciFunction) -> Option<Why> {
+        if offer.pool.driver != Driver::Host
+            || function.driver.as_deref().is_some_and(is_vfio_driver)
+        {
             return None;
         }
         let host = self.world.host;
         let uses = self.uses.get_or_insert_with(|| usage::Index::of(host));
         let used = uses.uses(function).into_iter().next()?;
-        Some(Why::HostUses { used: used.to_string() })
+        let excepted = exception(host, &offer.protection, function).is_some();
+        (!excepted).then(|| Why::HostUses { used: used.to_string() })
     }
 
     fn not_isolated(&mut self, pool: &Pool, function: &PciFunction) -> Option<Why> {
@@ -132,8 +134,12 @@ impl<'a> Examiner<'a> {
         let World { host, offers, failed, .. } = self.world;
         let uses = self.uses.get_or_insert_with(|| usage::Index::of(host));
         self.lendable.get_or_insert_with(|| {
-            let pools = offers.iter().map(|offer| (&offer.pool, offer.planned.is_some()));
-            let mut lendable = lendable(host, pools, uses);
+            let lenders = offers.iter().map(|offer| Lender {
+                pool: &offer.pool,
+                protection: &offer.protection,
+                is_planned: offer.planned.is_some(),
+            });
+            let mut lendable = lendable(host, lenders, uses);
             lendable.retain(|device| !failed.contains_key(device));
             lendable
         })
@@ -147,15 +153,62 @@ impl<'a> Examiner<'a> {
     }
 }
 
-/// The devices that the host lends and does not use now: those of one IOMMU group leave its drivers
-/// together. Of a pool whose plan is made (`true` beside it) also those that are bound by it.
+/// The exception that a policy makes for a device. A bridge is a way to others, and is nobody's to take.
+fn exception<'a>(
+    host: &HostSnapshot,
+    protection: &'a Protection,
+    function: &PciFunction,
+) -> Option<&'a Exception> {
+    protection.exception(host, function).filter(|_| !function.is_bridge())
+}
+
+/// What the host loses when a device is lent for which a policy makes an exception; `None` where it
+/// loses nothing, or there is no exception.
+pub fn by_force(
+    host: &HostSnapshot,
+    uses: &usage::Index<'_>,
+    protection: &Protection,
+    function: &PciFunction,
+) -> Option<ByForce> {
+    let because = exception(host, protection, function)?.because.clone();
+    let lost: Vec<String> = uses.uses(function).iter().map(ToString::to_string).collect();
+    (!lost.is_empty()).then_some(ByForce { lost, because })
+}
+
+/// Whether a device is one of a pool's.
+pub fn holds(host: &HostSnapshot, pool: &Pool, function: &PciFunction) -> bool {
+    match function.vf_of {
+        None => !are_vfs(pool) && candidates::is_meant(host, pool, function),
+        Some(vf) => {
+            let pf = host.function(vf.pf);
+            are_vfs(pool)
+                && pool.indexes().any(|index| index == vf.index)
+                && pf.is_some_and(|pf| candidates::is_meant(host, pool, pf))
+        }
+    }
+}
+
+/// A pool that may lend.
+#[derive(Debug, Clone, Copy)]
+pub struct Lender<'a> {
+    /// The pool.
+    pub pool: &'a Pool,
+    /// The exceptions of its policy.
+    pub protection: &'a Protection,
+    /// Whether its plan is made, so that it has what is bound by it.
+    pub is_planned: bool,
+}
+
+/// The devices that the host lends, and does not use now or can do without: those of one IOMMU group
+/// leave its drivers together. Of a pool whose plan is made also those that are bound by it.
 pub fn lendable<'a>(
     host: &HostSnapshot,
-    pools: impl Iterator<Item = (&'a Pool, bool)>,
+    lenders: impl Iterator<Item = Lender<'a>>,
     uses: &usage::Index<'_>,
 ) -> HashSet<PciAddress> {
     let mut lendable = HashSet::new();
-    for (pool, is_planned) in pools.filter(|(pool, made)| *made || pool.driver == Driver::Host) {
+    let lends = |lender: &Lender<'_>| lender.is_planned || lender.pool.driver == Driver::Host;
+    for Lender { pool, protection, is_planned } in lenders.filter(lends) {
         let cards = host.functions.iter().filter(|one| candidates::is_meant(host, pool, one));
         for card in cards {
             let vfs = card.sriov.as_ref().map(|facts| &facts.vfs);
@@ -166,7 +219,11 @@ pub fn lendable<'a>(
             lendable.extend(devices.into_iter().filter(|device| {
                 let function = host.function(*device);
                 let is_bound = is_planned && pool.driver != Driver::Host;
-                is_bound || function.is_some_and(|function| uses.uses(function).is_empty())
+                let is_free = |function: &PciFunction| {
+                    uses.uses(function).is_empty()
+                        || exception(host, protection, function).is_some()
+                };
+                is_bound || function.is_some_and(is_free)
             }));
         }
     }

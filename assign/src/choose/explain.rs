@@ -4,11 +4,13 @@
 //! The reasons are a view on what is known of each device, made only when somebody asks: for
 //! thousands of claims on thousands of devices they would be millions.
 
-use policies::{Claim, Guest, NumaChoice, Pool};
-use sriov::MacAddress;
+use std::collections::BTreeMap;
 
-use super::examine::are_vfs;
-use super::reason::{Because, Rejected, Unmet, Why};
+use policies::{Claim, Driver, Guest, NumaChoice, Pool};
+use sriov::{MacAddress, usage};
+
+use super::examine::{are_vfs, by_force};
+use super::reason::{Because, Rejected, Sum, Unmet, Why};
 use super::supply::{Answer, Place, Supply};
 use super::{Choice, Connection, DeviceChoice, Given, Unconnected, claims};
 
@@ -114,6 +116,16 @@ impl Supply<'_> {
         let vf = place.and_then(|place| place.vf);
         let host = self.world.host;
         let pf = vf.and_then(|vf| host.function(vf.pf));
+        let stock = place.and_then(|place| self.stocks.get(place.stock));
+        let by_force = stock.zip(function).and_then(|(stock, function)| {
+            let offer = stock.offer;
+            let is_lent = offer.pool.driver == Driver::Host;
+            // Most pools lend nothing, and most policies make no exception: nothing is looked for.
+            let may_be = is_lent && !offer.protection.exceptions.is_empty();
+            may_be
+                .then(|| by_force(host, &usage::Index::of(host), &offer.protection, function))
+                .flatten()
+        });
         let mac = match (pf, vf, pool) {
             (Some(pf), Some(vf), Some(pool)) => match self.is_planned(place) {
                 // What it will have, unless it keeps what it has.
@@ -134,6 +146,7 @@ impl Supply<'_> {
             interface: pf.and_then(|pf| host.port_of(pf)).map(|port| port.name.clone()),
             mac,
             because,
+            by_force,
         }
     }
 
@@ -151,30 +164,52 @@ impl Supply<'_> {
         asked: &Claim,
         most: usize,
     ) -> (Vec<Rejected>, usize) {
-        let answer = self.answers.get(guest).and_then(|answers| answers.get(claim));
-        let (own, stock, at, kept) = match answer {
-            Some(Answer::Place { place, because, at }) => {
-                let stock = self.places.get(*place).map(|place| place.stock);
-                (Some(*place), stock, *at, *because)
-            }
-            Some(Answer::Nothing { stock, at }) => (None, Some(*stock), *at, Because::First),
-            _ => return (Vec::new(), 0),
-        };
-        let Some(stock) = stock.and_then(|stock| self.stocks.get(stock)) else {
-            return (Vec::new(), 0);
-        };
+        let Some(rivals) = self.rivals(guest, claim) else { return (Vec::new(), 0) };
         let wish = self.wish(guest, asked);
-        let others = stock.places.clone().filter(|place| Some(*place) != own);
         let reason = |number: usize| {
             let place = self.places.get(number)?;
-            let why = self.why(place, number, guest, at, wish, kept);
+            let why = self.why(place, number, guest, rivals.at, wish, rivals.because);
             Some(Rejected { device: self.name(place), why })
         };
         // Not counted one by one: that alone would cost each claim a look at every device.
-        let total = stock.places.len().saturating_sub(usize::from(own.is_some()));
-        let list: Vec<Rejected> = others.take(most).filter_map(reason).collect();
-        let left_out = total.saturating_sub(list.len());
+        let list: Vec<Rejected> = rivals.places().take(most).filter_map(reason).collect();
+        let left_out = rivals.count().saturating_sub(list.len());
         (list, left_out)
+    }
+
+    /// How many devices a claim did not get.
+    pub fn count_of_others(&self, guest: usize, claim: usize) -> usize {
+        self.rivals(guest, claim).map_or(0, |rivals| rivals.count())
+    }
+
+    /// Why a claim got none of the other devices of its pool, by kinds of reasons, the most first.
+    pub fn sums(&self, guest: usize, claim: usize, asked: &Claim) -> Vec<Sum> {
+        let Some(rivals) = self.rivals(guest, claim) else { return Vec::new() };
+        let wish = self.wish(guest, asked);
+        let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+        for number in rivals.places() {
+            let Some(place) = self.places.get(number) else { continue };
+            let why = self.why(place, number, guest, rivals.at, wish, rivals.because);
+            let on = self.has_nodes.then_some(place.node);
+            *counts.entry(why.kind(on)).or_default() += 1;
+        }
+        let mut sums: Vec<Sum> =
+            counts.into_iter().map(|(why, count)| Sum { count, why }).collect();
+        sums.sort_by_key(|sum| std::cmp::Reverse(sum.count));
+        sums
+    }
+
+    /// The other devices of the pool of a claim; `None` where no device came into question.
+    fn rivals(&self, guest: usize, claim: usize) -> Option<Rivals> {
+        let (own, stock, at, because) = match self.answers.get(guest)?.get(claim)? {
+            Answer::Place { place, because, at } => {
+                (Some(*place), self.places.get(*place)?.stock, *at, *because)
+            }
+            Answer::Nothing { stock, at } => (None, *stock, *at, Because::First),
+            _ => return None,
+        };
+        let all = self.stocks.get(stock)?.places.clone();
+        Some(Rivals { own, all, at, because })
     }
 
     fn why(
@@ -267,6 +302,25 @@ impl Supply<'_> {
     /// The pools in the order of [`super::World::offers`].
     pub fn pools(&self) -> impl Iterator<Item = &Pool> {
         self.stocks.iter().map(|stock| &stock.offer.pool)
+    }
+}
+
+/// The devices of a pool beside the one that a claim got.
+struct Rivals {
+    own: Option<usize>,
+    all: std::ops::Range<usize>,
+    /// When the claim was decided, and why so.
+    at: u32,
+    because: Because,
+}
+
+impl Rivals {
+    fn places(&self) -> impl Iterator<Item = usize> + '_ {
+        self.all.clone().filter(|place| Some(*place) != self.own)
+    }
+
+    fn count(&self) -> usize {
+        self.all.len().saturating_sub(usize::from(self.own.is_some()))
     }
 }
 

@@ -7,7 +7,7 @@ use serde::Serialize;
 use sriov::PciAddress;
 
 /// Reasons shown for a claim; a pool of hundreds of VFs has hundreds.
-const SHOWN: usize = 4;
+pub const SHOWN: usize = 4;
 
 /// Who holds a device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -264,6 +264,51 @@ pub enum Why {
         /// That guest.
         guest: String,
     },
+}
+
+/// So many devices that were not chosen for the same kind of reason.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Sum {
+    /// How many.
+    pub count: usize,
+    /// Why, after their number: "free too, on node 0".
+    pub why: String,
+}
+
+impl fmt::Display for Sum {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.count, self.why)
+    }
+}
+
+impl Why {
+    /// The kind of reason, after a number of devices; `on` is their node, where nodes are known.
+    pub fn kind(&self, on: Option<Option<u32>>) -> String {
+        let free = |on: Option<Option<u32>>| match on {
+            Some(found) => format!("free too, on {}", node(found)),
+            None => "free too".to_owned(),
+        };
+        match self {
+            Why::Missing => "not there".to_owned(),
+            Why::OtherDriver { driver, .. } => {
+                format!("bound to {}", driver.as_deref().unwrap_or("no driver"))
+            }
+            Why::HostUses { .. } => "in use by the host".to_owned(),
+            Why::Leased { .. } => "leased to guests".to_owned(),
+            Why::GroupLeased { .. } => "of groups that guests have a part of".to_owned(),
+            Why::NotIsolated { .. } => "not to be isolated".to_owned(),
+            Why::NotOpened { .. } => "that could not be opened".to_owned(),
+            Why::TakenHere { .. } => "taken by the same guest".to_owned(),
+            Why::GoesTo { .. } => "for other guests".to_owned(),
+            Why::GroupGoesTo { .. } => "of groups that go to other guests".to_owned(),
+            Why::OtherNode { found, wanted } => {
+                format!("on {}, where node {wanted} is demanded", node(*found))
+            }
+            Why::NotNeeded => free(on),
+            Why::Farther { found } => free(Some(*found)),
+            Why::LeftFor { .. } => "free too, left for guests that had them last time".to_owned(),
+        }
+    }
 }
 
 fn node(node: Option<u32>) -> String {

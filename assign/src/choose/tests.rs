@@ -64,6 +64,7 @@ fn offers(policies: Vec<policies::Policy>) -> Vec<Offer> {
     let offer = |policy: &policies::Policy, pool: &Pool| Offer {
         policy: policy.name.clone(),
         isolation: policy.isolation,
+        protection: policy.protection.clone(),
         pool: pool.clone(),
         planned: None,
     };

@@ -10,6 +10,7 @@ use sriov::Scope;
 use super::files::{MaybeFiles, Source};
 use super::output::style;
 use super::{Context, Format, output};
+use crate::apply::seen;
 use crate::drift::{self, Drift};
 use crate::failure::Failure;
 use crate::inputs::Inputs;
@@ -48,6 +49,10 @@ impl Diff {
         };
         let inputs = context.inputs(&policies)?;
         let (drift, plan) = look(context, &policies, &inputs);
+        if !context.is_saved() && !applied.is_empty() {
+            let host = context.snapshot(Scope::Planning);
+            seen::note(&context.root, &context.state, &host, &policies, &drift);
+        }
         let names = policies.into_iter().map(|policy| policy.name).collect();
         let compared = Compared { policies: names, drift, refusals: plan.refusals.clone() };
         output::value(context.format, &compared)?;

@@ -85,7 +85,7 @@ fn some(files: &[PathBuf], policies: Vec<Policy>) -> Result<Vec<Policy>, Failure
         return Ok(policies);
     }
     let names: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
-    let message = "holds no `kind: Policy`, and guests need none of this";
+    let message = "holds no `kind: Policy`, and none is applied that this could be about";
     Err(Failure::bad_input(OwnReason::InvalidDocument, names.join(", "), message)
         .with_remedy("Name a file with a policy; `assign run` starts guests."))
 }

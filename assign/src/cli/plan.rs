@@ -38,9 +38,11 @@ struct Told<'a> {
     steps: Vec<ToldStep<'a>>,
     is_disruptive: bool,
     notes: &'a [String],
-    refusals: &'a [Failure],
+    refusals: Vec<&'a Failure>,
     pools: &'a [Candidates],
     guests: &'a [GuestPlan],
+    /// The names of those that would not start.
+    would_not_start: Vec<&'a str>,
 }
 
 /// A step with its words.
@@ -58,14 +60,21 @@ impl Plan {
         // What is kept is what was planned for, also where a file changes meanwhile.
         let sources = self.files.sources()?;
         let documents = policies::parse(&sources)?;
-        let policies = self.files.some(documents.policies)?;
+        // Guests alone are planned for with the pools of what was applied.
+        let alone = documents.policies.is_empty() && !documents.guests.is_empty();
+        let policies = match alone && self.save.is_none() && !context.applied()?.is_empty() {
+            true => Vec::new(),
+            false => self.files.some(documents.policies)?,
+        };
         let reasons = match context.format {
-            Format::Table => Reasons::Few,
-            Format::Json | Format::Yaml => Reasons::All,
+            Format::Table if !self.verbose => Reasons::Sums,
+            Format::Table | Format::Json | Format::Yaml => Reasons::All,
         };
         let host = context.snapshot(Scope::Planning);
         let plan = context.inputs(&policies)?.plan(&host, &policies, &documents.guests, reasons);
-        let kept = match (&self.save, plan.refusal()) {
+        let unknown = plan.unknown_pool();
+        let refusal = plan.refusal().or(unknown.as_ref());
+        let kept = match (&self.save, refusal) {
             (Some(file), None) => {
                 save(file, &SavedPlan::new(&host, &sources, &plan))?;
                 Some(file)
@@ -74,9 +83,9 @@ impl Plan {
         };
         match context.format {
             Format::Table => self.tell(&plan, &host, kept)?,
-            format => output::value(format, &told(&plan, &host))?,
+            format => output::value(format, &told(&plan, &host, unknown.as_ref()))?,
         }
-        match plan.refusal() {
+        match refusal {
             Some(refusal) => Err(refusal.clone()),
             None => Ok(0),
         }
@@ -95,7 +104,7 @@ impl Plan {
     }
 }
 
-fn told<'a>(plan: &'a Planned, host: &HostSnapshot) -> Told<'a> {
+fn told<'a>(plan: &'a Planned, host: &HostSnapshot, unknown: Option<&'a Failure>) -> Told<'a> {
     let step = |step: &'a Step| ToldStep {
         step,
         text: step.change.to_string(),
@@ -106,9 +115,10 @@ fn told<'a>(plan: &'a Planned, host: &HostSnapshot) -> Told<'a> {
         steps: plan.steps.iter().map(step).collect(),
         is_disruptive: plan.is_disruptive(),
         notes: &plan.notes,
-        refusals: &plan.refusals,
+        refusals: plan.refusals.iter().chain(unknown).collect(),
         pools: &plan.pools,
         guests: &plan.guests,
+        would_not_start: plan.would_not_start().map(|guest| guest.guest.as_str()).collect(),
     }
 }
 

@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::{Context, Format, output};
 use crate::apply::recover::{self, Outcome, Recovered, Told};
-use crate::apply::{TakenBack, Went};
+use crate::apply::{TakenBack, Went, seen};
 use crate::failure::Failure;
 
 /// Arguments of `assign recover`.
@@ -27,7 +27,9 @@ impl Recover {
             if table && io::stderr().is_terminal() {
                 say(told);
             }
-        })?;
+        });
+        seen::look(&context.root, &context.state);
+        let recovered = recovered?;
         output::value(context.format, &recovered)?;
         if table {
             show(&recovered)?;

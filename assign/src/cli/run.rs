@@ -1,11 +1,15 @@
 //! `assign run`: starts a guest, shows its console, and gives its devices back at the end.
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+
 use clap::Args;
 use policies::{Documents, Guest};
 use serde::Serialize;
+use sriov::PciAddress;
 
-use super::{Context, Files, Format};
-use crate::choose::{Choice, Offer};
+use super::{Context, Files, Format, confirm};
+use crate::choose::{ByForce, Choice, Offer};
 use crate::failure::{Failure, OwnReason};
 use crate::launch::{Ended, Launch, Told};
 use crate::plan::guests;
@@ -40,12 +44,23 @@ impl Run {
         }
         let guest = pick(&documents.guests, self.name.as_deref())?;
         let offers = offers(&documents, &context.state.applied()?);
+        let confirmed = RefCell::new(BTreeSet::new());
+        let confirm = |device: PciAddress, by_force: &ByForce| {
+            // Once, and not again where the guest starts anew with other devices beside it.
+            if !confirmed.borrow().contains(&device) {
+                let what = format!("take it from the host for {}, {by_force}", guest.name);
+                confirm::ask(context, &device.to_string(), &what)?;
+                confirmed.borrow_mut().insert(device);
+            }
+            Ok(())
+        };
         let tell = |told: Told<'_>| tell(&guest.name, context.format, &told);
         let launch = Launch {
             root: &context.root,
             state: &context.state,
             guest,
             offers: &offers,
+            confirm: &confirm,
             tell: &tell,
         };
         let ended = launch.run()?;
@@ -120,6 +135,7 @@ fn offers(documents: &Documents, applied: &[Applied]) -> Vec<Offer> {
         policy.pools.iter().map(|pool| Offer {
             policy: policy.name.clone(),
             isolation: policy.isolation,
+            protection: policy.protection.clone(),
             pool: pool.clone(),
             planned: None,
         })

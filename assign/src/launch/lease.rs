@@ -9,11 +9,12 @@
 
 use std::collections::BTreeMap;
 
+use policies::Driver;
 use sriov::isolation::{self, is_vfio_driver};
-use sriov::{HostRoot, HostSnapshot, PciAddress, PciFunction};
+use sriov::{HostRoot, HostSnapshot, PciAddress, PciFunction, usage};
 
 use crate::apply::leases::{self, NotTaken, Used};
-use crate::choose::{Device, Holder};
+use crate::choose::{self, ByForce, Device, Holder, Offer};
 use crate::failure::{Failure, OwnReason, Reason};
 use crate::state::{self, Loan, Owner, State};
 
@@ -78,16 +79,24 @@ impl<'a> Lease<'a> {
         root: &'a HostRoot,
         guest: &str,
         host: &HostSnapshot,
+        offers: &[Offer],
         devices: &[Device],
     ) -> Result<Taken<'a>, Failure> {
         let launcher = leases::this_process(root, guest)?;
-        let entry = |device: &Device| entry(root, host, guest, device, launcher);
+        let loan = |device| loan(host, offers, device);
+        let entry = |device: &Device| state::Lease {
+            vf: device.vf,
+            pool: Some(device.pool.clone()),
+            group: Some(device.group),
+            loan: loan(device.address),
+            ..state::Lease::new(root, device.address, guest, launcher)
+        };
         let mut entries: Vec<state::Lease> = devices.iter().map(entry).collect();
         let mates = mates(host, devices);
         entries.extend(mates.into_iter().map(|mate| state::Lease {
             vf: mate.vf_of,
             group: mate.iommu_group,
-            loan: loan(host, mate.address),
+            loan: loan(mate.address),
             ..state::Lease::new(root, mate.address, guest, launcher)
         }));
         let held = entries.iter().map(|entry| entry.device).collect();
@@ -160,20 +169,16 @@ impl Drop for Lease<'_> {
     }
 }
 
-fn entry(
-    root: &HostRoot,
+/// Devices that are taken although the host uses them, with what it loses: of those that are lent, and
+/// of what shares their groups.
+pub fn by_force(
     host: &HostSnapshot,
-    guest: &str,
-    device: &Device,
-    owner: Owner,
-) -> state::Lease {
-    state::Lease {
-        vf: device.vf,
-        pool: Some(device.pool.clone()),
-        group: Some(device.group),
-        loan: loan(host, device.address),
-        ..state::Lease::new(root, device.address, guest, owner)
-    }
+    offers: &[Offer],
+    devices: &[Device],
+) -> Vec<(PciAddress, ByForce)> {
+    let all = devices.iter().map(|device| device.address);
+    let all = all.chain(mates(host, devices).into_iter().map(|mate| mate.address));
+    all.filter_map(|device| Some((device, loan(host, offers, device)?.by_force?))).collect()
 }
 
 /// What leaves the host with devices that are lent, since it shares their groups: the choice has seen
@@ -189,12 +194,20 @@ fn mates<'a>(host: &'a HostSnapshot, devices: &[Device]) -> Vec<&'a PciFunction>
 }
 
 /// What the host lends with a device: nothing where its pool bound it already.
-fn loan(host: &HostSnapshot, device: PciAddress) -> Option<Loan> {
+fn loan(host: &HostSnapshot, offers: &[Offer], device: PciAddress) -> Option<Loan> {
     let function = host.function(device)?;
     let is_given_away = function.driver.as_deref().is_some_and(is_vfio_driver);
+    let lends = |offer: &&Offer| {
+        offer.pool.driver == Driver::Host
+            && !offer.protection.exceptions.is_empty()
+            && choose::holds(host, &offer.pool, function)
+    };
     (!is_given_away).then(|| Loan {
         from: sriov::act::bind::original(host, function),
         driver: LENT_TO.to_owned(),
+        by_force: offers.iter().find(lends).and_then(|offer| {
+            choose::by_force(host, &usage::Index::of(host), &offer.protection, function)
+        }),
     })
 }
 
@@ -243,13 +256,13 @@ mod tests {
             (vec![Some("e1000e".to_owned()); 2], vec![Some("vfio-pci".to_owned()); 2]);
         assert_eq!(drivers(&root), with_host);
 
-        let taken = Lease::take(&state, &root, "web", &host, std::slice::from_ref(&device));
+        let taken = Lease::take(&state, &root, "web", &host, &[], std::slice::from_ref(&device));
         let Ok(Taken::All(lease)) = taken else { panic!("{taken:?}") };
         assert_eq!(drivers(&root), with_guest);
         let leases = state.leases(&root).expect("leases");
         assert_eq!(leases.len(), 2);
         assert!(leases.iter().all(|one| one.guest == "web" && one.group == Some(6)), "{leases:?}");
-        let other = Lease::take(&state, &root, "db", &host, std::slice::from_ref(&device));
+        let other = Lease::take(&state, &root, "db", &host, &[], std::slice::from_ref(&device));
         assert!(matches!(other, Ok(Taken::TooLate)), "{other:?}");
 
         lease.release().expect("released");
@@ -269,7 +282,7 @@ mod tests {
         // The host begins to use the other one.
         tree.netdev("eth9", 9, "devices/pci0000:00/0000:03:00.1/net/eth9");
         tree.file("proc/net/if_inet6", "20010db8000000000000000000000001 09 40 00 80     eth9\n");
-        let taken = Lease::take(&state, &root, "web", &host, &[device]);
+        let taken = Lease::take(&state, &root, "web", &host, &[], &[device]);
         let Ok(Taken::Not(which, _)) = taken else { panic!("{taken:?}") };
         assert_eq!(which, at(PORTS[1]));
         assert_eq!(drivers(&root), vec![Some("e1000e".to_owned()); 2]);

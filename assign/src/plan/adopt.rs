@@ -54,7 +54,7 @@ struct Adopted {
 
 impl Adopted {
     fn add(&mut self, feed: &VfFeed<'_>, one: Own) {
-        let by = |change| Step { policy: feed.policy.name.clone(), change };
+        let by = |change| Step::of(feed.policy, change);
         self.bindings.extend(one.binding.map(by));
         self.addresses.extend(one.mac.map(by));
         self.settings.extend(one.settings.into_iter().map(by));

@@ -8,7 +8,7 @@ use serde::Serialize;
 use sriov::HostSnapshot;
 
 use super::{Candidates, Known, Reasons};
-use crate::choose::{Choice, Given, Holder, Offer, Rejected, Supply, Unmet, World, claims};
+use crate::choose::{Choice, Given, Holder, Offer, Rejected, Sum, Supply, Unmet, World, claims};
 
 /// Reasons that people get for a claim, with a hint at how many more there are.
 const FEW: usize = 6;
@@ -49,6 +49,9 @@ pub struct ClaimPlan {
     pub others: Vec<Rejected>,
     /// Others whose reasons are left out here.
     pub left_out: usize,
+    /// How many others there are of each kind, where that was asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub sums: Vec<Sum>,
 }
 
 /// Chooses for all guests together, on the host as the plan leaves it.
@@ -71,6 +74,7 @@ pub(super) fn plan(
             offers.push(Offer {
                 policy: policy.name.clone(),
                 isolation: policy.isolation,
+                protection: policy.protection.clone(),
                 pool: pool.clone(),
                 planned,
             });
@@ -93,10 +97,13 @@ pub(super) fn plan(
     supply.decide();
     let total: usize = guests.iter().map(|guest| claims(guest).count()).sum();
     let each = match known.reasons {
-        Reasons::Few => FEW,
+        Reasons::Few | Reasons::Sums => FEW,
         Reasons::All => MOST / total.max(1),
     };
-    guests.iter().enumerate().map(|(at, guest)| told(&supply, at, guest, each)).collect()
+    // Summing up looks at every device for each claim: people look at the first of thousands.
+    let mut looks = if known.reasons == Reasons::Sums { MOST } else { 0 };
+    let told = |(at, guest)| told(&supply, at, guest, each, &mut looks);
+    guests.iter().enumerate().map(told).collect()
 }
 
 /// Pools of policies that were applied before, unless a policy of the same name or a pool of the same
@@ -115,6 +122,7 @@ pub fn applied_offers<'a>(
                 offers.push(Offer {
                     policy: policy.name.clone(),
                     isolation: policy.isolation,
+                    protection: policy.protection.clone(),
                     pool: pool.clone(),
                     planned: None,
                 });
@@ -124,7 +132,13 @@ pub fn applied_offers<'a>(
     offers
 }
 
-fn told(supply: &Supply<'_>, at: usize, guest: &Guest, each: usize) -> GuestPlan {
+fn told(
+    supply: &Supply<'_>,
+    at: usize,
+    guest: &Guest,
+    each: usize,
+    looks: &mut usize,
+) -> GuestPlan {
     let answers: Vec<Result<Given, Unmet>> = claims(guest)
         .enumerate()
         .map(|(claim, asked)| supply.answered(at, claim, asked.claim, each))
@@ -140,6 +154,14 @@ fn told(supply: &Supply<'_>, at: usize, guest: &Guest, each: usize) -> GuestPlan
         let network = guest.networks.iter().find(|one| asked.network && one.name == asked.name);
         let fallback = network.and_then(|network| network.fallback.as_ref());
         let fallback = fallback.map(|virtio| virtio.bridge.clone());
+        let count = supply.count_of_others(at, claim);
+        let sums = match looks.checked_sub(count) {
+            Some(left) if count > each => {
+                *looks = left;
+                supply.sums(at, claim, asked.claim)
+            }
+            _ => Vec::new(),
+        };
         let fatal = answer.is_err() && fatal.as_deref() == Some(asked.name);
         let (given, unmet) = match answer {
             Ok(given) => (Some(given), None),
@@ -154,6 +176,7 @@ fn told(supply: &Supply<'_>, at: usize, guest: &Guest, each: usize) -> GuestPlan
             fatal,
             others,
             left_out,
+            sums,
         }
     });
     GuestPlan {

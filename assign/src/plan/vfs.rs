@@ -40,7 +40,7 @@ pub(super) fn steps(
     if !refusals.is_empty() {
         return Err(refusals);
     }
-    let by = |feed: &VfFeed<'_>, change| Step { policy: feed.policy.name.clone(), change };
+    let by = |feed: &VfFeed<'_>, change| Step::of(feed.policy, change);
     let mut steps: Vec<Step> =
         link_up(snapshot, pf).into_iter().map(|change| by(first, change)).collect();
     // Somebody else's hand, or a command that was killed: a policy leaves it as it found it.
@@ -110,7 +110,7 @@ pub(super) fn steps(
 fn of_new(macs: &Macs<'_>, pf: &PciFunction, feeds: &[VfFeed<'_>]) -> (Vec<Step>, Vec<Step>) {
     let (mut addresses, mut settings) = (Vec::new(), Vec::new());
     for feed in feeds {
-        let by = |change| Step { policy: feed.policy.name.clone(), change };
+        let by = |change| Step::of(feed.policy, change);
         for index in feed.indexes.iter() {
             let vf = VfRef { pf: pf.address, index };
             let (mac, others) = network::of_new(macs, pf, feed.pool, vf);

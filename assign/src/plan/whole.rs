@@ -36,13 +36,13 @@ pub(super) fn steps(
             let tried = format!("{} for pool {}", change.action(), pool.name);
             refusals.push(vfs::leased(lease, &tried));
         }
-        let step = |change| Step { policy: policy.name.clone(), change };
+        let step = |change| Step::of(policy, change);
         let steps = back.into_iter().map(step).collect();
         return if refusals.is_empty() { Ok(steps) } else { Err(refusals) };
     };
     if function.driver.as_deref() == Some(&*driver) {
         let kept = site.keep(Target::Function(function.address), function, &driver);
-        let step = |change| Step { policy: policy.name.clone(), change };
+        let step = |change| Step::of(policy, change);
         return if refusals.is_empty() {
             Ok(kept.into_iter().map(step).collect())
         } else {
@@ -74,7 +74,7 @@ pub(super) fn steps(
         false => site.take(policy, &[function], bind),
     };
     match taken {
-        Ok(change) if refusals.is_empty() => Ok(vec![Step { policy: policy.name.clone(), change }]),
+        Ok(change) if refusals.is_empty() => Ok(vec![Step::of(policy, change)]),
         Ok(_) => Err(refusals),
         Err(protected) => {
             refusals.extend(protected);

@@ -23,6 +23,7 @@ use sriov::{Binding, Change, HostRoot, PciAddress, Target, VfRef, attribute};
 use super::State;
 use super::originals;
 use super::store::{Table, Transaction};
+use crate::choose::ByForce;
 use crate::failure::{Failure, OwnReason};
 
 const LEASES: Table = Table::new("leases");
@@ -62,6 +63,9 @@ pub struct Loan {
     pub from: Binding,
     /// The driver it has with its guest.
     pub driver: String,
+    /// What the host loses by it, where it is taken although the host uses it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by_force: Option<ByForce>,
 }
 
 /// A process that cannot be mistaken for a later one with its id.
@@ -120,7 +124,16 @@ impl Lease {
     pub fn bind(&self) -> Option<Change> {
         let loan = self.loan.as_ref()?;
         let (from, driver) = (loan.from.clone(), loan.driver.clone());
-        Some(Change::Bind { device: self.target(), from, driver })
+        let bind = Change::Bind { device: self.target(), from, driver };
+        Some(match &loan.by_force {
+            None => bind,
+            Some(ByForce { lost, because }) => Change::Forced {
+                step: Box::new(bind),
+                devices: vec![self.device],
+                lost: lost.clone(),
+                because: Some(because.clone()),
+            },
+        })
     }
 
     /// The step that gives a lent device back to the host.

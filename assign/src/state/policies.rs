@@ -64,6 +64,34 @@ impl Applied {
         taken
     }
 
+    /// What was changed for VFs of `pf` that are there now: what earlier ones had went with them.
+    pub fn on_present_vfs(&self, pf: PciAddress) -> &[Change] {
+        let counts = |change: &Change| matches!(change.plain(), Change::SetVfCount { pf: own, .. } if *own == pf);
+        let last = self.changes.iter().rposition(counts).map_or(0, |at| at + 1);
+        self.changes.get(last..).unwrap_or_default()
+    }
+
+    /// Forgets what was changed on devices that are as they were again: all of a function with its VFs,
+    /// or one VF of those that are there now.
+    pub fn forget(&mut self, devices: &[Target]) {
+        for device in devices {
+            match device {
+                Target::Function(function) => self.changes.retain(|change| match change.device() {
+                    Target::Function(at) => at != *function,
+                    Target::Vf(vf) => vf.pf != *function,
+                }),
+                Target::Vf(vf) => {
+                    let kept = self.changes.len() - self.on_present_vfs(vf.pf).len();
+                    let mut place = 0;
+                    self.changes.retain(|change| {
+                        place += 1;
+                        place <= kept || change.device() != *device || is_memory(change)
+                    });
+                }
+            }
+        }
+    }
+
     /// PFs whose new VFs the host bound drivers to by itself when the policy was applied.
     pub fn autoprobed(&self) -> BTreeSet<PciAddress> {
         let mut found = BTreeMap::new();
@@ -76,6 +104,11 @@ impl Applied {
     }
 }
 
+/// Whether it is what a VF had that went: needed to make that one again, whatever comes of a later one.
+fn is_memory(change: &Change) -> bool {
+    matches!(change.plain(), Change::RememberVf { .. } | Change::RemakeVf { .. })
+}
+
 /// A step that was made for a policy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Step {
@@ -83,6 +116,20 @@ pub struct Step {
     pub policy: String,
     /// What to change.
     pub change: Change,
+    /// Whether it takes back what was changed for the policy before, which wants it no longer.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub returns: bool,
+}
+
+fn is_false(flag: &bool) -> bool {
+    !flag
+}
+
+impl Step {
+    /// A step that a policy wants.
+    pub fn of(policy: &Policy, change: Change) -> Step {
+        Step { policy: policy.name.clone(), change, returns: false }
+    }
 }
 
 impl State {
@@ -93,30 +140,37 @@ impl State {
 }
 
 impl Transaction<'_> {
-    /// Remembers that a policy holds, and what was changed for it this time.
+    /// Remembers that a policy holds, and what was changed for it this time; what was changed earlier on
+    /// devices that were `returned` is forgotten.
     pub fn remember_policy(
         &self,
         policy: &Policy,
         boot_id: &str,
         changes: &[Change],
+        returned: &[Target],
     ) -> Result<(), Failure> {
         let before = self.get::<Applied>(POLICIES, &policy.name)?;
-        let mut all = before.filter(|known| known.boot_id == boot_id).map(|known| known.changes);
-        let all_changes = match &mut all {
-            Some(known) => {
-                known.extend_from_slice(changes);
-                std::mem::take(known)
-            }
-            None => changes.to_vec(),
-        };
-        let applied =
-            Applied { policy: policy.clone(), boot_id: boot_id.to_owned(), changes: all_changes };
+        if let Some(before) = &before {
+            let pools = before.policy.pools.iter().map(|pool| pool.name.as_str());
+            let is_gone = |name: &&str| policy.pools.iter().all(|pool| pool.name != *name);
+            self.forget_choices(&pools.filter(is_gone).collect::<Vec<_>>())?;
+        }
+        let fresh =
+            || Applied { policy: policy.clone(), boot_id: boot_id.to_owned(), changes: Vec::new() };
+        let mut applied = before.filter(|known| known.boot_id == boot_id).unwrap_or_else(fresh);
+        applied.policy = policy.clone();
+        applied.forget(returned);
+        applied.changes.extend_from_slice(changes);
         self.put(POLICIES, &policy.name, &applied)?;
         self.note_applied(&policy.name)
     }
 
-    /// The policy holds no more.
+    /// The policy holds no more, and what guests had of its pools is nobody's to have again.
     pub fn forget_policy(&self, name: &str) -> Result<(), Failure> {
+        if let Some(gone) = self.get::<Applied>(POLICIES, name)? {
+            let pools: Vec<&str> = gone.policy.pools.iter().map(|pool| &*pool.name).collect();
+            self.forget_choices(&pools)?;
+        }
         self.remove(POLICIES, name)?;
         self.forget_conditions(name)
     }

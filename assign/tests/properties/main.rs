@@ -149,6 +149,7 @@ fn check_runs(case: &Case, plan: &Plan, after: &HostSnapshot) -> Result<(), Test
             policy.pools.iter().map(|pool| Offer {
                 policy: policy.name.clone(),
                 isolation: policy.isolation,
+                protection: policy.protection.clone(),
                 pool: pool.clone(),
                 planned: None,
             })

@@ -132,7 +132,7 @@ fn what_is_lent_is_not_taken_from_the_host_for_good() {
     host.done(&["apply", "-f", &file]);
     assert_eq!(host.drivers(2), ["igbvf", "igbvf"]);
     let from = Binding { driver: Some("igbvf".to_owned()), ..Binding::default() };
-    let loan = Loan { from: from.clone(), driver: "vfio-pci".to_owned() };
+    let loan = Loan { from: from.clone(), driver: "vfio-pci".to_owned(), by_force: None };
     let guest = host.lease_first(Some(loan));
     let lease = host.state().leases(&host.root()).expect("leases").remove(0);
     lease.bind().expect("a loan").perform(&host.root()).expect("bound");

@@ -8,7 +8,7 @@ use anstyle::Style;
 use sriov::{Change, HostSnapshot, PciAddress, Target, VfRef};
 
 use super::why;
-use crate::choose::{Connection, Given, Rejected};
+use crate::choose::{Connection, Given, Rejected, SHOWN, Sum, Unmet};
 use crate::cli::output::{style, text};
 use crate::plan::{Candidates, ClaimPlan, GuestPlan, Plan};
 use crate::state::Step;
@@ -116,7 +116,8 @@ fn steps(steps: &[Step], host: &HostSnapshot, verbose: bool) -> Vec<Line> {
             true => Line { begin: "! ".to_owned(), style: style::WARNING, text },
             false => line(2, text),
         });
-        let why = why::why(first, host).filter(|_| verbose || disruptive);
+        let is_news = disruptive || first.returns;
+        let why = why::why(first, host).filter(|_| verbose || is_news);
         // Once for all that are made for the same reason.
         if let Some(why) = why.as_ref().filter(|why| told.as_ref() != Some(*why)) {
             story.push(styled(6, style::FAINT, format!("since {why}")));
@@ -132,7 +133,8 @@ fn follows(one: &Step, next: &Step) -> bool {
         return false;
     };
     let beside = vf.pf == after.pf && vf.index.checked_add(1) == Some(after.index);
-    beside && one.policy == next.policy && is_alike(&one.change, &next.change)
+    let alike = one.policy == next.policy && one.returns == next.returns;
+    beside && alike && is_alike(&one.change, &next.change)
 }
 
 fn is_alike(one: &Change, other: &Change) -> bool {
@@ -177,15 +179,7 @@ fn told_guest(guest: &GuestPlan, verbose: bool) -> Vec<Line> {
         let what = format!("{could}{}", claim_text(claim));
         let style = if claim.fatal { style::WARNING } else { style::PLAIN };
         story.push(styled(2, style, format!("{}: {what}", claim.claim)));
-        let few = claim.others.len() + claim.left_out <= FEW;
-        if verbose || few {
-            let told = claim.others.iter().map(Rejected::to_string);
-            story.extend(told.map(|text| styled(6, style::FAINT, text)));
-            if claim.left_out > 0 {
-                let text = format!("and {} more; -o json tells of each", claim.left_out);
-                story.push(styled(6, style::FAINT, text));
-            }
-        }
+        story.extend(others(claim, verbose).into_iter().map(|text| styled(6, style::FAINT, text)));
     }
     for network in &guest.choice.networks {
         if let Connection::Virtio { bridge, because: None, network } = network {
@@ -193,6 +187,32 @@ fn told_guest(guest: &GuestPlan, verbose: bool) -> Vec<Line> {
         }
     }
     story
+}
+
+/// Why a claim has none of the other devices: each by itself where they are few or somebody asks, else by
+/// kinds of reasons. Where it has none at all, the first few are told with that.
+fn others(claim: &ClaimPlan, verbose: bool) -> Vec<String> {
+    let (list, left_out, told) = match &claim.unmet {
+        Some(Unmet::NoneFree { devices, left_out, .. }) => (devices, *left_out, SHOWN),
+        _ => (&claim.others, claim.left_out, 0),
+    };
+    let count = list.len() + left_out;
+    if count <= told {
+        return Vec::new();
+    }
+    if verbose || (told == 0 && count <= FEW) {
+        let mut lines: Vec<String> = list.iter().map(Rejected::to_string).collect();
+        if left_out > 0 {
+            lines.push(format!("and {left_out} more; -o json tells of each"));
+        }
+        return lines;
+    }
+    let sums: Vec<String> = claim.sums.iter().map(Sum::to_string).collect();
+    let others = if told == 0 { "others" } else { "devices" };
+    vec![match sums.is_empty() {
+        true => format!("{count} {others}; -v names them"),
+        false => format!("{count} {others}: {}; -v names them", sums.join("; ")),
+    }]
 }
 
 fn claim_text(claim: &ClaimPlan) -> String {
@@ -223,23 +243,45 @@ fn given_text(given: &Given) -> String {
         true => String::new(),
         false => format!(" ({})", parts.join(", ")),
     };
-    format!("{}{parts} of pool {}: {}", given.device(), given.pool, given.because)
+    let by_force = given.by_force.as_ref().map(|by_force| format!(", {by_force}"));
+    let by_force = by_force.unwrap_or_default();
+    format!("{}{parts} of pool {}: {}{by_force}", given.device(), given.pool, given.because)
 }
 
 fn end(plan: &Plan, kept: Option<&Path>) -> Vec<Line> {
     if !plan.refusals.is_empty() {
         return Vec::new();
     }
+    let lost: Vec<&str> = plan.would_not_start().map(|guest| guest.guest.as_str()).collect();
+    let lost = match lost.len() {
+        0 => None,
+        1 => Some(format!("1 guest would not start: {}", lost.join(", "))),
+        count if count <= NAMED => {
+            Some(format!("{count} guests would not start: {}", lost.join(", ")))
+        }
+        count => {
+            let named = lost.get(..NAMED).unwrap_or_default().join(", ");
+            Some(format!("{count} guests would not start: {named} and {} more", count - NAMED))
+        }
+    };
+    let lost = lost.map(|text| styled(0, style::BAD, text));
+    if plan.pools.is_empty() && plan.steps.is_empty() {
+        // Guests alone were planned for, with what was applied before.
+        let starts = plan.guests.len() - plan.would_not_start().count();
+        let text = format!("{starts} of {} guests would start", plan.guests.len());
+        return lost.into_iter().chain([line(0, text)]).collect();
+    }
     let command = match kept {
         Some(file) => format!("`assign apply {}`", file.display()),
         None => "`assign apply`".to_owned(),
     };
     let disruptive = plan.steps.iter().filter(|step| step.change.is_disruptive()).count();
-    let mut end = vec![match plan.steps.len() {
+    let mut end: Vec<Line> = lost.into_iter().collect();
+    end.push(match plan.steps.len() {
         0 => line(0, "nothing to do: the host is as the policies say"),
         1 => line(0, format!("1 step; {command} makes it")),
         count => line(0, format!("{count} steps; {command} makes them")),
-    }];
+    });
     if disruptive > 0 {
         let steps = if disruptive == 1 { "1 step is" } else { &format!("{disruptive} steps are") };
         let text = format!("{steps} disruptive (!): somebody may notice, so apply asks before");

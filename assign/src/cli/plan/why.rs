@@ -8,6 +8,9 @@ use crate::state::Step;
 /// says it all.
 pub(super) fn why(step: &Step, host: &HostSnapshot) -> Option<String> {
     let policy = &step.policy;
+    if step.returns {
+        return Some(format!("policy {policy} no longer wants it"));
+    }
     Some(match step.change.plain() {
         Change::SetAcceptRa { to: 0, .. } => {
             "the host is not to join a network that only its guests are on".to_owned()
