@@ -296,3 +296,89 @@ fn vfs_of_no_pool_are_as_if_the_kernel_had_made_them() {
     remove(&lab.root, &lab.state, &["edge".to_owned()]).expect("removed");
     assert!(!lab.root.pci_device(address(VFS[0])).exists());
 }
+
+/// A policy of eth0's VFs, with `more` in its pool and other pools after it.
+fn edge(more: &str, others: &str) -> Policy {
+    policy("edge", &format!("{{name: lan, from: {{interface: eth0}}, {more}}}\n{others}"))
+}
+
+const CARDS: &str = "    - {name: cards, devices: {address: \"02:00.0\"}}\n";
+
+#[test]
+fn what_a_policy_no_longer_wants_goes_back_when_it_is_applied() {
+    let lab = Lab::new();
+    let both = edge("vfs: {count: 2}", CARDS);
+    assert!(lab.apply(std::slice::from_ref(&both)).failures.is_empty());
+    assert_eq!(lab.driver("0000:02:00.0"), Some("vfio-pci".into()));
+
+    // Without one pool, its device goes back, and nothing else does.
+    let lan = edge("vfs: {count: 2}", "");
+    let done = lab.apply(std::slice::from_ref(&lan));
+    assert!(done.failures.is_empty(), "{:?}", done.failures);
+    assert_eq!(done.report.changes.len(), 1, "{:?}", done.report);
+    assert_eq!(lab.driver("0000:02:00.0"), Some("e1000e".into()));
+    assert_eq!(VFS.map(|vf| lab.driver(vf)), [Some("vfio-pci".into()), Some("vfio-pci".into())]);
+    assert!(lab.apply(std::slice::from_ref(&lan)).report.changes.is_empty());
+    let recorded = lab.state.applied().expect("applied").remove(0).changes;
+    let of_card = |change: &&Change| change.device().to_string().starts_with("0000:02");
+    assert_eq!(recorded.iter().filter(of_card).count(), 0, "{recorded:?}");
+
+    // And without the other one, all of its VFs, its link and what the host did with new VFs.
+    let cards = policy("edge", CARDS.trim().trim_start_matches("- "));
+    let done = lab.apply(std::slice::from_ref(&cards));
+    assert!(done.failures.is_empty(), "{:?}", done.failures);
+    assert!(!lab.root.pci_device(address(VFS[0])).exists());
+    let on = lab.root.pci_attribute(address(PF), "sriov_drivers_autoprobe");
+    assert_eq!(std::fs::read_to_string(on).expect("readable").trim(), "1");
+    assert_eq!(lab.driver("0000:02:00.0"), Some("vfio-pci".into()));
+    assert!(lab.apply(std::slice::from_ref(&cards)).report.changes.is_empty());
+    remove(&lab.root, &lab.state, &["edge".to_owned()]).expect("removed");
+    assert_eq!(lab.driver("0000:02:00.0"), Some("e1000e".into()));
+}
+
+#[test]
+fn vfs_that_a_pool_no_longer_uses_go_back_to_the_host() {
+    let lab = Lab::new();
+    let all = ["0000:01:10.0", "0000:01:10.2", "0000:01:10.4", "0000:01:10.6"];
+    let drivers = || all.map(|vf| lab.driver(vf).unwrap_or_default());
+    let four = edge("vfs: {count: 4}, network: {vlan: {id: 7}}", "");
+    let two = edge("vfs: {count: 4}, use: \"0-1\", network: {vlan: {id: 7}}", "");
+    assert!(lab.apply(std::slice::from_ref(&four)).failures.is_empty());
+    assert_eq!(drivers(), ["vfio-pci"; 4]);
+
+    // Not from under a guest: then nothing is done at all.
+    let owner = Owner { pid: 7, started: 7 };
+    let lease = Lease::new(&lab.root, address(all[3]), "web", owner);
+    lab.tree.file("proc/7/stat", "7 (a) S 1 1 1 0 -1 1 1 0 0 0 1 1 0 0 20 0 1 0 7 1 1 1\n");
+    lab.state.take_leases(&lab.root, &[lease]).expect("free");
+    let refused = lab.apply(std::slice::from_ref(&two));
+    let reasons: Vec<_> = refused.failures.iter().map(|failure| failure.reason).collect();
+    assert_eq!(reasons, [OwnReason::Leased.into()], "{:?}", refused.failures);
+    assert_eq!(drivers(), ["vfio-pci"; 4]);
+    lab.state.release_lease(address(all[3]), &owner).expect("released");
+
+    // Nor where the policy keeps what it took.
+    let mut kept = two.clone();
+    kept.release.restore = policies::Restore::Keep;
+    assert!(lab.apply(&[kept]).failures.is_empty());
+    assert_eq!(drivers(), ["vfio-pci"; 4]);
+
+    // Until then, the host is not as the policy says.
+    let host = sriov::HostSnapshot::read(&lab.root);
+    let applied = lab.state.applied().expect("applied");
+    let known = assign::plan::Known { applied: &applied, ..Default::default() };
+    let plan = assign::plan::plan(&host, std::slice::from_ref(&two), known);
+    let drift = assign::drift::compare(&host, std::slice::from_ref(&two), &applied, &plan);
+    let told: Vec<_> = drift.differences.iter().map(|one| &*one.device).collect();
+    assert!(told.contains(&"0000:01:00.0 VF 2") && told.contains(&"0000:01:00.0 VF 3"), "{told:?}");
+    assert!(!told.contains(&"0000:01:00.0 VF 1"), "{told:?}");
+
+    let done = lab.apply(std::slice::from_ref(&two));
+    assert!(done.failures.is_empty(), "{:?}", done.failures);
+    assert_eq!(drivers(), ["vfio-pci", "vfio-pci", "igbvf", "igbvf"]);
+    assert!(lab.apply(std::slice::from_ref(&two)).report.changes.is_empty());
+    assert!(lab.apply(std::slice::from_ref(&four)).failures.is_empty());
+    assert_eq!(drivers(), ["vfio-pci"; 4]);
+    remove(&lab.root, &lab.state, &["edge".to_owned()]).expect("removed");
+    assert!(!lab.root.pci_device(address(VFS[0])).exists());
+}

@@ -68,6 +68,35 @@ fn a_saved_plan_is_carried_out_while_it_holds() {
 }
 
 #[test]
+fn guests_alone_are_planned_for_with_what_is_applied() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let directory = directory.path();
+    lay_out(directory);
+    let guest = |pool: &str| {
+        let (_, guest) = POLICY.split_once("---\n").expect("two documents");
+        fs::write(
+            directory.join("guest.yaml"),
+            guest.replace("pool: lan", &format!("pool: {pool}")),
+        )
+        .expect("written");
+        assign(directory, &["plan", "-f", "guest.yaml"])
+    };
+    let output = guest("lan");
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    assert!(text(&output.stderr).contains("none is applied"), "{}", text(&output.stderr));
+    assert!(assign(directory, &["apply", "-f", "edge.yaml"]).status.success());
+    let output = guest("lan");
+    let said = text(&output.stdout);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(said.contains("VF 0 of eth0") && said.contains("1 of 1 guests would start"), "{said}");
+    // A pool that is nowhere is a slip, whatever else the guest could start with.
+    let output = guest("wan");
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    assert!(text(&output.stderr).contains("no policy has a pool wan; there is lan"), "{output:?}");
+    assert!(text(&output.stdout).contains("1 guest would not start: web-1"), "{output:?}");
+}
+
+#[test]
 fn a_host_that_has_moved_on_is_left_alone() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let directory = directory.path();

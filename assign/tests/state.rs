@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use assign::apply::Operation;
 use assign::apply::policies::{apply, remove};
+use assign::choose::Previous;
+use assign::state::choices::KEPT;
 use assign::state::{Entry, Lease, Owner, State};
 use assign::{OwnReason, Reason};
 use policies::{Policy, Source};
@@ -366,4 +368,39 @@ fn reading_writes_nothing() {
     assert!(state.leases(&root).expect("leases").is_empty());
     assert!(state.applied().expect("policies").is_empty());
     assert!(std::fs::read(&file).expect("the database") == before);
+}
+
+#[test]
+fn what_guests_had_is_forgotten_with_its_pool_and_beyond_the_latest() {
+    let directory = directory();
+    let state = State::at(directory.path().join("state"));
+    let pf = address("0000:01:00.0");
+    let had = |number: usize, pool: &str| Previous {
+        guest: format!("guest-{number}"),
+        claim: "net0".to_owned(),
+        pool: pool.to_owned(),
+        vf: Some(VfRef { pf, index: 0 }),
+        address: pf,
+        identity: "mac 52:54:00:00:01:00".to_owned(),
+    };
+    let policy = lan(2);
+    state.change(|state| state.remember_policy(&policy, BOOT, &[], &[])).expect("remembered");
+    state.remember_choices(&[had(0, "lan"), had(1, "other")]).expect("remembered");
+    assert_eq!(state.choices().expect("choices").len(), 2);
+    // Applied without the pool: nobody is to have its devices again.
+    let mut renamed = policy.clone();
+    renamed.pools[0].name = "wan".to_owned();
+    state.change(|state| state.remember_policy(&renamed, BOOT, &[], &[])).expect("remembered");
+    assert_eq!(state.choices().expect("choices"), [had(1, "other")]);
+    // Removed: the same.
+    state.remember_choices(&[had(2, "wan")]).expect("remembered");
+    state.change(|state| state.forget_policy(&renamed.name)).expect("forgotten");
+    assert_eq!(state.choices().expect("choices"), [had(1, "other")]);
+    // And names that never come again are not kept for ever.
+    let many: Vec<Previous> = (10..KEPT + 20).map(|number| had(number, "other")).collect();
+    state.remember_choices(&many).expect("remembered");
+    let kept = state.choices().expect("choices");
+    assert_eq!(kept.len(), KEPT);
+    state.remember_choices(&[had(5, "other")]).expect("remembered");
+    assert_eq!(state.choices().expect("choices").len(), KEPT);
 }

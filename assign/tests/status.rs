@@ -30,13 +30,14 @@ impl Lab {
         self.directory.path()
     }
 
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_assign"));
+        command.arg("--root").arg(self.path()).args(arguments);
+        command
+    }
+
     fn assign(&self, arguments: &[&str]) -> String {
-        let output = Command::new(env!("CARGO_BIN_EXE_assign"))
-            .arg("--root")
-            .arg(self.path())
-            .args(arguments)
-            .output()
-            .expect("the program runs");
+        let output = self.command(arguments).output().expect("the program runs");
         let error = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{arguments:?}: {error}");
         String::from_utf8(output.stdout).expect("text")
@@ -102,6 +103,8 @@ fn each_stage_of_a_policy_is_told_with_since_when() {
     assert_eq!(conditions(&status), expected);
     let since = &status["policies"][0]["conditions"][0]["since"];
     assert!(since.as_u64().is_some_and(|at| at > 1_500_000_000), "{since}");
+    let available = &status["policies"][0]["conditions"][2]["since"];
+    assert!(available.as_u64().is_some_and(|at| at > 1_500_000_000), "{available}");
     let pool = &status["policies"][0]["pools"][0];
     let counts = ["wanted", "there", "free", "leased"].map(|name| pool[name].as_u64());
     assert_eq!(counts, [2, 2, 2, 0].map(Some));
@@ -142,7 +145,16 @@ fn each_stage_of_a_policy_is_told_with_since_when() {
             "Interrupted True Interrupted"
         ]
     );
-    assert!(status["policies"][0]["conditions"][1]["since"].is_null());
+    let since =
+        |status: &Value, at: usize| status["policies"][0]["conditions"][at]["since"].clone();
+    assert!(since(&status, 1).is_null(), "whoever only looks at the status writes nothing");
+    // Whoever compares the host has seen it, and says since when.
+    let compared = lab.command(&["diff"]).output().expect("the program runs");
+    assert_eq!(compared.status.code(), Some(4), "{compared:?}");
+    let status = lab.status();
+    for at in 1..4 {
+        assert!(since(&status, at).as_u64().is_some_and(|at| at > 1_500_000_000), "{status}");
+    }
     assert_eq!(status["devices"][1]["state"], "drifted");
     let _changing = lab.state().lock_host().expect("free");
     assert!(conditions(&lab.status()).contains(&"Interrupted False Changing".to_owned()));

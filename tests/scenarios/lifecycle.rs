@@ -231,3 +231,47 @@ fn a_boot_restores_the_host_from_its_files() -> Result<()> {
     assert_eq!(second.ok(list), before);
     Ok(())
 }
+
+#[test]
+#[ignore = "boots an emulated host: cargo lab test"]
+fn what_the_host_uses_is_lent_where_its_policy_makes_an_exception() -> Result<()> {
+    let host = Host::intel().igb(2).boot()?;
+    let card = "0000:02:00.0";
+    let driver = || host.ok(&format!("basename $(readlink /sys/bus/pci/devices/{card}/driver)"));
+    host.ok("ip link set eth1 up && ip addr add 192.0.2.1/24 dev eth1");
+    let example = "/examples/host-driver.yaml";
+    let plan = host.ok(&format!("assign plan -f {example}"));
+    let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let told = words(&plan);
+    assert!(told.contains("guest probe: would start"), "{plan}");
+    assert!(told.contains("by force: the host loses") && told.contains("192.0.2.1"), "{plan}");
+    host.ok(&format!("assign apply -f {example}"));
+    assert_eq!(driver(), "igb\n", "it stays with the host until a guest has it");
+    let status = json(&host.ok("assign status -o json"));
+    assert_eq!(status["devices"][0]["state"], "free", "{status}");
+
+    // Nobody is there to ask, and nobody has answered: the host keeps its address.
+    host.ok(&format!("sed 's/quiet/quiet lab=hold/' {example} > /root/probe.yaml"));
+    let refused = host.run("assign run -f /root/probe.yaml </dev/null")?;
+    assert_eq!(refused.code, 3, "{}", refused.stderr);
+    assert!(
+        words(&refused.stderr).contains("there is no terminal to ask on"),
+        "{}",
+        refused.stderr
+    );
+    assert!(host.ok("ip addr show dev eth1").contains("192.0.2.1"));
+
+    let guest = host.spawn("assign run --yes -f /root/probe.yaml");
+    guest.wait_for("guest: holding", GUEST_TIME)?;
+    assert_eq!(driver(), "vfio-pci\n");
+    let status = json(&host.ok("assign status -o json"));
+    assert_eq!(status["devices"][0]["state"], "leased", "{status}");
+    assert!(
+        status["forced"].to_string().contains("run probe"),
+        "what was forced is recorded: {status}"
+    );
+    guest.stdin("stop\n");
+    assert_eq!(guest.wait(Duration::from_secs(60))?.code, 0);
+    assert_eq!(driver(), "igb\n");
+    Ok(())
+}

@@ -288,4 +288,57 @@ mod tests {
         assert_eq!(drivers(&root), vec![Some("e1000e".to_owned()); 2]);
         assert!(state.leases_ever().expect("leases").is_empty());
     }
+
+    #[test]
+    fn what_a_policy_excepts_is_lent_although_the_host_uses_it_and_that_is_recorded() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let tree = two_ports(directory.path());
+        let root = tree.root();
+        let state = State::at(directory.path().join("state"));
+        tree.netdev("eth9", 9, "devices/pci0000:00/0000:03:00.1/net/eth9");
+        tree.file("proc/net/if_inet6", "20010db8000000000000000000000001 09 40 00 80     eth9\n");
+        let offers = |exceptions: &str| -> Vec<Offer> {
+            let text = format!(
+                "apiVersion: assign/v1\nkind: Policy\nmetadata: {{name: p}}\nspec:\n  pools: [{{name: \
+                 lan, devices: {{device: \"10d3\"}}, driver: host}}]\n  protection: {{exceptions: \
+                 [{exceptions}]}}\n"
+            );
+            let source = policies::Source { name: "p.yaml".to_owned(), text };
+            let parsed = policies::parse(&[source]).unwrap_or_else(|errors| panic!("{errors}"));
+            let offer = |policy: policies::Policy| Offer {
+                policy: policy.name,
+                isolation: policy.isolation,
+                protection: policy.protection,
+                pool: policy.pools.into_iter().next().expect("a pool"),
+                planned: None,
+            };
+            parsed.policies.into_iter().map(offer).collect()
+        };
+        let host = HostSnapshot::read(&root);
+        let (claim, pool) = ("net0".to_owned(), "lan".to_owned());
+        // The other port of the card carries the address, and goes with this one.
+        let device = Device { claim, pool, address: at(PORTS[0]), vf: None, group: 6 };
+        let devices = std::slice::from_ref(&device);
+
+        let other = offers("{device: \"0000:01:00.0\", because: \"another one\"}");
+        assert!(by_force(&host, &other, devices).is_empty());
+        let taken = Lease::take(&state, &root, "web", &host, &other, devices);
+        assert!(matches!(&taken, Ok(Taken::Not(which, _)) if *which == at(PORTS[1])), "{taken:?}");
+        drop(taken);
+
+        let excepting = offers("{device: eth9, because: \"a spare port\"}");
+        let forced = by_force(&host, &excepting, devices);
+        let [(which, lost)] = forced.as_slice() else { panic!("{forced:?}") };
+        assert_eq!((*which, lost.because.as_str()), (at(PORTS[1]), "a spare port"));
+        assert!(lost.lost.iter().any(|one| one.contains("address 2001:db8::1")), "{lost}");
+        let taken = Lease::take(&state, &root, "web", &host, &excepting, devices);
+        let Ok(Taken::All(lease)) = taken else { panic!("{taken:?}") };
+        assert_eq!(drivers(&root), vec![Some("vfio-pci".to_owned()); 2]);
+        let recorded = state.forced().expect("the state");
+        assert_eq!(recorded.len(), 1, "{recorded:?}");
+        assert_eq!(recorded[0].operation, "run web");
+        assert!(recorded[0].change.to_string().contains("allowed: a spare port"));
+        lease.release().expect("released");
+        assert_eq!(drivers(&root), vec![Some("e1000e".to_owned()); 2]);
+    }
 }

@@ -138,7 +138,9 @@ fn back(
             let present = applied.on_present_vfs(pf).iter().filter(is_unwanted);
             let present = present.filter(|change| !is_memory(change)).cloned();
             let back = settle(&present.collect::<Vec<_>>());
-            back.into_iter().map(|change| to_the_host(site, function, change)).collect()
+            // One that went to the host's driver is with the host already.
+            let back = back.into_iter().filter(|change| !matches!(change, Change::Retake { .. }));
+            back.map(|change| to_the_host(site, function, change)).collect()
         }
     };
     // An interface that the host has begun to use stays up.

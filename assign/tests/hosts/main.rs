@@ -127,6 +127,72 @@ fn a_plan_for_a_saved_host_is_the_plan_for_the_host() {
     }
 }
 
+fn plan(host: &Path, more: &[&str], files: &[&Path]) -> (Option<i32>, String, String) {
+    let mut arguments = vec!["plan"];
+    arguments.extend(more);
+    let files: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
+    files.iter().for_each(|file| arguments.extend(["-f", file]));
+    let output = assign(host, &arguments);
+    let words = |bytes: &[u8]| text(bytes).split_whitespace().collect::<Vec<_>>().join(" ");
+    (output.status.code(), words(&output.stdout), words(&output.stderr))
+}
+
+fn folder(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(name)
+}
+
+#[test]
+fn an_exception_lends_what_the_host_uses() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let recorded = fs::read(folder("tests/hosts/lab-igb.json")).expect("a host");
+    let mut host = HostSnapshot::from_json(&recorded).expect("a host");
+    let eth1 = host.netdevs.iter_mut().find(|one| one.name == "eth1").expect("the lab's eth1");
+    (eth1.default_route, eth1.routes, eth1.up) = (true, true, true);
+    let at = directory.path().join("host.json");
+    fs::write(&at, serde_json::to_vec(&host).expect("plain data")).expect("written");
+    let example = folder("examples/host-driver.yaml");
+    let (code, said, error) = plan(&at, &[], &[&example]);
+    assert_eq!(code, Some(0), "{error}");
+    for part in [
+        "guest probe: would start",
+        "by force: the host loses 0000:02:00.0 → eth1 → default route",
+        "allowed: the monitoring network",
+        "`assign run` asks before",
+    ] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    // Without it the host keeps its card.
+    let text = fs::read_to_string(&example)
+        .expect("an example")
+        .replace("- device: eth1", "- device: eth0");
+    let other = directory.path().join("other.yaml");
+    fs::write(&other, text).expect("written");
+    let (_, said, _) = plan(&at, &[], &[&other]);
+    assert!(said.contains("guest probe: would not start"), "{said}");
+    assert!(said.contains("in use by the host") && !said.contains("by force"), "{said}");
+    assert!(said.contains("1 guest would not start: probe"), "{said}");
+    let (code, json, _) = plan(&at, &["-o", "json"], &[&other]);
+    assert_eq!(code, Some(0));
+    let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!(json["would_not_start"], serde_json::json!(["probe"]));
+}
+
+#[test]
+fn others_are_told_by_kind_and_named_when_asked() {
+    let host = folder("tests/hosts/numa-256-vfs.json");
+    let example = folder("examples/two-numa-nodes.yaml");
+    let (code, said, error) = plan(&host, &[], &[&example]);
+    assert_eq!(code, Some(0), "{error}");
+    assert!(
+        said.contains("191 others: 96 on node 1, where node 0 is demanded; 95 free too"),
+        "{said}"
+    );
+    assert!(said.contains("; -v names them"), "{said}");
+    let (_, every, _) = plan(&host, &["-v"], &[&example]);
+    assert!(!every.contains("-v names them"), "{every}");
+    assert!(every.matches("is on node 1, and 0 is demanded").count() == 96, "{every}");
+}
+
 #[test]
 fn what_would_change_a_host_refuses_a_saved_one() {
     let directory = tempfile::tempdir().expect("a temporary directory");

@@ -12,8 +12,8 @@ use std::collections::BTreeMap;
 
 use assign::choose::{self, Choice, Holder, Offer, World};
 use assign::plan::{Known, Plan, plan_with};
-use assign::state::{Lease, Owner};
-use policies::{Documents, NumaChoice};
+use assign::state::{Applied, Lease, Owner};
+use policies::{Documents, NumaChoice, Policy, Pool, PoolDevices, VfIndexes};
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
 use sriov::facts::variant::Variants;
@@ -186,6 +186,95 @@ fn check_runs(case: &Case, plan: &Plan, after: &HostSnapshot) -> Result<(), Test
     Ok(())
 }
 
+/// The policies with less in them: without their last pool, or with only the first VF of their last one.
+fn shrunk(policies: &[Policy]) -> Vec<Policy> {
+    let less = |policy: &Policy| {
+        let mut policy = policy.clone();
+        if policy.pools.len() > 1 {
+            policy.pools.pop();
+        } else if let Some(Pool { devices: PoolDevices::Vfs { indexes, .. }, .. }) =
+            policy.pools.last_mut()
+            && indexes.contains(0)
+        {
+            *indexes = VfIndexes::first(1);
+        }
+        policy
+    };
+    policies.iter().map(less).collect()
+}
+
+/// What each policy changed, as it is remembered.
+fn remembered(case: &Case, plan: &Plan) -> Vec<Applied> {
+    let applied = |policy: &Policy| Applied {
+        policy: policy.clone(),
+        boot_id: case.before.host.platform.boot_id.clone(),
+        changes: plan
+            .steps
+            .iter()
+            .filter(|step| step.policy == policy.name)
+            .map(|step| step.change.clone())
+            .collect(),
+    };
+    case.documents.policies.iter().map(applied).collect()
+}
+
+/// That policies with less in them give back what they do not want any more, once, and that nothing of
+/// it is left then for their removal.
+fn check_shrunk(case: &Case, plan: &Plan, made_so: &Model) -> Result<bool, TestCaseError> {
+    let (mut model, after) = (made_so.clone(), &made_so.host);
+    let mut applied = remembered(case, plan);
+    let policies = shrunk(&case.documents.policies);
+    let plan_less = |host: &HostSnapshot, applied: &[Applied]| {
+        let known = Known {
+            leases: &case.leases,
+            variants: Some(&case.variants),
+            applied,
+            ..Known::default()
+        };
+        plan_with(host, &policies, &[], known)
+    };
+    let less = plan_less(after, &applied);
+    if less.refusal().is_some() {
+        return Ok(false);
+    }
+    let mut made: Vec<&Change> = Vec::new();
+    for step in &less.steps {
+        let made_it = model.make(&step.change);
+        prop_assert!(made_it.is_ok(), "{:?} for {}", made_it, step.change);
+        made.push(&step.change);
+        let mut back = model.clone();
+        undo(&mut back, &made)?;
+        let differs = differences(&back.host, after);
+        prop_assert!(
+            differs.is_empty(),
+            "after {} of {}: {differs:#?}",
+            made.len(),
+            less.steps.len()
+        );
+    }
+    let again = plan_less(&model.host, &applied);
+    prop_assert!(again.refusal().is_none(), "{:?}", again.refusals);
+    prop_assert!(again.steps.is_empty(), "left to be done: {:#?}", again.steps);
+    // What is forgotten then, and what was changed this time, is what is remembered.
+    for one in &mut applied {
+        let own = less.steps.iter().filter(|step| step.policy == one.policy.name);
+        let (returned, other): (Vec<_>, Vec<_>) = own.partition(|step| step.returns);
+        one.forget(&returned.iter().map(|step| step.change.device()).collect::<Vec<_>>());
+        one.changes.extend(other.into_iter().map(|step| step.change.clone()));
+    }
+    let again = plan_less(&model.host, &applied);
+    prop_assert!(again.steps.is_empty(), "left when it is forgotten: {:#?}", again.steps);
+    for policy in &policies {
+        let lacks = unsatisfied(&model.host, policy);
+        prop_assert!(lacks.is_empty(), "{lacks:?}");
+    }
+    for lease in &case.leases {
+        let driver = model.host.function(lease.device).map(|one| one.driver.clone());
+        prop_assert_eq!(driver, Some(Some("vfio-pci".to_owned())), "{} is lost", lease.device);
+    }
+    Ok(less.steps.iter().any(|step| step.returns))
+}
+
 fn check(words: &Words, texts: &Texts) -> Result<(), TestCaseError> {
     let Some(case) = Case::new(words, texts) else { return Ok(()) };
     let plan = case.plan(&case.before.host);
@@ -226,7 +315,7 @@ fn check(words: &Words, texts: &Texts) -> Result<(), TestCaseError> {
     if made.len() < steps.len() {
         return Ok(());
     }
-    let after = model.host;
+    let after = model.host.clone();
     prop_assert!(after.check().is_ok());
     // Nothing that the host uses was taken, whatever the model says of it.
     for netdev in &case.before.host.netdevs {
@@ -258,6 +347,7 @@ fn check(words: &Words, texts: &Texts) -> Result<(), TestCaseError> {
         let lacks = unsatisfied(&after, policy);
         prop_assert!(lacks.is_empty(), "{lacks:?}");
     }
+    check_shrunk(&case, &plan, &model)?;
     check_guests(&case, &plan, &after)?;
     check_runs(&case, &plan, &after)
 }

@@ -3,7 +3,7 @@ use sriov::recorded::{Function, Tree};
 
 use super::*;
 use crate::cli::output::text::columns;
-use crate::plan::{Known, plan_with};
+use crate::plan::{Known, Reasons, plan_with};
 
 const DOCUMENTS: &str = r#"apiVersion: assign/v1
 kind: Policy
@@ -77,7 +77,8 @@ fn planned() -> (Plan, HostSnapshot) {
     let host = HostSnapshot::read(&tree.root());
     let source = Source { name: "edge.yaml".to_owned(), text: DOCUMENTS.to_owned() };
     let documents = policies::parse(&[source]).unwrap_or_else(|errors| panic!("{errors}"));
-    let plan = plan_with(&host, &documents.policies, &documents.guests, Known::default());
+    let known = Known { reasons: Reasons::Sums, ..Known::default() };
+    let plan = plan_with(&host, &documents.policies, &documents.guests, known);
     (plan, host)
 }
 
