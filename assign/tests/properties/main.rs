@@ -238,10 +238,16 @@ fn check_shrunk(case: &Case, plan: &Plan, made_so: &Model) -> Result<bool, TestC
         return Ok(false);
     }
     let mut made: Vec<&Change> = Vec::new();
+    // In the model, an interface comes back with its addresses. What was taken by force and is in use
+    // again is not taken once more without anybody's word, on the way back neither.
+    let forced = plan.steps.iter().any(|step| matches!(step.change, Change::Forced { .. }));
     for step in &less.steps {
         let made_it = model.make(&step.change);
         prop_assert!(made_it.is_ok(), "{:?} for {}", made_it, step.change);
         made.push(&step.change);
+        if forced {
+            continue;
+        }
         let mut back = model.clone();
         undo(&mut back, &made)?;
         let differs = differences(&back.host, after);
