@@ -1,3 +1,5 @@
+mod order;
+
 use policies::Source;
 use sriov::facts::iommu::{Iommu, IommuGroup};
 use sriov::facts::pci::VfSettings;
