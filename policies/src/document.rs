@@ -9,13 +9,17 @@ use std::collections::HashMap;
 use granit_parser::{Event, Parser, ScalarStyle, Span as YamlSpan, options};
 
 use crate::error::Report;
+use crate::syntax;
 
 /// Deepest nesting of lists and mappings; the language itself needs eight levels.
-const MAX_DEPTH: usize = 32;
+pub(crate) const MAX_DEPTH: usize = 32;
 /// Most nodes of one file, counting what aliases repeat.
 const MAX_NODES: usize = 50_000;
 /// Most bytes of scalars of one file, counting what aliases repeat.
 const MAX_TEXT: usize = 4 << 20;
+
+/// What helps against both.
+const LESS: &str = "several files, or less that aliases repeat: each repetition counts in full";
 
 /// A place in a source: where something starts and how much of that line it covers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -107,13 +111,13 @@ pub(crate) fn documents(text: &str, report: &mut Report<'_>) -> Vec<Node> {
             Err(error) => {
                 let at =
                     Span { line: error.marker().line(), column: error.marker().col(), width: 1 };
-                let said = error.kind().to_string();
-                report.error(at, format!("not valid YAML: {said}"), None);
+                let (said, accepted) = syntax::words(error.kind());
+                report.error(at, format!("not valid YAML: {said}"), Some(accepted));
                 break;
             }
         };
-        if let Err((at, message)) = builder.take(event, &span) {
-            report.error(at, message, None);
+        if let Err((at, message, accepted)) = builder.take(event, &span) {
+            report.error(at, message, Some(accepted));
             break;
         }
     }
@@ -129,13 +133,15 @@ struct Builder {
     bytes: usize,
 }
 
-type Refused = (Span, String);
+/// Where, what is wrong, and what would be accepted.
+type Refused = (Span, String, &'static str);
 
 impl Builder {
     fn take(&mut self, event: Event<'_>, span: &YamlSpan) -> Result<(), Refused> {
         let at = place(span);
         if event.tag().is_some() {
-            return Err((at, "YAML tags (`!name`) have no meaning here: leave it out".to_owned()));
+            let message = "YAML tags (`!name`) have no meaning here: leave it out".to_owned();
+            return Err((at, message, syntax::NO_TAG));
         }
         match event {
             Event::Scalar(text, style, anchor, _) => {
@@ -147,7 +153,8 @@ impl Builder {
             Event::SequenceEnd | Event::MappingEnd => self.end(),
             Event::Alias(id) => {
                 let Some(node) = self.anchors.get(&id) else {
-                    return Err((at, "this alias lies inside what it repeats".to_owned()));
+                    let message = "this alias lies inside what it repeats".to_owned();
+                    return Err((at, message, "an alias after the end of what it repeats"));
                 };
                 self.check(at, node.nodes, node.bytes)?;
                 self.check_depth(at, node.depth)?;
@@ -210,17 +217,19 @@ impl Builder {
 
     fn check_depth(&self, at: Span, depth: usize) -> Result<(), Refused> {
         if self.open.len() + depth > MAX_DEPTH {
-            return Err((at, format!("nested more than {MAX_DEPTH} levels deep")));
+            return Err((at, syntax::too_deep(), syntax::DEPTH));
         }
         Ok(())
     }
 
     fn check(&self, at: Span, nodes: usize, bytes: usize) -> Result<(), Refused> {
         if self.nodes + nodes > MAX_NODES {
-            return Err((at, format!("too large: more than {MAX_NODES} values, aliases counted")));
+            let message = format!("too large: more than {MAX_NODES} values, aliases counted");
+            return Err((at, message, LESS));
         }
         if self.bytes + bytes > MAX_TEXT {
-            return Err((at, "too large: more than 4 MiB of text, aliases counted".to_owned()));
+            let message = "too large: more than 4 MiB of text, aliases counted".to_owned();
+            return Err((at, message, LESS));
         }
         Ok(())
     }

@@ -81,6 +81,7 @@ pub(crate) static DOCUMENT: Mapping = Mapping {
         Field::new("spec", Form::Any, "{…}", "What it says.").needed(),
     ],
     rules: &[],
+    later: &[],
 };
 
 static METADATA: Mapping = Mapping {
@@ -93,6 +94,7 @@ static METADATA: Mapping = Mapping {
     )
     .needed()],
     rules: &[],
+    later: &[],
 };
 
 /// What must not be repeated among all sources.

@@ -1,7 +1,8 @@
 //! Errors that point at the place: file, line, column, the line itself, a caret, the accepted form.
 //!
 //! What is shown comes from a file nobody has vouched for, and goes to a terminal: control and
-//! direction-changing characters are replaced, wide lines are cut to a window around the caret.
+//! direction-changing characters are replaced, wide lines are cut to a window around the caret, as
+//! wide as the terminal.
 
 use std::fmt;
 
@@ -11,8 +12,10 @@ use crate::document::Span;
 
 /// Most errors kept for one file; the rest is counted.
 const MAX_ERRORS: usize = 50;
-/// Widest source line shown, in terminal columns.
-const WINDOW: usize = 96;
+/// Widest source line shown where it goes to no terminal, in columns.
+const WINDOW: usize = 97;
+/// Most characters kept of a source line on either side of the caret: more than any terminal shows.
+const KEPT: usize = 250;
 /// Columns a tab is shown as.
 const TAB: usize = 4;
 
@@ -32,9 +35,8 @@ pub struct Error {
 struct Place {
     line: usize,
     column: usize,
-    /// The line as it is shown, and what stands under it.
-    shown: String,
-    carets: String,
+    /// What is kept of the line.
+    excerpt: Excerpt,
 }
 
 impl Error {
@@ -69,27 +71,70 @@ impl Error {
     }
 }
 
+impl Error {
+    /// The error on a terminal of so many columns: messages are broken between words, and the source
+    /// line is cut rather than broken, so that the caret stays below what it points at.
+    pub fn render(&self, columns: usize) -> String {
+        self.draw(Some(columns))
+    }
+
+    fn draw(&self, columns: Option<usize>) -> String {
+        let file = clean(&self.file);
+        let room = columns.unwrap_or(usize::MAX);
+        let number = self.line().map(|line| line.to_string()).unwrap_or_else(|| " ".to_owned());
+        let margin = " ".repeat(number.len());
+        let mut out = match &self.place {
+            Some(place) => {
+                let Place { line, column, excerpt } = place.as_ref();
+                let message = format!("{file}:{line}:{column}: {}", self.message);
+                let beside = number.len() + " | ".len();
+                let window = columns.map_or(WINDOW, |columns| columns.saturating_sub(beside));
+                let (shown, carets) = excerpt.window(window);
+                let message = hang(&message, room, 2);
+                format!("{message}\n{number} | {shown}\n{margin} | {carets}")
+            }
+            None => hang(&format!("{file}: {}", self.message), room, 2),
+        };
+        if let Some(accepted) = &self.accepted {
+            let accepted = format!("{margin} = accepted: {accepted}");
+            out.push('\n');
+            out.push_str(&hang(&accepted, room, margin.len() + " = ".len()));
+        }
+        out
+    }
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let file = clean(&self.file);
-        let Some(place) = &self.place else {
-            write!(f, "{file}: {}", self.message)?;
-            return match &self.accepted {
-                Some(accepted) => write!(f, "\n  = accepted: {accepted}"),
-                None => Ok(()),
-            };
-        };
-        let Place { line, column, shown, carets } = place.as_ref();
-        let number = line.to_string();
-        let margin = " ".repeat(number.len());
-        writeln!(f, "{file}:{line}:{column}: {}", self.message)?;
-        writeln!(f, "{number} | {shown}")?;
-        write!(f, "{margin} | {carets}")?;
-        if let Some(accepted) = &self.accepted {
-            write!(f, "\n{margin} = accepted: {accepted}")?;
-        }
-        Ok(())
+        f.write_str(&self.draw(None))
     }
+}
+
+/// Breaks a text between words into lines of so many columns; all but the first stand `indent` in. A
+/// longer word keeps a line of its own.
+fn hang(text: &str, room: usize, indent: usize) -> String {
+    let mut out = String::new();
+    let mut used = 0;
+    // What a text begins with is no gap between words.
+    let start = text.len() - text.trim_start_matches(' ').len();
+    let (lead, words) = text.split_at(start);
+    for word in words.split(' ') {
+        let wide: usize = word.chars().map(|c| columns(visible(c))).sum();
+        if out.is_empty() {
+            out.push_str(lead);
+            used = lead.len();
+        } else if used + 1 + wide > room && used > indent {
+            out.push('\n');
+            out.push_str(&" ".repeat(indent));
+            used = indent;
+        } else {
+            out.push(' ');
+            used += 1;
+        }
+        out.push_str(word);
+        used += wide;
+    }
+    out
 }
 
 impl std::error::Error for Error {}
@@ -116,6 +161,12 @@ impl Errors {
     /// The errors one by one.
     pub fn iter(&self) -> impl Iterator<Item = &Error> {
         self.0.iter()
+    }
+
+    /// All of them as [`Error::render`] draws each.
+    pub fn render(&self, columns: usize) -> String {
+        let each: Vec<String> = self.0.iter().map(|error| error.render(columns)).collect();
+        each.join("\n\n")
     }
 }
 
@@ -153,8 +204,8 @@ impl<'s> Report<'s> {
             return;
         }
         let line = self.lines.get(at.line.wrapping_sub(1)).copied().unwrap_or_default();
-        let (shown, carets) = window(line, at.column, at.width);
-        let place = Place { line: at.line, column: at.column + 1, shown, carets };
+        let excerpt = Excerpt::of(line, at.column, at.width);
+        let place = Place { line: at.line, column: at.column + 1, excerpt };
         let place = Some(Box::new(place));
         let accepted = accepted.map(str::to_owned);
         let error = Error { file: self.file.to_owned(), place, message: message.into(), accepted };
@@ -195,39 +246,75 @@ fn lines(text: &str) -> Vec<&str> {
     lines
 }
 
-/// Cuts the window of `line` around the character at `column` and draws `width` carets below it.
-fn window(line: &str, column: usize, width: usize) -> (String, String) {
-    // Enough characters before the caret to fill half a window; the scan is linear in the line.
-    let from =
-        if columns_of(line, WINDOW) <= WINDOW { 0 } else { column.saturating_sub(WINDOW / 2) };
-    let (mut shown, mut carets) = (String::new(), String::new());
-    if from > 0 {
-        shown.push('…');
-        carets.push(' ');
+/// What is kept of a source line: enough around a place for any terminal, and no more, since a line
+/// may be as long as its file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Excerpt {
+    text: String,
+    /// Characters of the line before and, if there are any, after it.
+    before: usize,
+    goes_on: bool,
+    /// The place: characters from the begin of the text, and how many it covers.
+    at: usize,
+    width: usize,
+}
+
+impl Excerpt {
+    fn of(line: &str, column: usize, width: usize) -> Excerpt {
+        let before = column.saturating_sub(KEPT);
+        let mut rest = line.chars().skip(before);
+        let text: String = rest.by_ref().take(2 * KEPT).collect();
+        Excerpt { text, before, goes_on: rest.next().is_some(), at: column - before, width }
     }
-    let mut used = shown.chars().count();
-    for (index, c) in line.chars().enumerate().skip(from) {
-        let c = visible(c);
-        if used + columns(c) > WINDOW {
+
+    /// Cuts a window of so many columns around the place, and draws carets below it.
+    fn window(&self, window: usize) -> (String, String) {
+        let window = window.max(8);
+        let fits = self.before == 0 && !self.goes_on && columns_of(&self.text, window) <= window;
+        // Half a window before the caret, which may be less in characters.
+        let from = if fits { 0 } else { self.from(window / 2) };
+        let (mut shown, mut carets) = (String::new(), String::new());
+        if from > 0 || self.before > 0 {
             shown.push('…');
-            break;
+            carets.push(' ');
         }
-        used += columns(c);
-        match c {
-            '\t' => shown.push_str(&" ".repeat(TAB)),
-            c => shown.push(c),
+        let mut used = shown.chars().count();
+        // One column is for the ellipsis.
+        let room = if fits { window } else { window - 1 };
+        for (index, c) in self.text.chars().enumerate().skip(from) {
+            let c = visible(c);
+            if used + columns(c) > room {
+                shown.push('…');
+                break;
+            }
+            used += columns(c);
+            match c {
+                '\t' => shown.push_str(&" ".repeat(TAB)),
+                c => shown.push(c),
+            }
+            if index < self.at {
+                carets.push_str(&" ".repeat(columns(c)));
+            } else if index < self.at + self.width {
+                carets.push_str(&"^".repeat(columns(c)));
+            }
         }
-        if index < column {
-            carets.push_str(&" ".repeat(columns(c)));
-        } else if index < column + width {
-            carets.push_str(&"^".repeat(columns(c)));
+        if !carets.ends_with('^') {
+            // The place is the end of the line, or below it.
+            carets.push('^');
         }
+        (shown.trim_end().to_owned(), carets)
     }
-    if !carets.ends_with('^') {
-        // The place is the end of the line, or below it.
-        carets.push('^');
+
+    /// The character at most so many columns before the place.
+    fn from(&self, most: usize) -> usize {
+        let before: Vec<char> = self.text.chars().take(self.at).collect();
+        let mut used = 0;
+        let fitting = before.iter().rev().take_while(|c| {
+            used += columns(visible(**c));
+            used <= most
+        });
+        before.len() - fitting.count()
     }
-    (shown.trim_end().to_owned(), carets)
 }
 
 /// Terminal columns of a line, counted no further than just beyond `limit`.
@@ -296,7 +383,11 @@ mod tests {
     use super::*;
 
     fn draw(line: &str, column: usize, width: usize) -> String {
-        let (shown, carets) = window(line, column, width);
+        draw_within(line, column, width, WINDOW)
+    }
+
+    fn draw_within(line: &str, column: usize, width: usize, window: usize) -> String {
+        let (shown, carets) = Excerpt::of(line, column, width).window(window);
         format!("{shown}\n{carets}")
     }
 
@@ -319,9 +410,41 @@ mod tests {
         let drawn = draw(&line, 500, 3);
         let (shown, carets) = drawn.split_once('\n').unwrap();
         assert!(shown.starts_with('…') && shown.ends_with('…'));
-        assert!(shown.chars().count() <= WINDOW + 1);
+        assert!(shown.chars().count() <= WINDOW);
         let at = carets.chars().position(|c| c == '^').unwrap();
         assert_eq!(shown.chars().skip(at).take(3).collect::<String>(), "BAD");
+    }
+
+    /// Whatever the terminal, no line is wider, and the caret is below its character.
+    #[test]
+    fn a_page_is_as_wide_as_the_terminal() {
+        let words = "one two three four five six seven eight nine ten".repeat(4);
+        let long = "x".repeat(70);
+        for line in [
+            format!("  networks: [{{name: a, claim: {{pool: {words}}}}}] BAD {words}"),
+            format!("{}BAD", "名前".repeat(300)),
+            format!("BAD{}", "\t".repeat(300)),
+            "BAD".to_owned(),
+        ] {
+            let column = line.split("BAD").next().unwrap().chars().count();
+            let mut report = Report::new("host.yaml", &line);
+            let at = Span { line: 1, column, width: 3 };
+            report.error(at, format!("it is {words}"), Some(&format!("{words} and {long}")));
+            let error = report.finish().remove(0);
+            for width in [40, 80, 132, 200] {
+                let page = error.render(width);
+                for text in page.lines().filter(|text| !text.contains(&long)) {
+                    assert!(columns_of(text, width) <= width, "{width}: {text}");
+                }
+                let drawn = |mark: &str| page.lines().find(|text| text.starts_with(mark)).unwrap();
+                let carets = page.lines().find(|text| text.contains('^')).unwrap();
+                let before = columns_of(carets.split('^').next().unwrap(), 999);
+                let shown = drawn("1 | ").split("BAD").next().unwrap().to_owned();
+                assert_eq!(columns_of(&shown, 999), before, "{page}");
+            }
+            // A wide terminal is used.
+            assert!(error.render(200).len() <= 4 * error.to_string().len());
+        }
     }
 
     #[test]

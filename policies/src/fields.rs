@@ -62,6 +62,18 @@ impl<'n> Fields<'n> {
                 report.error(key.span, message, Some("each field once"));
             } else if let Some(field) = mapping.field(name) {
                 fields.values.insert(field.name, (key.span, value));
+            } else if let Some(later) = mapping.later(name) {
+                let message = format!(
+                    "`{}` is part of the language (it says {}), and this version does not carry it out \
+                     yet",
+                    later.name, later.doc
+                );
+                report.error(key.span, message, Some("leave it out"));
+            } else if name == "<<" {
+                let message = "merge keys (`<<`) are YAML 1.1, and are not read";
+                let accepted =
+                    "the fields written out; an alias (`*name`) stands for one whole value";
+                report.error(key.span, message, Some(accepted));
             } else {
                 let near = if report.is_full() { None } else { nearest(name, &names()) };
                 let hint = match near {

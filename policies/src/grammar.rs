@@ -12,12 +12,19 @@ pub(crate) struct Mapping {
     pub fields: &'static [Field],
     /// What holds among them.
     pub rules: &'static [Rule],
+    /// Fields of the language that this version does not carry out yet.
+    pub later: &'static [Later],
 }
 
 impl Mapping {
     /// The field of this name.
     pub fn field(&self, name: &str) -> Option<&'static Field> {
         self.fields.iter().find(|field| field.name == name)
+    }
+
+    /// The field of this name that is for a later version.
+    pub fn later(&self, name: &str) -> Option<&'static Later> {
+        self.later.iter().find(|later| later.name == name)
     }
 
     /// The names of its fields.
@@ -30,6 +37,21 @@ impl Mapping {
         let fields: Vec<String> = self.names().map(|name| format!("{name}: …")).collect();
         format!("{{{}}}", fields.join(", "))
     }
+}
+
+/// A field that the language has and this version does not carry out: refused, since who writes it
+/// relies on it, and not in the schema, so that editors do not offer it.
+#[derive(Debug)]
+pub(crate) struct Later {
+    /// Its name.
+    pub name: &'static str,
+    /// What it would do, to follow "it says".
+    pub doc: &'static str,
+}
+
+/// A field for a later version.
+pub(crate) const fn later(name: &'static str, doc: &'static str) -> Later {
+    Later { name, doc }
 }
 
 /// A field of a mapping.

@@ -8,7 +8,7 @@ use crate::amounts;
 use crate::document::{Node, Span};
 use crate::error::Report;
 use crate::fields::{Fields, Given};
-use crate::grammar::{Field, Form, Mapping, Rule, Text, word};
+use crate::grammar::{Field, Form, Mapping, Rule, Text, later, word};
 use crate::names;
 use crate::read::Taken;
 use crate::selector::LAST_NODE;
@@ -48,7 +48,8 @@ pub struct Guest {
 pub struct Memory {
     /// In bytes, at least [`MIN_MEMORY`], a multiple of 1 MiB.
     pub size: u64,
-    /// The host's NUMA node it comes from; `None` leaves that to the kernel.
+    /// The host's NUMA node it comes from; `None` leaves that to the devices that prefer to be near
+    /// it, or else to the kernel.
     pub numa: Option<u32>,
 }
 
@@ -91,7 +92,8 @@ pub struct GuestDevice {
 pub struct Claim {
     /// Name of the pool.
     pub pool: String,
-    /// Whether it has to be near the guest's memory; only with [`Memory::numa`] other than ignored.
+    /// Whether it has to be near the guest's memory; [`NumaChoice::Required`] only with
+    /// [`Memory::numa`].
     pub numa: NumaChoice,
 }
 
@@ -144,12 +146,14 @@ pub(crate) static GUEST: Mapping = Mapping {
         ),
     ],
     rules: &[],
+    later: &[later("disks", "which files and block devices are its disks")],
 };
 
 static CPUS: Mapping = Mapping {
     what: "`cpus`",
     fields: &[Field::new("count", Form::Number(1, MAX_CPUS as u64), "2", "How many.").needed()],
     rules: &[],
+    later: &[later("pin", "which CPU of the host each vCPU runs on")],
 };
 
 static MEMORY: Mapping = Mapping {
@@ -161,10 +165,16 @@ static MEMORY: Mapping = Mapping {
             "numa",
             Form::Number(0, LAST_NODE),
             "0",
-            "The host's NUMA node it comes from. Left out: the kernel chooses.",
+            "The host's NUMA node it comes from. Left out: that of the first device whose claim \
+             prefers a near one, or else the kernel chooses.",
         ),
     ],
     rules: &[],
+    later: &[
+        later("pages", "the size of the host's pages it is made of"),
+        later("merge", "whether the host may share pages with the same content"),
+        later("balloon", "whether the host may ask for a part of it back"),
+    ],
 };
 
 static BOOT: Mapping = Mapping {
@@ -187,6 +197,7 @@ static BOOT: Mapping = Mapping {
         Field::new("cmdline", Form::Text(CMDLINE), "console=ttyS0", "The kernel's command line."),
     ],
     rules: &[],
+    later: &[],
 };
 
 const PATH: Text = Text {
@@ -237,6 +248,7 @@ static NETWORK: Mapping = Mapping {
             accepted: NETWORK_FORM,
         },
     ],
+    later: &[later("failover", "that a virtio device stands by while it has a VF")],
 };
 
 static FALLBACK: Mapping = Mapping {
@@ -245,6 +257,7 @@ static FALLBACK: Mapping = Mapping {
         Field::new("virtio", Form::Map(&VIRTIO), "{bridge: br0}", "A virtio device.").needed()
     ],
     rules: &[],
+    later: &[],
 };
 
 static VIRTIO: Mapping = Mapping {
@@ -257,6 +270,7 @@ static VIRTIO: Mapping = Mapping {
     )
     .needed()],
     rules: &[],
+    later: &[],
 };
 
 static DEVICE: Mapping = Mapping {
@@ -279,6 +293,7 @@ static DEVICE: Mapping = Mapping {
         .or("false"),
     ],
     rules: &[],
+    later: &[],
 };
 
 static CLAIM: Mapping = Mapping {
@@ -299,12 +314,14 @@ static CLAIM: Mapping = Mapping {
                 word("required", "no other"),
             ]),
             "preferred",
-            "Whether it has to be on the NUMA node that the guest's memory comes from. That needs \
-             `numa` in the guest's memory.",
+            "Whether it has to be on the NUMA node that the guest's memory comes from. Where the guest's \
+             memory has no `numa`, its memory comes from the node of the first device that is \
+             `preferred` there; `required` needs `numa` in the guest's memory.",
         )
         .or("ignore"),
     ],
     rules: &[],
+    later: &[],
 };
 
 /// Reads the `spec` of a guest whose name is read already. `folder` is where its file lies.
@@ -428,11 +445,12 @@ fn device(
 
 fn claim(fields: &Fields<'_>, claims: &Claims, report: &mut Report<'_>) -> Option<Claim> {
     let numa: NumaChoice = fields.word("numa", report).unwrap_or_default();
-    if let Some(given) = fields.get("numa", report).filter(|_| numa != NumaChoice::Ignore)
+    if let Some(given) = fields.get("numa", report).filter(|_| numa == NumaChoice::Required)
         && !claims.near
     {
-        let message = "the claim asks for a device near the guest's memory, which has no NUMA node";
-        let form = "`numa` in the guest's memory as well: memory: {size: 512MiB, numa: 0}";
+        let message = "the claim demands a device near the guest's memory, which has no NUMA node";
+        let form = "`numa` in the guest's memory as well, memory: {size: 512MiB, numa: 0}; or numa: \
+                    preferred here, and the memory goes where the device is";
         report.error(given.node.span, message, Some(form));
     }
     Some(Claim { pool: fields.parsed("pool", names::name, report)?, numa })

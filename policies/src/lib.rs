@@ -32,6 +32,7 @@ mod read;
 mod rules;
 mod schema;
 mod selector;
+mod syntax;
 
 pub use documents::{Documents, Source, parse};
 pub use error::{Error, Errors};

@@ -90,6 +90,7 @@ pub(crate) static NETWORK: Mapping = Mapping {
         ),
     ],
     rules: &[],
+    later: &[],
 };
 
 static VLAN: Mapping = Mapping {
@@ -121,6 +122,7 @@ static VLAN: Mapping = Mapping {
         .or("802.1Q"),
     ],
     rules: &[],
+    later: &[],
 };
 
 static RATE: Mapping = Mapping {
@@ -140,6 +142,7 @@ static RATE: Mapping = Mapping {
         ),
     ],
     rules: &[Rule::NotEmpty { message: "`rate` limits nothing", accepted: "{max: 1Gbit}" }],
+    later: &[],
 };
 
 /// Reads a pool's `network`.

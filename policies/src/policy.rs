@@ -66,6 +66,7 @@ pub(crate) static POLICY: Mapping = Mapping {
         ),
     ],
     rules: &[],
+    later: &[],
 };
 
 /// Reads the `spec` of a policy whose name is read already.

@@ -270,6 +270,7 @@ pub(crate) static POOL: Mapping = Mapping {
             accepted: DEVICES_FORM,
         },
     ],
+    later: &[],
 };
 
 static VFS: Mapping = Mapping {
@@ -282,6 +283,7 @@ static VFS: Mapping = Mapping {
     )
     .needed()],
     rules: &[],
+    later: &[],
 };
 
 static EXPECT: Mapping = Mapping {
@@ -291,6 +293,7 @@ static EXPECT: Mapping = Mapping {
         Field::new("max", Form::Number(0, MOST_FUNCTIONS), "1", "At most so many."),
     ],
     rules: &[Rule::NotEmpty { message: "`expect` expects nothing", accepted: "{min: 1, max: 1}" }],
+    later: &[],
 };
 
 /// Functions of a PCI domain.

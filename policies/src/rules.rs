@@ -183,6 +183,7 @@ pub(crate) static ISOLATION: Mapping = Mapping {
         .or("deny"),
     ],
     rules: &[],
+    later: &[],
 };
 
 /// `protection`.
@@ -196,6 +197,7 @@ pub(crate) static PROTECTION: Mapping = Mapping {
     )
     .needed()],
     rules: &[],
+    later: &[],
 };
 
 static EXCEPTION: Mapping = Mapping {
@@ -217,6 +219,7 @@ static EXCEPTION: Mapping = Mapping {
         .needed(),
     ],
     rules: &[],
+    later: &[],
 };
 
 const REASON: Text = Text {
@@ -238,6 +241,7 @@ pub(crate) static RELEASE: Mapping = Mapping {
     )
     .or("original")],
     rules: &[],
+    later: &[],
 };
 
 pub(crate) fn isolation(fields: &Fields<'_>, report: &mut Report<'_>) -> Isolation {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use policies::{
     Acs, Documents, Driver, MacPolicy, NumaChoice, Order, Pool, PoolDevices, PoolNetwork, Restore,
-    load,
+    Source, load, parse,
 };
 
 fn examples() -> Documents {
@@ -125,4 +125,66 @@ fn what_cannot_be_read_is_told_with_what_is_wrong_elsewhere() {
     assert_eq!(said[1], "latin.yml: is not UTF-8 text: byte 6 begins no character");
     assert_eq!(said[2], "missing.yaml: does not exist");
     assert_eq!(said[3], "wrong.yaml: a document needs `apiVersion`");
+}
+
+/// The language as it was designed, with each field that this version does not carry out yet on a
+/// line of its own.
+const DESIGNED: &str = r#"
+apiVersion: assign/v1
+kind: Policy
+metadata: {name: edge-node}
+spec:
+  pools:
+    - name: lan
+      from: {vendor: "8086", device: "10c9", interface: eth0}
+      expect: {min: 1, max: 1}
+      vfs: {count: 4}
+      use: "0-3"
+      driver: vfio-pci
+      network: {mac: derive, vlan: {id: 100}, trust: false, spoofCheck: true, linkState: auto, rate: {max: 1000}}
+    - name: gpu
+      devices: {vendor: "10de", class: "0302"}
+  isolation: {group: strict, acs: required, noIommu: deny}
+  release: {restore: original}
+---
+apiVersion: assign/v1
+kind: Guest
+metadata: {name: web-1}
+spec:
+  cpus:
+    count: 2
+    pin: {0: 2, 1: 3}
+  memory:
+    size: 512MiB
+    pages: transparent
+    merge: false
+    balloon: false
+  boot: {kernel: vmlinuz, initrd: initrd.img, cmdline: "console=ttyS0"}
+  disks: [{name: root, path: root.raw}]
+  networks:
+    - name: net0
+      claim: {pool: lan, numa: preferred}
+      fallback: {virtio: {bridge: br0}}
+      failover: true
+  devices:
+    - {name: gpu0, claim: {pool: gpu}}
+"#;
+
+#[test]
+fn the_language_is_as_it_was_designed() {
+    let later = ["pin", "pages", "merge", "balloon", "disks", "failover"];
+    let read = |text: &str| parse(&[Source { name: "design.yaml".into(), text: text.to_owned() }]);
+    let errors = read(DESIGNED).expect_err("fields of a later version");
+    let said: Vec<&str> = errors.iter().map(policies::Error::message).collect();
+    assert_eq!(said.len(), later.len(), "{errors}");
+    for (said, field) in said.iter().zip(later) {
+        assert!(said.starts_with(&format!("`{field}` is part of the language")), "{said}");
+    }
+
+    let is_later = |line: &&str| later.iter().any(|field| line.trim().starts_with(field));
+    let now: Vec<&str> = DESIGNED.lines().filter(|line| !is_later(line)).collect();
+    let documents = read(&now.join("\n")).unwrap_or_else(|errors| panic!("{errors}"));
+    assert_eq!((documents.policies.len(), documents.guests.len()), (1, 1));
+    let claim = documents.guests[0].networks[0].claim.as_ref().expect("a claim");
+    assert_eq!((claim.numa, documents.guests[0].memory.numa), (NumaChoice::Preferred, None));
 }

@@ -27,9 +27,12 @@ pub fn print(failure: &Failure, format: Format) {
 }
 
 fn paragraph(failure: &Failure) {
-    if failure.documents.is_some() {
-        // Each error shows its line with a caret below: not to be wrapped.
-        anstream::eprintln!("{failure}");
+    if let Some(documents) = &failure.documents {
+        // Each error shows its line with a caret below, and knows itself what may be broken.
+        match output::width(io::stderr()) {
+            Some(width) => anstream::eprintln!("{}", documents.render(width.into())),
+            None => anstream::eprintln!("{documents}"),
+        }
         return;
     }
     let red = output::style::BAD;

@@ -100,6 +100,7 @@ static LINK_SPEED: Mapping = Mapping {
     )
     .needed()],
     rules: &[],
+    later: &[],
 };
 
 const NAMES: &str = "vendor, device, class, driver, address, interface and more";
@@ -112,6 +113,7 @@ pub(crate) static FROM: Mapping = Mapping {
         message: "`from` selects nothing: give at least one condition",
         accepted: NAMES,
     }],
+    later: &[],
 };
 
 /// `devices`.
@@ -122,4 +124,5 @@ pub(crate) static DEVICES: Mapping = Mapping {
         message: "`devices` selects nothing: give at least one condition",
         accepted: NAMES,
     }],
+    later: &[],
 };

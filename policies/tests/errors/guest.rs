@@ -197,17 +197,13 @@ fn a_claim_for_a_near_device_needs_memory_to_be_near_to() {
     let networks =
         |numa: &str| format!("networks: [{{name: a, claim: {{pool: lan, numa: {numa}}}}}]");
     assert_snapshot!(guest(&networks("required")), @r#"
-    host.yaml:8:49: the claim asks for a device near the guest's memory, which has no NUMA node
+    host.yaml:8:49: the claim demands a device near the guest's memory, which has no NUMA node
     8 |   networks: [{name: a, claim: {pool: lan, numa: required}}]
       |                                                 ^^^^^^^^
-      = accepted: `numa` in the guest's memory as well: memory: {size: 512MiB, numa: 0}
+      = accepted: `numa` in the guest's memory as well, memory: {size: 512MiB, numa: 0}; or numa: preferred here, and the memory goes where the device is
     "#);
-    assert_snapshot!(guest(&networks("preferred")), @r#"
-    host.yaml:8:49: the claim asks for a device near the guest's memory, which has no NUMA node
-    8 |   networks: [{name: a, claim: {pool: lan, numa: preferred}}]
-      |                                                 ^^^^^^^^^
-      = accepted: `numa` in the guest's memory as well: memory: {size: 512MiB, numa: 0}
-    "#);
+    // The memory goes where the device is.
+    assert_eq!(guest(&networks("preferred")), "accepted");
     assert_snapshot!(guest(&networks("near")), @r#"
     host.yaml:8:49: `numa` cannot be `near`
     8 |   networks: [{name: a, claim: {pool: lan, numa: near}}]
@@ -241,4 +237,29 @@ fn a_claim_for_a_near_device_needs_memory_to_be_near_to() {
 #[test]
 fn a_claim_of_a_pool_that_no_file_has_is_for_the_host_to_judge() {
     assert_eq!(guest("networks: [{name: a, claim: {pool: nobody-knows}}]"), "accepted");
+}
+
+#[test]
+fn fields_for_a_later_version_are_told_as_such() {
+    assert_snapshot!(guest("cpus: {count: 2, pin: {0: 2}}\n  disks: [{name: root, path: root.raw}]"), @r#"
+    host.yaml:8:20: `pin` is part of the language (it says which CPU of the host each vCPU runs on), and this version does not carry it out yet
+    8 |   cpus: {count: 2, pin: {0: 2}}
+      |                    ^^^
+      = accepted: leave it out
+
+    host.yaml:9:3: `disks` is part of the language (it says which files and block devices are its disks), and this version does not carry it out yet
+    9 |   disks: [{name: root, path: root.raw}]
+      |   ^^^^^
+      = accepted: leave it out
+    "#);
+    for field in ["pages: 2MiB", "merge: true", "balloon: true"] {
+        let said = errors(&format!(
+            "apiVersion: assign/v1\nkind: Guest\nmetadata: {{name: g}}\nspec: {{memory: {{size: 1GiB, \
+             {field}}}, boot: {{kernel: k}}}}\n"
+        ));
+        assert!(said.contains("is part of the language"), "{said}");
+        assert_eq!(said.matches("accepted").count(), 1, "{said}");
+    }
+    let said = guest("networks: [{name: a, claim: {pool: lan}, failover: true}]");
+    assert!(said.contains("`failover` is part of the language"), "{said}");
 }

@@ -31,23 +31,26 @@ fn a_file_without_documents() {
 #[test]
 fn a_syntax_error_ends_its_file() {
     assert_snapshot!(errors("apiVersion: assign/v1\nkind: {Policy\nmetadata: {name: x}\n"), @r#"
-    host.yaml:2:7: not valid YAML: unclosed bracket '{'
+    host.yaml:2:7: not valid YAML: `{` is not closed
     2 | kind: {Policy
       |       ^
+      = accepted: {name: value, other: value}
     "#);
     assert_snapshot!(errors("apiVersion: assign/v1\n  kind: Policy\n"), @r#"
-    host.yaml:2:7: not valid YAML: mapping values are not allowed in this context
+    host.yaml:2:7: not valid YAML: a `:` is where no field can begin; text that holds one is put in quotes
     2 |   kind: Policy
       |       ^
+      = accepted: `name: value`, with the fields of one mapping in the same column
     "#);
 }
 
 #[test]
 fn a_tab_as_indentation() {
     assert_snapshot!(errors("apiVersion: assign/v1\nmetadata:\n\tname: x\n"), @r#"
-    host.yaml:3:2: not valid YAML: tabs disallowed within this context (block indentation)
+    host.yaml:3:2: not valid YAML: a tab where only spaces are read
     3 |     name: x
       |     ^
+      = accepted: spaces
     "#);
 }
 
@@ -57,11 +60,61 @@ fn tags_and_unknown_aliases() {
     host.yaml:1:13: YAML tags (`!name`) have no meaning here: leave it out
     1 | kind: !!str Policy
       |             ^^^^^^
+      = accepted: the value without its tag
     "#);
     assert_snapshot!(errors("kind: *policy\n"), @r#"
-    host.yaml:1:7: not valid YAML: while parsing node, found unknown anchor
+    host.yaml:1:7: not valid YAML: no anchor of this name stands above
     1 | kind: *policy
       |       ^
+      = accepted: `&name` before a value, and `*name` further down where it is repeated
+    "#);
+}
+
+#[test]
+fn merge_keys_are_of_another_yaml() {
+    assert_snapshot!(errors("apiVersion: assign/v1\nkind: Guest\nmetadata: &m {name: x}\nspec:\n  <<: *m\n  memory: {size: 64MiB}\n  boot: {kernel: k}\n"), @r#"
+    host.yaml:5:3: merge keys (`<<`) are YAML 1.1, and are not read
+    5 |   <<: *m
+      |   ^^
+      = accepted: the fields written out; an alias (`*name`) stands for one whole value
+    "#);
+}
+
+/// Each error of a text that is no document has an accepted form as well.
+#[test]
+fn what_ends_a_file_has_an_accepted_form() {
+    let deep = format!("a: {}", "[".repeat(40));
+    let many = format!("a: [{}]", "x, ".repeat(60_000));
+    for text in ["a: b: c", "a: 'b", "a: b]", "a:\n\t- b", "x: &a [*a]", "a: @b", &deep, &many] {
+        let source = Source { name: "host.yaml".into(), text: text.to_owned() };
+        let errors = parse(&[source]).expect_err("no document");
+        let first = errors.iter().next().expect("an error");
+        assert!(first.accepted().is_some(), "{first}");
+        assert!(first.line().is_some(), "{first}");
+        assert!(!first.message().contains("expect"), "{first}");
+    }
+}
+
+#[test]
+fn an_error_fits_the_terminal() {
+    let text = "apiVersion: assign/v1\nkind: Guest\nmetadata: {name: g}\nspec:\n  memory: {size: 64MiB}\n  \
+                boot: {kernel: k}\n  networks: [{name: net0, claim: {pool: lan, numa: required}, fallback: \
+                {virtio: {bridge: br0}}}]\n";
+    let source = Source { name: "host.yaml".into(), text: text.to_owned() };
+    let errors = parse(&[source]).expect_err("no node");
+    assert_snapshot!(errors.render(80), @r#"
+    host.yaml:7:52: the claim demands a device near the guest's memory, which has no
+      NUMA node
+    7 | …{name: net0, claim: {pool: lan, numa: required}, fallback: {virtio: {bridg…
+      |                                        ^^^^^^^^
+      = accepted: `numa` in the guest's memory as well, memory: {size: 512MiB, numa:
+        0}; or numa: preferred here, and the memory goes where the device is
+    "#);
+    assert_snapshot!(errors.render(200), @r#"
+    host.yaml:7:52: the claim demands a device near the guest's memory, which has no NUMA node
+    7 |   networks: [{name: net0, claim: {pool: lan, numa: required}, fallback: {virtio: {bridge: br0}}}]
+      |                                                    ^^^^^^^^
+      = accepted: `numa` in the guest's memory as well, memory: {size: 512MiB, numa: 0}; or numa: preferred here, and the memory goes where the device is
     "#);
 }
 
