@@ -12,7 +12,8 @@
 //! A claim gets, in this order: what its guest holds now; what it had last time; the rest of an
 //! IOMMU group of which its guest has a part, since nobody else can have that; then the pool's
 //! devices in the pool's order, of the memory's node first where the claim prefers that, and of no
-//! other node where it demands that. What other guests had last time is taken last of all, for these
+//! other node where it demands that. A guest whose memory names no node has it where the first of its
+//! devices is that prefer to be near. What other guests had last time is taken last of all, for these
 //! to find it again.
 //!
 //! Choosing looks at each device once, and then takes from sorted sets: thousands of guests on
@@ -241,6 +242,10 @@ pub struct Choice {
     pub networks: Vec<Connection>,
     /// Its other devices, in the order of its document.
     pub devices: Vec<DeviceChoice>,
+    /// The NUMA node its memory comes from: as its document says, or that of the first device whose
+    /// claim prefers a near one; `None` leaves it to the kernel.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_node: Option<u32>,
 }
 
 impl Choice {

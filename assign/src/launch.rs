@@ -309,7 +309,7 @@ impl Launch<'_> {
         let parts =
             Parts { kvm, boot, console_input, console_output, events: events_of_guest, taps, vfio };
         let program = process::program();
-        let node = self.node()?;
+        let node = self.node(&connected.choice);
         let spec = parts.spec(self.guest);
         let started = Vmm::start(&program, &spec, parts.descriptors(), events, node);
         // Ours are closed now: the VMM's end alone frees devices, interfaces and pipes.
@@ -321,15 +321,20 @@ impl Launch<'_> {
             .map_err(|error| self.system("attend to its process", &error))
     }
 
-    /// The node that the guest's memory is to come from, if this host has it.
-    fn node(&self) -> Result<Option<Node>, Failure> {
-        let Some(wanted) = self.guest.memory.numa else { return Ok(None) };
-        match Node::find(self.root, wanted) {
-            Ok(node) => Ok(Some(node)),
-            Err(cause) => {
+    /// The node that the guest's memory is to come from, if this host has it: what its document
+    /// demands, or the place of its devices, which is no more than a wish.
+    fn node(&self, choice: &Choice) -> Option<Node> {
+        let demanded = self.guest.memory.numa;
+        let found = Node::find(self.root, demanded.or(choice.memory_node)?);
+        match (found, demanded) {
+            (Ok(node), Some(_)) => Some(node),
+            (Ok(node), None) => Some(node.preferred()),
+            (Err(cause), Some(_)) => {
                 (self.tell)(Told::Memory(&cause));
-                Ok(None)
+                None
             }
+            // A device's node of which the kernel has no memory.
+            (Err(_), None) => None,
         }
     }
 

@@ -40,7 +40,7 @@ impl Supply<'_> {
                 Err(because) => return Err(Unconnected { claim: name, network: false, because }),
             });
         }
-        Ok(Choice { networks, devices })
+        Ok(Choice { networks, devices, memory_node: self.memory_node(guest) })
     }
 
     fn networks(

@@ -481,7 +481,25 @@ impl<'a> Supply<'a> {
 
     /// The node that a claim is to be on, that of its guest's memory, and how much.
     pub(super) fn wish(&self, guest: usize, claim: &Claim) -> (NumaChoice, Option<u32>) {
-        (claim.numa, self.guests.get(guest).and_then(|guest| guest.memory.numa))
+        (claim.numa, self.memory_node(guest))
+    }
+
+    /// The node that a guest's memory comes from: as its document says, or else where the first device
+    /// is that was chosen for a claim which prefers a near one. The memory goes to that device, and
+    /// the claims after it go by that node.
+    pub(super) fn memory_node(&self, guest: usize) -> Option<u32> {
+        let owner = self.guests.get(guest)?;
+        let first = || {
+            let answers = self.answers.get(guest)?.iter();
+            let near = claims(owner).zip(answers).filter_map(|(asked, answer)| match answer {
+                Answer::Place { place, at, .. } if asked.claim.numa != NumaChoice::Ignore => {
+                    Some((*at, self.places.get(*place)?.node?))
+                }
+                _ => None,
+            });
+            near.min().map(|(_, node)| node)
+        };
+        owner.memory.numa.or_else(first)
     }
 
     /// Whether a claim that demands a node may have this place.

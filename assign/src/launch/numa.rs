@@ -1,4 +1,5 @@
 //! Where a guest's memory comes from: `memory: {numa: N}` binds all of the VMM's memory to that node.
+//! Where only the guest's devices prefer to be near it, it comes from their node while that has some.
 //!
 //! The policy is set in the process that becomes the VMM, between fork and exec, and is kept by both
 //! (set_mempolicy(2)); the VMM itself need not know of it.
@@ -18,6 +19,8 @@ const BITS: usize = libc::c_ulong::BITS as usize;
 #[derive(Debug, Clone, Copy)]
 pub struct Node {
     mask: [libc::c_ulong; MOST_NODES / BITS],
+    /// Whether memory comes from no other node.
+    demanded: bool,
 }
 
 impl Node {
@@ -53,23 +56,28 @@ impl Node {
             Some(word) => *word |= 1 << (number % BITS),
             None => return Err(format!("node {number} is beyond what the kernel can have")),
         }
-        Ok(Node { mask })
+        Ok(Node { mask, demanded: true })
     }
 
-    /// Binds the memory of the calling process to this node. It neither allocates nor locks, so that
+    /// The same as a wish: where it has no memory left, or never had any, others do.
+    pub fn preferred(self) -> Node {
+        Node { demanded: false, ..self }
+    }
+
+    /// Binds the memory of the calling process to this node, or prefers it. It neither allocates nor locks, so that
     /// it can be called between fork and exec.
     ///
     /// # Errors
-    /// The kernel's: EINVAL where the node has no memory, ENOSYS without NUMA.
+    /// The kernel's, where the node is demanded: EINVAL where it has no memory, ENOSYS without NUMA.
     pub fn bind(&self) -> io::Result<()> {
         // The kernel reads one bit less than it is told (mm/mempolicy.c, `get_nodes`).
         let bits = MOST_NODES + 1;
+        let mode = if self.demanded { libc::MPOL_BIND } else { libc::MPOL_PREFERRED };
         // SAFETY: set_mempolicy reads MOST_NODES bits from the mask, which is that long and lives
         // until the call returns, and touches no other memory of ours.
-        let result = unsafe {
-            libc::syscall(libc::SYS_set_mempolicy, libc::MPOL_BIND, self.mask.as_ptr(), bits)
-        };
-        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+        let result =
+            unsafe { libc::syscall(libc::SYS_set_mempolicy, mode, self.mask.as_ptr(), bits) };
+        if result == 0 || !self.demanded { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 }
 
@@ -99,7 +107,19 @@ mod tests {
     fn a_process_is_bound_where_the_kernel_has_nodes() {
         let root = HostRoot::at("/");
         let Ok(node) = Node::find(&root, 0) else { return };
-        // On a thread of its own: the policy is a thread's.
+        for (node, mode) in [(node, libc::MPOL_BIND), (node.preferred(), libc::MPOL_PREFERRED)] {
+            match policy_of_a_thread(node) {
+                Ok(found) => assert_eq!(found, (mode, 1)),
+                // Containers forbid it by seccomp.
+                Err(error) => {
+                    assert!(matches!(error.raw_os_error(), Some(libc::EPERM | libc::ENOSYS)));
+                }
+            }
+        }
+    }
+
+    /// What the kernel says of a thread after it was bound; on one of its own, since it is a thread's.
+    fn policy_of_a_thread(node: Node) -> io::Result<(i32, libc::c_ulong)> {
         let bound = std::thread::spawn(move || {
             node.bind()?;
             let (mut mode, mut mask) = (0_i32, [0 as libc::c_ulong; MOST_NODES / BITS]);
@@ -114,15 +134,20 @@ mod tests {
                     0_usize,
                 )
             };
-            if result != 0 {
-                return Err(io::Error::last_os_error());
-            }
-            Ok((mode, mask[0]))
+            if result == 0 { Ok((mode, mask[0])) } else { Err(io::Error::last_os_error()) }
         });
-        match bound.join().expect("a thread") {
-            Ok(found) => assert_eq!(found, (libc::MPOL_BIND, 1)),
-            // Containers forbid it by seccomp.
-            Err(error) => assert!(matches!(error.raw_os_error(), Some(libc::EPERM | libc::ENOSYS))),
-        }
+        bound.join().expect("a thread")
+    }
+
+    #[test]
+    fn a_wish_for_a_node_without_memory_is_no_error() {
+        let mut mask = [0; MOST_NODES / BITS];
+        mask[MOST_NODES / BITS - 1] = 1;
+        let node = Node { mask, demanded: true };
+        // On a thread of its own, as above.
+        let ends = std::thread::spawn(move || (node.bind().is_err(), node.preferred().bind()));
+        let (demanded, preferred) = ends.join().expect("a thread");
+        assert!(demanded);
+        preferred.expect("a wish");
     }
 }

@@ -273,3 +273,53 @@ fn a_demanded_node_is_the_only_one() {
     let prefers = asks("preferred");
     assert_eq!(decided.given(&[("a", &prefers)]), ["a: 01/0 as last time"]);
 }
+
+/// A guest of two claims that prefer to be near, with or without a node for its memory.
+fn pair(memory: &str) -> String {
+    let claim = |name| format!("{{name: {name}, claim: {{pool: lan, numa: preferred}}}}");
+    format!("memory: {{size: 64MiB{memory}}}, networks: [{}, {}]", claim("net1"), claim("net0"))
+}
+
+#[test]
+fn without_a_node_the_memory_goes_to_the_first_device() {
+    let host = with_cards(&[card(1, Some(0), 7), card(2, Some(1), 8)]);
+    let pair = pair("");
+    let near = "on the node of its memory";
+    let spread = Decided { order: "spread", ..on(&host) };
+    // The second would be on the other card, were it not for the first.
+    assert_eq!(
+        spread.given(&[("a", &pair)]),
+        ["a: 01/0 its PF has the fewest in use".to_owned(), format!("a: 01/1 {near}")]
+    );
+    // What a claim had goes first, so that the other one follows.
+    let previous = [had("a", 2, 1, 8)];
+    let kept = Decided { previous: &previous, ..spread };
+    assert_eq!(
+        kept.given(&[("a", &pair)]),
+        [format!("a: 02/0 {near}"), "a: 02/1 as last time".to_owned()]
+    );
+    // A wish is no demand.
+    let full = Decided { leased: &["0000:01:10.2"], ..on(&host) };
+    assert_eq!(
+        full.given(&[("a", &pair)]),
+        ["a: 01/0 the first free one", "a: 02/0 the first free one"]
+    );
+}
+
+/// The node that the memory of a guest comes from.
+fn memory_node(host: &HostSnapshot, spec: &str) -> Option<u32> {
+    let (pools, guests) = written("pack", &[("a", spec)]);
+    let (nobody, none) = (BTreeMap::new(), BTreeMap::new());
+    choose(&guests[0], world(host, &pools, &nobody, &none)).expect("it starts").memory_node
+}
+
+#[test]
+fn the_memory_of_a_guest_is_where_its_document_or_its_devices_say() {
+    let host = with_cards(&[card(1, Some(1), 7)]);
+    assert_eq!(memory_node(&host, &pair("")), Some(1));
+    assert_eq!(memory_node(&host, &pair(", numa: 0")), Some(0));
+    // A claim that does not care moves no memory.
+    assert_eq!(memory_node(&host, PLAIN), None);
+    // Nor does a host without nodes.
+    assert_eq!(memory_node(&with_cards(&[card(1, None, 7)]), &pair("")), None);
+}
