@@ -5,13 +5,14 @@
 //! what they write goes nowhere. Then the tree grows sixteenfold, to see that the time grows with
 //! it and no faster.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 
 mod hosts;
+mod program;
 
 /// Turns of each.
 const TURNS: usize = 11;
@@ -23,24 +24,12 @@ fn main() -> Result<()> {
     if Command::new("lspci").arg("--version").stdout(Stdio::null()).status().is_err() {
         bail!("lspci is not installed. Run: sudo apt-get install pciutils");
     }
-    let assign = build()?;
+    let assign = program::assign()?;
     let directory = Path::new("/dev/shm").join(format!("assign-listing-{}", std::process::id()));
     let result = measure(&assign, &directory);
     std::fs::remove_dir_all(&directory).context("the composed trees")?;
     ensure!(result?, "a goal is missed");
     Ok(())
-}
-
-/// The command in the profile that benchmarks have.
-fn build() -> Result<PathBuf> {
-    let built = Command::new(env!("CARGO"))
-        .args(["build", "--release", "--package", "assign", "--bin", "assign"])
-        .status()?;
-    ensure!(built.success(), "assign cannot be built");
-    // This program is in `deps`, beside which programs are.
-    let own = std::env::current_exe()?;
-    let release = own.parent().and_then(Path::parent).context("the folder of programs")?;
-    Ok(release.join("assign"))
 }
 
 /// Whether all goals are reached.

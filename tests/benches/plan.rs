@@ -2,22 +2,27 @@
 //! how long an apply takes that has nothing to do on a host with 256 VFs: `cargo bench -p lab --bench
 //! plan`.
 //!
-//! The hosts are composed in memory, the last one in files that are in memory too. Criterion's figures
-//! come first; then each goal with its own.
+//! The hosts of plans are composed in memory. The apply is a whole process, on the server with two
+//! nodes that assign/tests/hosts lays out, in files that are in memory too. Criterion's figures come
+//! first; then each goal with its own; one that is missed fails the bench.
 
 use std::collections::BTreeMap;
 use std::hint::black_box;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use assign::plan::{Known, Plan, plan_with};
-use assign::state::State;
 use criterion::Criterion;
 use policies::{Documents, Source};
 use sriov::facts::iommu::{Iommu, IommuGroup};
-use sriov::recorded::{Function, Tree, VfKind, model};
+use sriov::recorded::model;
 use sriov::{HostSnapshot, MacAddress, PciAddress, PciFunction, PfFacts, VfRef, VfSettings};
+
+#[path = "../../assign/tests/hosts/numa.rs"]
+mod numa;
+mod program;
 
 /// What a plan for 1,000 guests on 10,000 VFs may take, in milliseconds.
 const PLAN_GOAL: f64 = 100.0;
@@ -230,44 +235,39 @@ fn host(vfs: u32, made: bool) -> Result<HostSnapshot> {
     Ok(host)
 }
 
-/// A host in files that is as its policy says.
+/// A host in files that is as its policy says, and the program that finds that out.
 struct Idle {
-    tree: Tree,
-    state: State,
-    documents: Documents,
+    program: PathBuf,
+    directory: PathBuf,
 }
 
 impl Idle {
     fn lay_out(directory: &Path) -> Result<Idle> {
-        let tree = Tree::new(&directory.join("host"));
-        tree.file("sys/class/iommu/dmar0/name", "dmar0\n");
-        tree.driver("vfio-pci");
-        for (card, address) in
-            ["0000:17:00.0", "0000:19:00.0", "0000:98:00.0", "0000:9a:00.0"].into_iter().enumerate()
-        {
-            let number = u32::try_from(card)?;
-            let first = 100 * (1 + number);
-            let kind =
-                VfKind { device: 0x154c, group: first + 1, driver: Some("vfio-pci"), config: None };
-            let name =
-                ["ens1f0", "ens2f0", "ens3f0", "ens4f0"].get(card).copied().context("a name")?;
-            let function = Function::new(address, (0x8086, 0x1583), 0x02_0000);
-            tree.add(function.driver("i40e").group(first).netdev(name).vfs(64, 64).vf_kind(kind));
-            tree.file(&format!("sys/class/net/{name}/flags"), "0x1003\n");
+        let tree = numa::numa_up(&directory.join("host"));
+        tree.file("policy.yaml", numa::POLICY);
+        let idle = Idle { program: program::assign()?, directory: directory.to_owned() };
+        // The first one remembers the policy.
+        for _ in 0..2 {
+            let output = idle.command().output()?;
+            ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            let said = String::from_utf8_lossy(&output.stdout);
+            ensure!(said.contains("nothing to do"), "{said}");
         }
-        let text = "apiVersion: assign/v1\nkind: Policy\nmetadata: {name: bench}\nspec:\n  pools:\n    - \
-                    {name: lan, from: {device: \"1583\"}, expect: {min: 4, max: 4}, vfs: {count: 64}}\n";
-        let source = Source { name: "policy.yaml".to_owned(), text: text.to_owned() };
-        let documents = policies::parse(&[source]).map_err(|errors| anyhow::anyhow!("{errors}"))?;
-        Ok(Idle { tree, state: State::at(directory.join("state")), documents })
+        Ok(idle)
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(&self.program);
+        let at = |name: &str| self.directory.join(name);
+        command.arg("--root").arg(at("host")).arg("--state").arg(at("state"));
+        command.arg("apply").arg("-f").arg(at("host/policy.yaml"));
+        command.stdin(Stdio::null());
+        command
     }
 
     fn apply(&self) -> Result<()> {
-        let root = self.tree.root();
-        let policies = &self.documents.policies;
-        let report = assign::apply::policies::apply(&root, &self.state, policies, |_| Ok(()))
-            .map_err(|failure| anyhow::anyhow!("{failure}"))?;
-        ensure!(report.changes.is_empty(), "{:?}", report.changes);
+        let status = self.command().stdout(Stdio::null()).stderr(Stdio::null()).status()?;
+        ensure!(status.success(), "{status}");
         Ok(())
     }
 }

@@ -2,6 +2,7 @@
 //! of them, and every command that would change a host refuses.
 
 mod compose;
+mod numa;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -263,4 +264,29 @@ fn save(tree: &Tree, directory: &Path) -> PathBuf {
     let path = directory.join("host.json");
     fs::write(&path, output.stdout).expect("written");
     path
+}
+
+/// Not even what would change nothing.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn an_apply_with_nothing_to_do_on_256_vfs_writes_nothing() {
+    use lab::fault::{self, Scope};
+
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let tree = numa::numa_up(directory.path());
+    tree.file("policy.yaml", numa::POLICY);
+    let file = directory.path().join("policy.yaml").display().to_string();
+    let state = directory.path().join("state").display().to_string();
+    let arguments = ["--state", &state, "apply", "-f", &file];
+    // The first one remembers the policy.
+    for turn in ["first", "second"] {
+        let output = assign(directory.path(), &arguments);
+        assert!(output.status.success(), "{turn}: {}", text(&output.stderr));
+        assert!(text(&output.stdout).contains("nothing to do"), "{turn}");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_assign"));
+        command.arg("--root").arg(directory.path()).args(arguments);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let ran = fault::run(command, Scope::Host, None).expect("a program that is traced");
+        assert_eq!((ran.code, ran.points.len()), (Some(0), 0), "{turn}: {:?}", ran.points);
+    }
 }

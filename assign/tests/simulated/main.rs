@@ -1,8 +1,8 @@
 //! The `assign` program itself against simulated hosts: whole commands, with a kernel that answers.
 
+mod examples;
 #[cfg(target_arch = "x86_64")]
 mod faults;
-#[cfg(target_arch = "x86_64")]
 mod gallery;
 mod interrupt;
 mod lending;
@@ -75,24 +75,4 @@ impl Host {
 /// An example's path.
 fn example(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples").join(name)
-}
-
-#[test]
-fn an_example_is_applied_twice_and_removed() {
-    for name in ["edge-node.yaml", "nvme-slices.yaml"] {
-        let host = Host::new(Simulation::lab_with_drive);
-        let file = example(name).display().to_string();
-        let before = host.snapshot();
-        assert_eq!(before.problems, []);
-        let said = host.done(&["apply", "--yes", "-f", &file]);
-        assert!(said.contains("steps made"), "{name}: {said}");
-        assert_eq!(host.state().applied().expect("the state").len(), 1);
-        let applied = host.snapshot();
-        assert_ne!(applied, before);
-        let said = host.done(&["apply", "-f", &file]);
-        assert!(said.contains("nothing to do"), "{name}: {said}");
-        assert_eq!(host.snapshot(), applied, "{name}");
-        host.done(&["remove", "-f", &file]);
-        assert_eq!(host.snapshot(), before, "{name}");
-    }
 }
