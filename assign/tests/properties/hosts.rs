@@ -2,8 +2,10 @@
 //! that the host lives on.
 
 use proptest::prelude::*;
+use sriov::facts::capabilities::{Capabilities, PortKind};
 use sriov::facts::iommu::{Iommu, IommuGroup};
 use sriov::facts::net::Netdev;
+use sriov::recorded::Config;
 use sriov::recorded::model::{Model, netdev};
 use sriov::{
     Binding, Change, HostSnapshot, MacAddress, PciAddress, PciFunction, PfFacts, Target, VfRef,
@@ -56,6 +58,27 @@ pub struct Words {
     pub devices: Vec<Device>,
     pub has_vf_driver: bool,
     pub reports_trust: bool,
+    /// What guests had last time.
+    pub before: Vec<Before>,
+}
+
+/// What a claim of a guest had last time: each by a number among those that there are.
+#[derive(Debug, Clone)]
+pub struct Before {
+    pub guest: usize,
+    pub claim: usize,
+    pub device: usize,
+    /// Whether it was any VF, also one of another pool.
+    pub any: bool,
+    /// Whether the device was in another place then.
+    pub moved: bool,
+}
+
+fn before() -> impl Strategy<Value = Before> {
+    let flags = (prop::bool::weighted(0.2), prop::bool::weighted(0.2));
+    (0..8_usize, 0..8_usize, 0..32_usize, flags).prop_map(|(guest, claim, device, (any, moved))| {
+        Before { guest, claim, device, any, moved }
+    })
 }
 
 fn node() -> impl Strategy<Value = Option<u32>> {
@@ -102,12 +125,14 @@ fn device() -> impl Strategy<Value = Device> {
 pub fn words() -> impl Strategy<Value = Words> {
     let cards = prop::collection::vec(card(), 1..4);
     let devices = prop::collection::vec(device(), 0..4);
-    (cards, devices, any::<bool>(), prop::bool::weighted(0.9)).prop_map(
-        |(cards, devices, has_vf_driver, reports_trust)| Words {
+    let before = prop::collection::vec(before(), 0..8);
+    (cards, devices, any::<bool>(), prop::bool::weighted(0.9), before).prop_map(
+        |(cards, devices, has_vf_driver, reports_trust, before)| Words {
             cards,
             devices,
             has_vf_driver,
             reports_trust,
+            before,
         },
     )
 }
@@ -205,6 +230,13 @@ fn add_group(host: &mut HostSnapshot, members: &[PciAddress]) -> u32 {
     number
 }
 
+/// What a card's port shows of access control.
+fn port_of(card: &Card) -> Capabilities {
+    let config = Config::new((0x8086, 0x347a), 0x06_0400).pcie(PortKind::RootPort, false, 3, 16);
+    let config = if card.isolating { config.isolating() } else { config };
+    Capabilities::parse(&config.bytes()).0
+}
+
 fn lay_out_card(host: &mut HostSnapshot, number: usize, card: &Card) {
     let port = address(&format!("0000:00:{:02x}.0", number + 1));
     let pf = card_at(number);
@@ -222,6 +254,7 @@ fn lay_out_card(host: &mut HostSnapshot, number: usize, card: &Card) {
         driver: Some("pcieport".to_owned()),
         iommu_group: Some(group.0),
         numa_node: card.node,
+        capabilities: Some(port_of(card)),
         ..PciFunction::new(port)
     });
     let name = format!("eth{number}");

@@ -6,11 +6,13 @@
 //! The steps are carried out by a model of the kernel that knows nothing of plans.
 
 mod hosts;
+mod kept;
 mod wanted;
 
 use std::collections::BTreeMap;
 
-use assign::choose::{self, Choice, Holder, Offer, World};
+use assign::apply::settle::settle;
+use assign::choose::{self, Choice, Holder, Offer, Previous, World};
 use assign::plan::{Known, Plan, plan_with};
 use assign::state::{Applied, Lease, Owner};
 use policies::{Documents, NumaChoice, Policy, Pool, PoolDevices, VfIndexes};
@@ -36,6 +38,7 @@ struct Case {
     documents: Documents,
     leases: Vec<Lease>,
     variants: Variants,
+    previous: Vec<Previous>,
 }
 
 impl Case {
@@ -43,12 +46,22 @@ impl Case {
         let (before, held) = hosts::build(words);
         let documents = texts.parse(words)?;
         let (leases, variants) = (leases(&held), Variants::default());
-        Some(Case { before, documents, leases, variants })
+        let previous = kept::previous(&before.host, &documents, &words.before);
+        Some(Case { before, documents, leases, variants, previous })
     }
 
     fn plan(&self, host: &HostSnapshot) -> Plan {
-        let known =
-            Known { leases: &self.leases, variants: Some(&self.variants), ..Known::default() };
+        self.plan_after(host, &self.previous)
+    }
+
+    /// The plan where guests had these before.
+    fn plan_after(&self, host: &HostSnapshot, previous: &[Previous]) -> Plan {
+        let known = Known {
+            leases: &self.leases,
+            variants: Some(&self.variants),
+            previous,
+            ..Known::default()
+        };
         plan_with(host, &self.documents.policies, &self.documents.guests, known)
     }
 }
@@ -354,8 +367,26 @@ fn check(words: &Words, texts: &Texts) -> Result<(), TestCaseError> {
         prop_assert!(lacks.is_empty(), "{lacks:?}");
     }
     check_shrunk(&case, &plan, &model)?;
+    check_removal(&case, &plan, model)?;
     check_guests(&case, &plan, &after)?;
-    check_runs(&case, &plan, &after)
+    kept::check(&case, &plan, &after)?;
+    // What a guest had it gets before all others only where all are asked at once.
+    check_runs(&case, &case.plan_after(&case.before.host, &[]), &after)
+}
+
+/// That removing the policies afterwards, the last one first, restores the host.
+fn check_removal(case: &Case, plan: &Plan, mut model: Model) -> Result<(), TestCaseError> {
+    for policy in case.documents.policies.iter().rev() {
+        let steps = plan.steps.iter().filter(|step| step.policy == policy.name);
+        let own: Vec<Change> = steps.map(|step| step.change.clone()).collect();
+        for back in settle(&own) {
+            let made = model.make(&back);
+            prop_assert!(made.is_ok(), "{made:?} when {} is removed", policy.name);
+        }
+    }
+    let differs = differences(&model.host, &case.before.host);
+    prop_assert!(differs.is_empty(), "after removing: {differs:#?}");
+    Ok(())
 }
 
 proptest! {
@@ -374,6 +405,7 @@ fn the_cases_are_of_all_kinds() {
     let mut runner = proptest::test_runner::TestRunner::deterministic();
     let strategy = (hosts::words(), wanted::texts());
     let (mut refused, mut changed, mut given, mut forced, mut kept) = (0, 0, 0, 0, 0);
+    let (mut met, mut apart, mut again, mut demanded) = (0, 0, 0, 0);
     for _ in 0..1000 {
         let (words, texts) = strategy.new_tree(&mut runner).expect("a case").current();
         let Some(case) = Case::new(&words, &texts) else { continue };
@@ -384,9 +416,24 @@ fn the_cases_are_of_all_kinds() {
         forced +=
             usize::from(plan.steps.iter().any(|step| matches!(step.change, Change::Forced { .. })));
         kept += usize::from(!plan.steps.is_empty() && !case.leases.is_empty());
+        let conflict = assign::OwnReason::PoolConflict.into();
+        let policies = &case.documents.policies;
+        met += usize::from(
+            policies.len() > 1 && plan.refusal().is_some_and(|one| one.reason == conflict),
+        );
+        apart += usize::from(policies.len() > 1 && !plan.steps.is_empty());
+        let mut model = case.before.clone();
+        if plan.steps.iter().all(|step| model.make(&step.change).is_ok()) {
+            again += kept::expected(&case, &plan, &model.host).len();
+        }
+        let acs = policies.iter().any(|policy| policy.isolation.acs == policies::Acs::Required);
+        demanded += usize::from(acs && plan.refusal().is_none());
     }
     println!(
-        "refused {refused}, changed {changed}, guests with a device {given}, forced {forced}, beside leases {kept}"
+        "refused {refused}, changed {changed}, guests with a device {given}, forced {forced}, beside \
+         leases {kept}, policies that meet {met} or stand beside each other {apart}, devices that a \
+         guest has again {again}, ACS demanded and there {demanded}"
     );
     assert!(refused > 100 && changed > 100 && given > 100 && forced > 3 && kept > 30);
+    assert!(met > 3 && apart > 20 && again > 10 && demanded > 10);
 }

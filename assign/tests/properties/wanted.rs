@@ -8,9 +8,32 @@ use sriov::isolation::is_vfio_driver;
 
 use super::hosts::{Words, card_at, device_at};
 
+/// How a pool says which cards it is of.
+#[derive(Debug, Clone, Copy)]
+enum By {
+    Address,
+    Interface,
+    /// All cards of its kind.
+    Kind,
+    /// Those of a node.
+    Node(u32),
+}
+
+impl By {
+    fn selector(self, card: usize) -> String {
+        match self {
+            By::Address => format!("{{address: \"{}\"}}", card_at(card)),
+            By::Interface => format!("{{interface: eth{card}, driver: igb}}"),
+            By::Kind => "{vendor: \"8086\", device: \"10c9\"}".to_owned(),
+            By::Node(node) => format!("{{device: \"10c9\", numaNode: {node}}}"),
+        }
+    }
+}
+
 /// A pool of VFs.
 #[derive(Debug, Clone)]
 pub struct VfPool {
+    by: By,
     card: usize,
     /// Of eight of the card's total, and one more.
     count: u16,
@@ -32,6 +55,10 @@ pub struct Guest {
 #[derive(Debug, Clone)]
 pub struct Texts {
     pools: Vec<VfPool>,
+    /// Whether each pool is in a policy of its own.
+    apart: bool,
+    acs: bool,
+    keep: bool,
     whole: Option<(Option<usize>, &'static str)>,
     exceptions: Vec<usize>,
     guests: Vec<Guest>,
@@ -59,7 +86,14 @@ fn network() -> impl Strategy<Value = String> {
 }
 
 pub fn texts() -> impl Strategy<Value = Texts> {
+    let by = prop_oneof![
+        9 => Just(By::Address),
+        2 => Just(By::Interface),
+        1 => Just(By::Kind),
+        1 => (0..2_u32).prop_map(By::Node),
+    ];
     let pool = (
+        by,
         0..3_usize,
         1..=8_u16,
         prop::option::weighted(0.3, 1..8_u16),
@@ -67,7 +101,8 @@ pub fn texts() -> impl Strategy<Value = Texts> {
         any::<bool>(),
         network(),
     )
-        .prop_map(|(card, count, split, driver, spread, network)| VfPool {
+        .prop_map(|(by, card, count, split, driver, spread, network)| VfPool {
+            by,
             card,
             count,
             split,
@@ -75,7 +110,8 @@ pub fn texts() -> impl Strategy<Value = Texts> {
             spread,
             network,
         });
-    let claimed = prop_oneof![Just("p0"), Just("p1"), Just("whole"), Just("nowhere")];
+    let claimed =
+        prop_oneof![3 => Just("p0"), 2 => Just("p1"), 2 => Just("whole"), 1 => Just("nowhere")];
     let numa = prop_oneof![Just("ignore"), Just("preferred"), Just("required")];
     let networks = prop::collection::vec((claimed.clone(), numa, prop::bool::weighted(0.8)), 0..3);
     let devices = prop::collection::vec((claimed, any::<bool>()), 0..2);
@@ -86,9 +122,13 @@ pub fn texts() -> impl Strategy<Value = Texts> {
         prop::option::of((prop::option::of(0..3_usize), driver())),
         prop::collection::vec(0..3_usize, 0..2),
         prop::collection::vec(guest, 0..4),
+        (any::<bool>(), prop::bool::weighted(0.1), prop::bool::weighted(0.2)),
     )
-        .prop_map(|(pools, whole, exceptions, guests)| Texts {
+        .prop_map(|(pools, whole, exceptions, guests, (apart, acs, keep))| Texts {
             pools,
+            apart,
+            acs,
+            keep,
             whole,
             exceptions,
             guests,
@@ -99,12 +139,12 @@ impl Texts {
     /// The documents, if they are right by themselves.
     pub fn parse(&self, words: &Words) -> Option<Documents> {
         let mut text = String::new();
-        let mut pools = String::new();
+        let mut pools: Vec<String> = Vec::new();
         let cards: Vec<usize> =
             self.pools.iter().map(|pool| pool.card % words.cards.len()).collect();
         for (number, (pool, card)) in self.pools.iter().zip(&cards).enumerate() {
             let order = if pool.spread { "spread" } else { "pack" };
-            let at = card_at(*card);
+            let from = pool.by.selector(*card);
             // Mostly what the card can have; and two pools of a card agree, as they must.
             let total = words.cards.get(*card).map_or(8, |card| card.total);
             let count = |pool: &VfPool| if pool.count < 8 { pool.count.min(total) } else { 8 };
@@ -119,23 +159,36 @@ impl Texts {
                     None => (count(pool), String::new()),
                 },
             };
-            pools += &format!(
-                "    - {{name: p{number}, from: {{address: \"{at}\"}}, vfs: {{count: {count}}}{used}, \
+            pools.push(format!(
+                "    - {{name: p{number}, from: {from}, vfs: {{count: {count}}}{used}, \
                  driver: {}, order: {order}, network: {}}}\n",
                 pool.driver, pool.network
-            );
+            ));
         }
         if let Some((one, driver)) = &self.whole {
             let selector = match one {
                 Some(one) => format!("address: \"{}\"", device_at(*one)),
                 None => "vendor: \"10de\"".to_owned(),
             };
-            pools += &format!("    - {{name: whole, devices: {{{selector}}}, driver: {driver}}}\n");
+            pools.push(format!(
+                "    - {{name: whole, devices: {{{selector}}}, driver: {driver}}}\n"
+            ));
         }
-        if !pools.is_empty() {
+        let policies: Vec<String> = match self.apart {
+            true => pools,
+            false => Some(pools.concat()).filter(|pools| !pools.is_empty()).into_iter().collect(),
+        };
+        for (number, pools) in policies.iter().enumerate() {
             text += &format!(
-                "apiVersion: assign/v1\nkind: Policy\nmetadata: {{name: edge}}\nspec:\n  pools:\n{pools}"
+                "---\napiVersion: assign/v1\nkind: Policy\nmetadata: {{name: edge{number}}}\nspec:\n  \
+                 pools:\n{pools}"
             );
+            if self.acs {
+                text += "  isolation: {acs: required}\n";
+            }
+            if self.keep {
+                text += "  release: {restore: keep}\n";
+            }
             if !self.exceptions.is_empty() {
                 text += "  protection:\n    exceptions:\n";
                 let mut seen = std::collections::BTreeSet::new();
@@ -158,8 +211,11 @@ impl Texts {
             };
             text += "  networks:\n    - {name: plain, virtio: {bridge: br0}}\n";
             for (at, (pool, numa, falls_back)) in guest.networks.iter().enumerate() {
-                // Near to memory that may be anywhere is nowhere, and no right document.
-                let numa = if guest.numa.is_some() { numa } else { "ignore" };
+                // No right document demands to be near to memory that may be anywhere.
+                let numa = match (*numa, guest.numa) {
+                    ("required", None) => "preferred",
+                    (numa, _) => numa,
+                };
                 let fallback = if *falls_back { ", fallback: {virtio: {bridge: br0}}" } else { "" };
                 text += &format!(
                     "    - {{name: n{at}, claim: {{pool: {pool}, numa: {numa}}}{fallback}}}\n"
