@@ -52,6 +52,8 @@ pub enum OwnReason {
     Leased,
     /// The device's IOMMU group cannot be given away.
     GroupNotViable,
+    /// The device is a VF, and a guest has its PF or is about to.
+    PfGivenAway,
     /// The host has no IOMMU in use.
     NoIommu,
     /// The host cannot run guests.
@@ -160,11 +162,12 @@ impl Failure {
         self
     }
 
-    /// A device whose group cannot be given away.
+    /// A device that cannot be given away by itself.
     pub fn not_viable(device: impl ToString, cause: &NotViable) -> Failure {
         let reason = match cause {
             NotViable::NoGroup { .. } => OwnReason::NoIommu,
-            NotViable::Neighbours { .. } => OwnReason::GroupNotViable,
+            NotViable::PfGivenAway { .. } => OwnReason::PfGivenAway,
+            NotViable::Reserved { .. } | NotViable::Neighbours { .. } => OwnReason::GroupNotViable,
         };
         Failure::refused(reason, device, format!("cannot be given away: {cause}"))
             .with_remedy(cause.remedy())

@@ -355,7 +355,11 @@ fn neighbours_that_the_host_needs_keep_a_device() {
 #[test]
 fn what_the_host_lives_on_is_its_own() {
     let disk = device_with("0000:00:1f.2", "host-use", |_| {});
-    assert_finding(&disk, Level::Problem, "umount");
+    assert_finding(&disk, Level::Problem, "choose another device");
+    let mounted = device_with("0000:00:1f.2", "host-use", |host| {
+        host.blocks.iter_mut().for_each(|block| block.mounts = vec!["/srv".to_owned()]);
+    });
+    assert_finding(&mounted, Level::Problem, "umount");
     let bridge = diagnose(&good(), PORT, &[]);
     assert_eq!(bridge.verdict, Verdict::No);
     assert!(matches!(bridge.findings.as_slice(), [only] if only.id == "bridge"));
@@ -364,6 +368,15 @@ fn what_the_host_lives_on_is_its_own() {
         host.netdevs.iter_mut().for_each(|netdev| netdev.default_route = true);
     });
     assert_finding(&route, Level::Problem, "assign vf create");
+    // What routers gave is lost all the same, and `assign bind` refuses it.
+    let advertised = device_with(PF, "host-use", |host| {
+        edit(host, PF).sriov.iter_mut().for_each(|pf| pf.present = 0);
+        for netdev in &mut host.netdevs {
+            netdev.addresses = vec!["2001:db8::1".parse().expect("an address")];
+            netdev.autoconfigured = true;
+        }
+    });
+    assert_finding(&advertised, Level::Problem, "ip link set eth0 down");
 }
 
 #[test]

@@ -99,6 +99,54 @@ fn everything_about_a_device() {
     assert_eq!(assign(directory.path(), &["groups", "77"]).status.code(), Some(2));
 }
 
+/// A device that firmware keeps, and a VF whose PF a guest has: every command says so, and the one
+/// that would take the device refuses.
+#[test]
+fn what_cannot_be_given_away_is_told_by_all_alike() {
+    let directory = lab();
+    let root = directory.path();
+    let file = root.join("sys/kernel/iommu_groups/16/reserved_regions");
+    std::fs::write(file, "0x00000000bdf6f000 0x00000000bdf7efff direct\n").expect("regions");
+    all_say_no(root, "firmware", "wants 0xbdf6f000");
+
+    let directory = lab();
+    let root = directory.path();
+    let driver = root.join("sys/bus/pci/devices/0000:01:00.0/driver");
+    std::fs::remove_file(&driver).expect("the driver");
+    std::os::unix::fs::symlink("../../bus/pci/drivers/vfio-pci", driver).expect("a link");
+    all_say_no(root, "PF", "0000:01:00.0 is bound to vfio-pci");
+}
+
+/// That all of them say of the first VF that it cannot be given away, and why.
+fn all_say_no(root: &Path, who: &str, why: &str) {
+    let vf = "0000:01:10.0";
+    let says = |arguments: &[&str]| {
+        let output = assign(root, arguments);
+        let [out, error] =
+            [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
+        (output.status.code(), format!("{out}{error}"))
+    };
+    let (_, doctor) = says(&["doctor", vf]);
+    assert!(doctor.contains("verdict  it cannot be given to a guest"), "{doctor}");
+    let (_, show) = says(&["show", vf]);
+    let now = show.lines().find(|line| line.trim_start().starts_with("now")).expect("a line");
+    assert!(now.contains(" no: ") && now.contains(who), "{show}");
+    assert!(!show.contains("assign bind"), "{show}");
+    let (_, tree) = says(&["devices", "--tree", "--all"]);
+    let row = tree.lines().find(|line| line.contains(vf)).expect("a row");
+    assert!(row.contains("blocked: ") && row.contains(who), "{tree}");
+    let (_, groups) = says(&["groups", "16"]);
+    assert!(
+        groups.contains("group 16  cannot be given away: ") && groups.contains(who),
+        "{groups}"
+    );
+    let (_, svg) = says(&["topology", "--format", "svg"]);
+    assert!(svg.contains("blocked") && svg.contains(who), "{svg}");
+    let (code, bind) = says(&["bind", vf]);
+    assert_eq!(code, Some(3), "{bind}");
+    assert!(bind.contains(who) && bind.contains(why), "{bind}");
+}
+
 #[test]
 fn help_fits_80_columns_and_its_examples_are_right() {
     let directory = lab();

@@ -276,6 +276,18 @@ fn a_shared_group_is_refused_with_its_neighbours() {
 }
 
 #[test]
+fn a_group_that_firmware_keeps_is_refused_with_its_region() {
+    let directory = directory();
+    let tree = Tree::lab(directory.path(), 1);
+    let region = "0x00000000bdf6f000 0x00000000bdf7efff direct\n";
+    tree.file("sys/kernel/iommu_groups/16/reserved_regions", region);
+    let (class, reason, text) = refusal(&planned(&HostSnapshot::read(&tree.root()), &[lan(1)]));
+    assert_eq!((class, reason), (Class::Refused, Reason::Own(OwnReason::GroupNotViable)));
+    assert!(text.contains("firmware wants 0xbdf6f000-0xbdf7efff mapped"), "{text}");
+    assert!(text.contains("Look in the firmware's settings"), "{text}");
+}
+
+#[test]
 fn an_interface_that_is_brought_up_does_not_listen_to_routers() {
     let directory = directory();
     let tree = Tree::lab(directory.path(), 0);

@@ -11,11 +11,12 @@ mod acs;
 pub use acs::{AcsControl, AcsGap, AcsLack, acs_path};
 
 use crate::address::PciAddress;
+use crate::facts::iommu::{IommuGroup, Region, RegionKind};
 use crate::facts::pci::PciFunction;
 use crate::snapshot::HostSnapshot;
 use crate::usage;
 
-/// Why a device's group cannot be given away.
+/// Why a device cannot be given away by itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum NotViable {
     /// The device has no group: the host has no IOMMU, or the device is not behind it.
@@ -23,6 +24,32 @@ pub enum NotViable {
     NoGroup {
         /// How to get one.
         remedy: String,
+    },
+    /// Firmware has devices of the group use memory of its own, which the kernel keeps mapped for
+    /// them: it gives such a group to nobody (drivers/iommu/iommu.c, `require_direct`).
+    #[error(
+        "firmware wants {:#x}-{:#x} mapped for its IOMMU group {group} (a direct region: RMRR or \
+         IVMD), so that the kernel does not let it go",
+        region.start,
+        region.end
+    )]
+    Reserved {
+        /// The group's number.
+        group: u32,
+        /// The first such region.
+        region: Region,
+    },
+    /// It is a VF whose PF a guest has, or is about to: who opens the VF has to know a secret of who
+    /// opened the PF (drivers/vfio/pci/vfio_pci_core.c, `vfio_pci_validate_vf_token`).
+    #[error(
+        "its PF {pf} is bound to {driver}, so that the VF opens only for those who know the VF token \
+         of the PF's user"
+    )]
+    PfGivenAway {
+        /// Its PF.
+        pf: PciAddress,
+        /// The PF's driver.
+        driver: String,
     },
     /// Other devices of the group are in the host's hands.
     #[error("its IOMMU group {group} also holds {}{}", list(members), because(gaps))]
@@ -41,6 +68,15 @@ impl NotViable {
     pub fn remedy(&self) -> String {
         match self {
             NotViable::NoGroup { remedy } => remedy.clone(),
+            NotViable::Reserved { .. } => {
+                "Look in the firmware's settings for what shares memory with the device (remote \
+                 management, \"HP Shared Memory\", legacy USB), switch it off for this slot, or \
+                 choose another device."
+                    .to_owned()
+            }
+            NotViable::PfGivenAway { pf, .. } => {
+                format!("Give the PF back to the host: `assign release {pf}`.")
+            }
             NotViable::Neighbours { .. } => {
                 "Enable ACS on the port or choose another device.".to_owned()
             }
@@ -81,17 +117,27 @@ fn list(members: &[Neighbour]) -> String {
 }
 
 /// Whether `device` could be given away as the host is now, when the devices in `together` are
-/// given with it.
+/// given with it; the first of the [`obstacles`].
 pub fn viability(
     snapshot: &HostSnapshot,
     device: &PciFunction,
     together: &[PciAddress],
 ) -> Result<(), NotViable> {
-    let of_number = |number| Some((number, snapshot.iommu.groups.get(&number)?));
-    let group = device.iommu_group.and_then(of_number);
-    let Some((number, group)) = group.filter(|(_, group)| group.isolates) else {
-        return Err(NotViable::NoGroup { remedy: snapshot.iommu.remedy().to_owned() });
+    obstacles(snapshot, device, together).into_iter().next().map_or(Ok(()), Err)
+}
+
+/// Everything that keeps `device` from being given away as the host is now, when the devices in
+/// `together` are given with it. First what no choice of devices helps against.
+pub fn obstacles(
+    snapshot: &HostSnapshot,
+    device: &PciFunction,
+    together: &[PciAddress],
+) -> Vec<NotViable> {
+    let Some((number, group)) = isolating_group(snapshot, device) else {
+        return vec![NotViable::NoGroup { remedy: snapshot.iommu.remedy().to_owned() }];
     };
+    let alone = [reserved(snapshot, device), pf_given_away(snapshot, device)];
+    let mut found: Vec<NotViable> = alone.into_iter().flatten().collect();
     let mut members: Vec<Neighbour> = in_the_way(snapshot, device, together)
         .into_iter()
         .map(|member| Neighbour {
@@ -105,10 +151,36 @@ pub fn viability(
         driver: None,
         carries: None,
     }));
-    if members.is_empty() {
-        return Ok(());
+    if !members.is_empty() {
+        let gaps = acs_path(snapshot, device);
+        found.push(NotViable::Neighbours { group: number, members, gaps });
     }
-    Err(NotViable::Neighbours { group: number, members, gaps: acs_path(snapshot, device) })
+    found
+}
+
+/// A device's group, where there is an IOMMU behind it.
+fn isolating_group<'a>(
+    snapshot: &'a HostSnapshot,
+    device: &PciFunction,
+) -> Option<(u32, &'a IommuGroup)> {
+    let number = device.iommu_group?;
+    let group = snapshot.iommu.groups.get(&number)?;
+    group.isolates.then_some((number, group))
+}
+
+/// The obstacle that a direct region of the device's group is. One that is only there until a driver
+/// takes the device (`direct-relaxable`) is none.
+pub fn reserved(snapshot: &HostSnapshot, device: &PciFunction) -> Option<NotViable> {
+    let (number, group) = isolating_group(snapshot, device)?;
+    let region = group.reserved.iter().find(|region| region.kind == RegionKind::Direct)?;
+    Some(NotViable::Reserved { group: number, region: region.clone() })
+}
+
+/// The obstacle that a PF in a guest's hands is to its VFs.
+pub fn pf_given_away(snapshot: &HostSnapshot, device: &PciFunction) -> Option<NotViable> {
+    let pf = snapshot.function(device.vf_of?.pf)?;
+    let driver = pf.driver.as_deref().filter(|driver| is_vfio_driver(driver))?;
+    Some(NotViable::PfGivenAway { pf: pf.address, driver: driver.to_owned() })
 }
 
 /// The other members of a device's group that have to leave the host's drivers before it can be given

@@ -39,7 +39,9 @@ pub enum UseKind {
     Bridge,
     /// The way by which the person who asks is logged in.
     Session,
-    /// A mounted filesystem.
+    /// The filesystem that the host lives on.
+    Root,
+    /// Another mounted filesystem.
     Mount,
     /// Swap space.
     Swap,

@@ -409,3 +409,45 @@ fn a_stand_in_group_isolates_nothing_also_beside_an_iommu() {
     let vf = snapshot.function("0000:01:10.0".parse().expect("an address")).expect("a VF");
     isolation::viability(&snapshot, vf, &[]).expect_err("nothing behind the group");
 }
+
+/// Regions as the kernel prints them (drivers/iommu/iommu.c, `iommu_group_show_resv_regions`).
+#[test]
+fn memory_that_firmware_wants_mapped_keeps_a_device() {
+    let directory = directory();
+    let tree = Tree::lab(directory.path(), 1);
+    let regions = "sys/kernel/iommu_groups/16/reserved_regions";
+    let msi = "0x00000000fee00000 0x00000000feefffff msi\n";
+    let relaxable = "0x00000000df000000 0x00000000dfffffff direct-relaxable\n";
+    tree.file(regions, &format!("{relaxable}{msi}"));
+    let snapshot = HostSnapshot::read(&tree.root());
+    let vf = function(&snapshot, "0000:01:10.0");
+    assert_eq!(isolation::viability(&snapshot, vf, &[]), Ok(()));
+
+    tree.file(regions, &format!("0x00000000bdf6f000 0x00000000bdf7efff direct\n{msi}"));
+    let listed = HostSnapshot::read_within(&tree.root(), Scope::Listing);
+    assert!(listed.iommu.groups.values().all(|group| group.reserved.is_empty()));
+    let snapshot = HostSnapshot::read(&tree.root());
+    let vf = function(&snapshot, "0000:01:10.0");
+    let refusal = isolation::viability(&snapshot, vf, &[]).expect_err("a direct region");
+    assert_eq!(
+        refusal.to_string(),
+        "firmware wants 0xbdf6f000-0xbdf7efff mapped for its IOMMU group 16 (a direct region: RMRR \
+         or IVMD), so that the kernel does not let it go"
+    );
+    assert!(refusal.remedy().contains("firmware's settings"), "{}", refusal.remedy());
+}
+
+#[test]
+fn a_vf_below_a_pf_that_a_guest_has_stays() {
+    let directory = directory();
+    let tree = Tree::lab(directory.path(), 1);
+    tree.remove("sys/bus/pci/devices/0000:01:00.0/driver");
+    tree.link("sys/bus/pci/devices/0000:01:00.0/driver", "../../bus/pci/drivers/vfio-pci");
+    let snapshot = HostSnapshot::read(&tree.root());
+    let vf = function(&snapshot, "0000:01:10.0");
+    let refusal = isolation::viability(&snapshot, vf, &[]).expect_err("its PF is given away");
+    let told = refusal.to_string();
+    assert!(told.contains("0000:01:00.0 is bound to vfio-pci"), "{told}");
+    assert!(told.contains("VF token"), "{told}");
+    assert_eq!(refusal.remedy(), "Give the PF back to the host: `assign release 0000:01:00.0`.");
+}

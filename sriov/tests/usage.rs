@@ -145,7 +145,7 @@ fn multipath_volumes_are_followed_and_named_as_people_name_them() {
         assert_eq!(
             uses(&tree, function),
             [
-                (UseKind::Mount, format!("{disk} → mpatha → vg0-root → /")),
+                (UseKind::Root, format!("{disk} → mpatha → vg0-root → /")),
                 (UseKind::Swap, format!("{disk} → mpatha → vg0-swap → swap"))
             ]
         );
@@ -200,6 +200,26 @@ fn a_disk_is_traced_to_its_controller_whatever_lies_between() {
     }
 }
 
+/// A boot partition sorts before the root by its name and by its place, and is the lesser loss.
+#[test]
+fn the_root_comes_before_other_filesystems() {
+    let directory = directory();
+    let tree = idle(&directory);
+    let disk = "devices/pci0000:00/0000:00:1f.2/ata2/block/sdb";
+    block(&tree, disk, "8:16");
+    for (part, number) in [("sdb1", "8:17"), ("sdb2", "8:18")] {
+        block(&tree, &format!("{disk}/{part}"), number);
+        tree.file(&format!("sys/{disk}/{part}/partition"), "1\n");
+    }
+    let mounts =
+        "26 25 8:17 / /boot/efi rw - vfat /dev/sdb1 rw\n25 1 8:18 / / rw - ext4 /dev/sdb2 rw\n";
+    tree.file("proc/self/mountinfo", mounts);
+    assert_eq!(
+        uses(&tree, AHCI),
+        [(UseKind::Root, "sdb2 → /".to_owned()), (UseKind::Mount, "sdb1 → /boot/efi".to_owned())]
+    );
+}
+
 /// A container's mounts: another namespace in `ns/mnt` (namespaces(7)), mountinfo as in ours. What
 /// both see is told once.
 #[test]
@@ -218,10 +238,7 @@ fn what_only_a_container_has_mounted_is_a_use() {
     tree.file("proc/70/comm", "postgres\n");
     let found = uses(&tree, AHCI);
     let theirs = "sdb → /data, in the mount namespace of postgres (process 70)";
-    assert_eq!(
-        found,
-        [(UseKind::Mount, "sda → /".to_owned()), (UseKind::Mount, theirs.to_owned())]
-    );
+    assert_eq!(found, [(UseKind::Root, "sda → /".to_owned()), (UseKind::Mount, theirs.to_owned())]);
 }
 
 #[test]
@@ -432,6 +449,7 @@ fn kinds_have_stable_words() {
     let text = serde_json::to_string(&[
         UseKind::Bridge,
         UseKind::Session,
+        UseKind::Root,
         UseKind::Mount,
         UseKind::Swap,
         UseKind::Pool,
@@ -448,7 +466,7 @@ fn kinds_have_stable_words() {
     ]);
     assert_eq!(
         text.expect("serialized"),
-        "[\"bridge\",\"session\",\"mount\",\"swap\",\"pool\",\"default-route\",\"address\",\
+        "[\"bridge\",\"session\",\"root\",\"mount\",\"swap\",\"pool\",\"default-route\",\"address\",\
          \"route\",\"stack\",\"namespace\",\"program\",\"holder\",\"claimed\",\"open\",\"console\"]"
     );
 }

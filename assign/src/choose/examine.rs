@@ -18,8 +18,9 @@ type NotIsolated = Option<(String, String)>;
 pub(super) struct Examiner<'a> {
     world: World<'a>,
     uses: Option<usage::Index<'a>>,
-    /// By whether what the host lends leaves it together.
-    groups: HashMap<(u32, bool), NotIsolated>,
+    /// By whether what the host lends leaves it together, and whose VFs they are: a PF that a guest
+    /// has keeps its own VFs only.
+    groups: HashMap<(u32, bool, Option<PciAddress>), NotIsolated>,
     lendable: Option<HashSet<PciAddress>>,
     paths: HashMap<PciAddress, NotIsolated>,
 }
@@ -122,7 +123,8 @@ impl<'a> Examiner<'a> {
         let judged = match function.iommu_group {
             // What is against one device of a group is against all that a vfio driver has.
             Some(group) if function.driver.as_deref().is_some_and(is_vfio_driver) => {
-                self.groups.entry((group, is_lent)).or_insert_with(judge).clone()
+                let pf = function.vf_of.map(|vf| vf.pf);
+                self.groups.entry((group, is_lent, pf)).or_insert_with(judge).clone()
             }
             _ => judge(),
         };

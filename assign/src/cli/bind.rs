@@ -11,8 +11,11 @@ use super::force::{self, Force};
 use super::{Context, apply, device};
 use crate::apply::policies::Report;
 use crate::failure::{Failure, OwnReason};
-use crate::plan::vfs;
-use crate::state::{Lease, Original, originals};
+use crate::state::{Original, originals};
+
+mod check;
+
+use check::{Against, Wanted};
 
 /// Stands for vfio-pci, or the variant of it that is made for a device.
 const AUTO: &str = "auto";
@@ -34,16 +37,6 @@ pub struct Bind {
     /// Without an IOMMU, use the kernel's no-IOMMU mode: the device then reaches all of the host's
     /// memory.
     #[arg(long)]
-    no_iommu: bool,
-}
-
-/// What the checks of all devices need.
-struct Wanted<'a> {
-    snapshot: &'a HostSnapshot,
-    leases: &'a [Lease],
-    together: &'a [PciAddress],
-    forced: &'a [PciAddress],
-    /// That devices may be given away without an IOMMU.
     no_iommu: bool,
 }
 
@@ -71,7 +64,10 @@ impl Bind {
             if function.driver.as_deref() == Some(driver) {
                 continue;
             }
-            wanted.check(context, function, driver)?;
+            if let Err(against) = wanted.check(function, driver) {
+                return Err(refused(context, &wanted, function, against));
+            }
+            device::check_open(context, function, &format!("bind it to {driver}"))?;
             let bind = Change::Bind {
                 device: Target::Function(function.address),
                 from: sriov::act::bind::original(&snapshot, function),
@@ -137,42 +133,40 @@ impl Bind {
     }
 }
 
-impl Wanted<'_> {
-    fn check(
-        &self,
-        context: &Context,
-        function: &PciFunction,
-        driver: &str,
-    ) -> Result<(), Failure> {
-        if let Some(lease) = self.leases.iter().find(|lease| lease.device == function.address) {
-            return Err(vfs::leased(lease, &format!("bind it to {driver}")));
+/// The refusal to bind a device, with what this command could do about it.
+fn refused(
+    context: &Context,
+    wanted: &Wanted<'_>,
+    function: &PciFunction,
+    against: Against,
+) -> Failure {
+    match against {
+        Against::Protected(failure) => failure,
+        Against::NotViable(cause) => {
+            not_viable(context, function, explained(context, wanted, function, cause))
         }
-        if let Some(failure) = force::carries(self.snapshot, function, self.forced) {
-            return Err(failure);
-        }
-        device::check_open(context, function, &format!("bind it to {driver}"))?;
-        if !isolation::is_vfio_driver(driver) {
-            return Ok(());
-        }
-        match isolation::viability(self.snapshot, function, self.together) {
-            Ok(()) => Ok(()),
-            Err(NotViable::NoGroup { .. }) if self.no_iommu => Ok(()),
-            Err(cause) => Err(refusal(context, function, self.explained(context, function, cause))),
-        }
-    }
-
-    /// The cause again, with the access controls of the devices themselves: for a refusal they are
-    /// worth waking for.
-    fn explained(&self, context: &Context, function: &PciFunction, cause: NotViable) -> NotViable {
-        let whole = HostSnapshot::read_within(&context.root, Scope::Whole);
-        let again = whole.function(function.address);
-        let again = again.map(|device| isolation::viability(&whole, device, self.together));
-        again.and_then(Result::err).unwrap_or(cause)
     }
 }
 
-/// A group that cannot be given away, with what could be done by this command.
-fn refusal(context: &Context, function: &PciFunction, cause: NotViable) -> Failure {
+/// The cause again, with the access controls of the devices themselves: for a refusal they are worth
+/// waking for.
+fn explained(
+    context: &Context,
+    wanted: &Wanted<'_>,
+    function: &PciFunction,
+    cause: NotViable,
+) -> NotViable {
+    if !matches!(cause, NotViable::Neighbours { .. }) {
+        return cause;
+    }
+    let whole = HostSnapshot::read_within(&context.root, Scope::Whole);
+    let again = whole.function(function.address);
+    let again = again.map(|device| isolation::viability(&whole, device, wanted.together));
+    again.and_then(Result::err).unwrap_or(cause)
+}
+
+/// A device that cannot be given away by itself, with what could be done by this command.
+fn not_viable(context: &Context, function: &PciFunction, cause: NotViable) -> Failure {
     let failure = Failure::not_viable(function.address, &cause);
     let remedy = cause.remedy();
     match cause {
@@ -182,7 +176,9 @@ fn refusal(context: &Context, function: &PciFunction, cause: NotViable) -> Failu
                  says that you want it all the same."
             ))
         }
-        NotViable::NoGroup { .. } => failure,
+        NotViable::NoGroup { .. } | NotViable::Reserved { .. } | NotViable::PfGivenAway { .. } => {
+            failure
+        }
         NotViable::Neighbours { .. } => {
             failure.with_remedy(format!("{remedy} `--group` takes all devices of the group."))
         }

@@ -109,9 +109,12 @@ fn turn(last: bool) -> &'static str {
 fn heading(group: &Group) -> Vec<Cell> {
     let (style, text) = match &group.verdict {
         Verdict::Bridges => (style::FAINT, "bridges, which stay with the host".to_owned()),
-        Verdict::Free { devices: 1 } => (style::GOOD, "can be given to a guest".to_owned()),
-        Verdict::Free { devices } => {
+        Verdict::Free { devices: 1, .. } => (style::GOOD, "can be given to a guest".to_owned()),
+        Verdict::Free { devices, together: true } => {
             (style::GOOD, format!("can be given to a guest, its {devices} devices together"))
+        }
+        Verdict::Free { devices, together: false } => {
+            (style::GOOD, format!("can be given to one guest, any or all of its {devices} devices"))
         }
         Verdict::Ready => (style::GOOD, "ready for a guest".to_owned()),
         Verdict::Guest { guest } => (style::GUEST, format!("guest {guest} has it")),

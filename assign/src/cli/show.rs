@@ -14,6 +14,7 @@ use crate::failure::Failure;
 use crate::state::{Lease, Original};
 use crate::topology::groups::{self, Group};
 use crate::topology::port::{self, Acs};
+use crate::topology::standing::lease_of_group;
 use crate::topology::{Standing, Standings};
 
 mod page;
@@ -81,7 +82,7 @@ impl Show {
             name: names::device(function),
             class: names::class(function.class_code()),
             standing,
-            next: next(&snapshot, function, standing, group.as_ref()),
+            next: next(&snapshot, &leases, function, standing, group.as_ref()),
             group,
             path: path(&snapshot, function),
             uses: usage::of(&snapshot, function),
@@ -138,6 +139,7 @@ fn vfs<'a>(
 /// The command or the change that would bring the device closer to a guest.
 fn next(
     snapshot: &HostSnapshot,
+    leases: &[Lease],
     function: &PciFunction,
     standing: &Standing,
     group: Option<&Group>,
@@ -166,7 +168,10 @@ fn next(
         }
         Standing::Blocked { .. } => match group {
             None => Some(snapshot.iommu.remedy().to_owned()),
-            Some(_) => isolation::viability(snapshot, function, &[]).err().map(|why| why.remedy()),
+            Some(_) => match lease_of_group(leases, function) {
+                Some(lease) => Some(format!("wait until {} ends", lease.guest)),
+                None => isolation::viability(snapshot, function, &[]).err().map(|why| why.remedy()),
+            },
         },
     }
 }

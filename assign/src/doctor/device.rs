@@ -4,13 +4,13 @@
 use serde::Serialize;
 use sriov::facts::bars::BarOwner;
 use sriov::facts::capabilities::Extent;
-use sriov::facts::iommu::RegionKind;
 use sriov::facts::names;
 use sriov::isolation::{self, AcsLack, NotViable, is_vfio_driver};
 use sriov::usage::{self, Use, UseKind};
 use sriov::{PciAddress, PciFunction};
 
 use super::{Facts, Finding, Level, io, worst};
+use crate::topology::standing::lease_of_group;
 
 /// What was found of one device.
 #[derive(Debug, Clone, Serialize)]
@@ -122,7 +122,12 @@ fn together(facts: Facts, function: &PciFunction) -> Option<Vec<PciAddress>> {
     let group = snapshot.iommu.groups.get(&function.iommu_group?)?;
     let devices = group.members.iter().filter_map(|member| snapshot.function(*member));
     let devices: Vec<&PciFunction> = devices.filter(|member| !member.is_bridge()).collect();
-    let free = |member: &&PciFunction| usage::of(snapshot, member).is_empty();
+    let free = |member: &&PciFunction| {
+        usage::of(snapshot, member).is_empty()
+            && member.sriov.as_ref().is_none_or(|pf| pf.present == 0)
+            && isolation::reserved(snapshot, member).is_none()
+            && isolation::pf_given_away(snapshot, member).is_none()
+    };
     let taken =
         |member: &&PciFunction| facts.leases.iter().any(|lease| lease.device == member.address);
     let all =
@@ -150,43 +155,50 @@ fn alive(_: Facts, function: &PciFunction) -> Vec<Finding> {
 }
 
 fn group(facts: Facts, function: &PciFunction) -> Vec<Finding> {
-    let id = "group";
     let snapshot = facts.snapshot;
-    let mut found = Vec::new();
-    match isolation::viability(snapshot, function, &[]) {
-        Ok(()) => {
-            let number = function.iommu_group.unwrap_or_default();
-            let members = snapshot.iommu.groups.get(&number).map_or(1, |group| group.members.len());
-            let evidence = match members {
-                1 => format!("it is alone in IOMMU group {number}"),
-                _ => format!("no other of the {members} members of group {number} is in use"),
-            };
-            found.push(Finding::ok(id, "the IOMMU keeps it apart", evidence));
-        }
-        Err(NotViable::NoGroup { remedy }) if snapshot.iommu.present => {
-            found.push(Finding::problem(
-                "no-group",
-                "no IOMMU is above it",
-                "it has no IOMMU group, and other devices of this host have one",
-                format!(
-                    "Its host bridge may be left out of firmware's tables: a firmware update may \
-                     help, or another slot. {}",
-                    if function.iommu_group.is_some() {
-                        "Its group is of VFIO's no-IOMMU mode, which isolates nothing."
-                    } else {
-                        remedy.as_str()
-                    }
-                ),
-            ));
-        }
-        Err(NotViable::NoGroup { .. }) => {
+    let obstacles = isolation::obstacles(snapshot, function, &[]);
+    let mut found: Vec<Finding> =
+        obstacles.iter().filter_map(|cause| of_group(facts, function, cause)).collect();
+    if found.is_empty() {
+        let number = function.iommu_group.unwrap_or_default();
+        let members = snapshot.iommu.groups.get(&number).map_or(1, |group| group.members.len());
+        let evidence = match members {
+            1 => format!("it is alone in IOMMU group {number}"),
+            _ => format!("no other of the {members} members of group {number} is in use"),
+        };
+        found.push(Finding::ok("group", "the IOMMU keeps it apart", evidence));
+    }
+    // What the host lacks for any device.
+    let host = [io::vfio_pci(facts), io::dma_mapper(facts)];
+    found.extend(host.into_iter().filter(|finding| finding.level == Level::Problem));
+    found
+}
+
+/// What is wrong with a device's group itself.
+fn of_group(facts: Facts, function: &PciFunction, cause: &NotViable) -> Option<Finding> {
+    Some(match cause {
+        NotViable::NoGroup { remedy } if facts.snapshot.iommu.present => Finding::problem(
+            "no-group",
+            "no IOMMU is above it",
+            "it has no IOMMU group, and other devices of this host have one",
+            format!(
+                "Its host bridge may be left out of firmware's tables: a firmware update may \
+                 help, or another slot. {}",
+                if function.iommu_group.is_some() {
+                    "Its group is of VFIO's no-IOMMU mode, which isolates nothing."
+                } else {
+                    remedy.as_str()
+                }
+            ),
+        ),
+        NotViable::NoGroup { .. } => {
             let iommu = io::iommu(facts);
             let evidence = format!("it has no IOMMU group; {}", iommu.evidence);
             let remedy = iommu.remedy.unwrap_or_default();
             let title = "nothing would keep it from the host's memory";
-            found.push(Finding::problem("no-group", title, evidence, remedy));
+            Finding::problem("no-group", title, evidence, remedy)
         }
-        Err(cause @ NotViable::Neighbours { .. }) => {
+        NotViable::Neighbours { .. } => {
             let remedy = match together(facts, function) {
                 Some(all) => {
                     let all: Vec<String> = all.iter().map(PciAddress::to_string).collect();
@@ -201,37 +213,22 @@ fn group(facts: Facts, function: &PciFunction) -> Vec<Finding> {
                          each other."
                     .to_owned(),
             };
-            found.push(Finding::problem(
-                id,
-                "it shares its IOMMU group with devices that the host has",
-                cause.to_string(),
-                remedy,
-            ));
+            let title = "it shares its IOMMU group with devices that the host has";
+            Finding::problem("group", title, cause.to_string(), remedy)
         }
-    }
-    // What the host lacks for any device.
-    let host = [io::vfio_pci(facts), io::dma_mapper(facts)];
-    found.extend(host.into_iter().filter(|finding| finding.level == Level::Problem));
-    found
+        // Told by checks of their own.
+        NotViable::Reserved { .. } | NotViable::PfGivenAway { .. } => return None,
+    })
 }
 
 /// Memory that firmware wants the device to reach: the kernel does not let such a device go
 /// (drivers/iommu/intel/iommu.c, "platform RMRR requirement").
 fn reserved(facts: Facts, function: &PciFunction) -> Vec<Finding> {
-    let group = function.iommu_group.and_then(|number| facts.snapshot.iommu.groups.get(&number));
-    let regions = group.map(|group| group.reserved.as_slice()).unwrap_or_default();
-    let direct = regions.iter().find(|region| region.kind == RegionKind::Direct);
-    let finding = direct.map(|region| {
-        Finding::problem(
-            "reserved",
-            "firmware has it use memory of its own: the kernel does not give it away",
-            format!("its group has a direct region {:#x}-{:#x}", region.start, region.end),
-            "Look in the firmware's settings for what shares memory with the device (remote \
-             management, \"HP Shared Memory\", legacy USB), switch it off for this slot, or choose \
-             another device.",
-        )
-    });
-    finding.into_iter().collect()
+    let Some(cause) = isolation::reserved(facts.snapshot, function) else { return Vec::new() };
+    let NotViable::Reserved { region, .. } = &cause else { return Vec::new() };
+    let evidence = format!("its group has a direct region {:#x}-{:#x}", region.start, region.end);
+    let title = "firmware has it use memory of its own: the kernel does not give it away";
+    vec![Finding::problem("reserved", title, evidence, cause.remedy())]
 }
 
 fn host_use(facts: Facts, function: &PciFunction) -> Vec<Finding> {
@@ -241,20 +238,26 @@ fn host_use(facts: Facts, function: &PciFunction) -> Vec<Finding> {
     };
     let chains: Vec<String> = used.iter().map(Use::to_string).collect();
     let evidence = chains.join("; ");
-    if used.iter().all(|used| used.autoconfigured) {
-        return vec![Finding::warning(
-            "host-use",
-            "the host has taken addresses on it by itself",
-            evidence,
-            "They go with the device, and come again with it.",
-        )];
-    }
     let vfs = match function.sriov.as_ref().is_some_and(|pf| pf.total > 0) {
         true => " Or leave it to the host, and give guests VFs of it (`assign vf create`).",
         false => "",
     };
+    if used.iter().all(|used| used.autoconfigured) {
+        let address = function.address;
+        let netdev = function.netdevs.first().map_or("its interface", String::as_str);
+        return vec![Finding::problem(
+            "host-use",
+            "the host has taken addresses on it by itself",
+            evidence,
+            format!(
+                "They came by router advertisement, and go when it is down: `ip link set {netdev} \
+                 down`. Or take it all the same: `assign bind --force {address}`.{vfs}"
+            ),
+        )];
+    }
     let remedy = match gravest.kind {
-        UseKind::Mount => "Unmount it first (`umount`); what / is on cannot be given away.",
+        UseKind::Root => "The host lives on it: choose another device.",
+        UseKind::Mount => "Unmount it first (`umount`).",
         UseKind::Swap => "Swap elsewhere first (`swapoff`).",
         UseKind::DefaultRoute | UseKind::Route | UseKind::Address => {
             "Move its addresses and routes to another interface first (`ip address`, `ip route`)."
@@ -284,9 +287,8 @@ fn host_use(facts: Facts, function: &PciFunction) -> Vec<Finding> {
 }
 
 fn lease(facts: Facts, function: &PciFunction) -> Vec<Finding> {
-    let same_group = |group: Option<u32>| group.is_some() && group == function.iommu_group;
     let holder = facts.leases.iter().find(|lease| lease.device == function.address);
-    let holder = holder.or_else(|| facts.leases.iter().find(|lease| same_group(lease.group)));
+    let holder = holder.or_else(|| lease_of_group(facts.leases, function));
     let finding = holder.map(|lease| {
         Finding::problem(
             "lease",
@@ -328,13 +330,9 @@ fn vfs(facts: Facts, function: &PciFunction) -> Vec<Finding> {
     }
     if let Some(vf) = function.vf_of {
         let Some(pf) = facts.snapshot.function(vf.pf) else { return found };
-        if pf.driver.as_deref().is_some_and(is_vfio_driver) {
-            found.push(Finding::problem(
-                "pf",
-                "its PF is a guest's, or about to be",
-                format!("{} is bound to {}", pf.address, pf.driver.as_deref().unwrap_or_default()),
-                format!("Give the PF back to the host: `assign release {}`.", pf.address),
-            ));
+        if let Some(cause) = isolation::pf_given_away(facts.snapshot, function) {
+            let title = "its PF is a guest's, or about to be";
+            found.push(Finding::problem("pf", title, cause.to_string(), cause.remedy()));
         } else if let Some(port) = facts.snapshot.port_of(pf).filter(|port| !port.up) {
             found.push(Finding::warning(
                 "pf",

@@ -86,7 +86,9 @@ pub(super) fn steps(
 fn not_viable(function: &PciFunction, cause: &NotViable) -> Failure {
     let failure = Failure::not_viable(function.address, cause);
     match cause {
-        NotViable::NoGroup { .. } => failure,
+        NotViable::NoGroup { .. } | NotViable::Reserved { .. } | NotViable::PfGivenAway { .. } => {
+            failure
+        }
         NotViable::Neighbours { .. } => {
             let remedy = cause.remedy();
             debug_assert_eq!(failure.reason, OwnReason::GroupNotViable.into());

@@ -1,11 +1,12 @@
 //! IOMMU groups: what can only be given away together, and whether it can.
 
 use serde::Serialize;
-use sriov::facts::iommu::{Region, RegionKind};
+use sriov::facts::iommu::Region;
 use sriov::facts::names;
 use sriov::isolation::{self, NotViable};
 use sriov::{HostSnapshot, PciAddress, PciFunction};
 
+use super::standing::wanted_by_firmware;
 use super::{Standing, Standings};
 
 /// One group.
@@ -48,10 +49,13 @@ pub struct Member {
 pub enum Verdict {
     /// It holds bridges only, which are never given away.
     Bridges,
-    /// It could be given to a guest, all its devices together.
+    /// It could be given to a guest.
     Free {
-        /// How many that are.
+        /// How many devices that are.
         devices: usize,
+        /// Whether all of them have to go together; else each may go without the others, and they
+        /// to nobody else.
+        together: bool,
     },
     /// All its devices are bound for guests, and no guest has it.
     Ready,
@@ -84,7 +88,7 @@ pub fn all(snapshot: &HostSnapshot, standings: &Standings) -> Vec<Group> {
             };
             let members: Vec<Member> = functions.iter().map(member).collect();
             let verdict = match group.isolates {
-                true => verdict(snapshot, &members, &group.reserved),
+                true => verdict(snapshot, &members),
                 false => Verdict::No { why: "there is no IOMMU behind it".to_owned() },
             };
             let (others, reserved) = (group.others.clone(), group.reserved.clone());
@@ -94,7 +98,7 @@ pub fn all(snapshot: &HostSnapshot, standings: &Standings) -> Vec<Group> {
 }
 
 /// What one guest could get: everything in the group that is no bridge.
-fn verdict(snapshot: &HostSnapshot, members: &[Member], reserved: &[Region]) -> Verdict {
+fn verdict(snapshot: &HostSnapshot, members: &[Member]) -> Verdict {
     let devices: Vec<&Member> =
         members.iter().filter(|member| member.standing != Standing::Bridge).collect();
     for member in &devices {
@@ -107,21 +111,11 @@ fn verdict(snapshot: &HostSnapshot, members: &[Member], reserved: &[Region]) -> 
             return Verdict::No { why: format!("{} carries {carries}", member.address) };
         }
     }
-    if let Some(NotViable::Neighbours { members, .. }) = not_viable(snapshot, &devices) {
-        let also: Vec<String> = members.iter().map(ToString::to_string).collect();
-        return Verdict::No { why: format!("it also holds {}", also.join(", ")) };
+    if let Some(why) = devices.iter().find_map(|member| kept(snapshot, &devices, member)) {
+        return Verdict::No { why };
     }
     let for_guests =
         |member: &&Member| member.driver.as_deref().is_some_and(isolation::is_vfio_driver);
-    // The kernel refuses such a device to a guest (drivers/iommu/iommu.c, `require_direct`).
-    let wanted = reserved.iter().find(|region| region.kind == RegionKind::Direct);
-    if let Some(region) = wanted.filter(|_| !devices.is_empty()) {
-        let why = format!(
-            "firmware wants {:#x} to {:#x} mapped for it (RMRR or IVMD)",
-            region.start, region.end
-        );
-        return Verdict::No { why };
-    }
     match devices.len() {
         0 => Verdict::Bridges,
         _ if devices.iter().all(|member| for_guests(member) || member.driver.is_none())
@@ -129,14 +123,29 @@ fn verdict(snapshot: &HostSnapshot, members: &[Member], reserved: &[Region]) -> 
         {
             Verdict::Ready
         }
-        devices => Verdict::Free { devices },
+        count => {
+            let alone =
+                |member: &&Member| matches!(member.standing, Standing::Free | Standing::Ready);
+            Verdict::Free { devices: count, together: !devices.iter().all(alone) }
+        }
     }
 }
 
-/// What is left in the way when all these are given away together: bridges that a driver of the
-/// host drives, and devices of other buses.
-fn not_viable(snapshot: &HostSnapshot, devices: &[&Member]) -> Option<NotViable> {
+/// What keeps a device when all these are given away together: bridges that a driver of the host
+/// drives, devices of other buses, firmware, or a PF in other hands.
+fn kept(snapshot: &HostSnapshot, devices: &[&Member], member: &Member) -> Option<String> {
     let together: Vec<PciAddress> = devices.iter().map(|member| member.address).collect();
-    let first = snapshot.function(*together.first()?)?;
-    isolation::viability(snapshot, first, &together).err()
+    let function = snapshot.function(member.address)?;
+    let mut causes = isolation::obstacles(snapshot, function, &together).into_iter();
+    causes.find_map(|cause| match cause {
+        NotViable::Neighbours { members, .. } => {
+            let also: Vec<String> = members.iter().map(ToString::to_string).collect();
+            Some(format!("it also holds {}", also.join(", ")))
+        }
+        NotViable::Reserved { region, .. } => Some(wanted_by_firmware(&region)),
+        NotViable::PfGivenAway { pf, driver } => {
+            Some(format!("{pf}, the PF of {}, is bound to {driver}", member.address))
+        }
+        NotViable::NoGroup { .. } => None,
+    })
 }

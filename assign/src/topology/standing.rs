@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
+use sriov::facts::iommu::Region;
 use sriov::isolation::{self, Neighbour, NotViable};
 use sriov::usage::{self, UseKind};
 use sriov::{HostSnapshot, PciAddress, PciFunction};
@@ -79,11 +80,13 @@ const UNKNOWN: Standing = Standing::Bridge;
 
 impl Standings {
     /// Looks at each function once, and at each group once.
-    pub fn new(snapshot: &HostSnapshot, leases: &[Lease]) -> Standings {
+    pub fn new<'a>(snapshot: &'a HostSnapshot, leases: &'a [Lease]) -> Standings {
         let guests: BTreeMap<PciAddress, &str> =
             leases.iter().map(|lease| (lease.device, lease.guest.as_str())).collect();
         let uses = usage::Index::of(snapshot);
-        let mut groups = Groups { snapshot, uses: &uses, known: BTreeMap::new() };
+        let of_group = |lease: &'a Lease| Some((lease.group?, lease));
+        let leased = leases.iter().filter_map(of_group).collect();
+        let mut groups = Groups { snapshot, uses: &uses, leased, known: BTreeMap::new() };
         let standing = |function: &PciFunction| {
             let standing = if function.is_bridge() {
                 Standing::Bridge
@@ -121,10 +124,35 @@ fn carries(uses: &usage::Index<'_>, function: &PciFunction) -> Option<String> {
     })
 }
 
+/// The guest that has another device of a function's group, if one has: a group goes to one guest.
+pub fn lease_of_group<'a>(leases: &'a [Lease], function: &PciFunction) -> Option<&'a Lease> {
+    let group = function.iommu_group?;
+    leases.iter().find(|lease| lease.group == Some(group))
+}
+
+/// What firmware does with a region, for those who would give its group away.
+pub fn wanted_by_firmware(region: &Region) -> String {
+    let Region { start, end, .. } = region;
+    format!("firmware wants {start:#x} to {end:#x} mapped for it (RMRR or IVMD)")
+}
+
+/// What keeps a function where it is, whatever becomes of its neighbours.
+fn kept(snapshot: &HostSnapshot, function: &PciFunction) -> Option<String> {
+    let alone =
+        [isolation::reserved(snapshot, function), isolation::pf_given_away(snapshot, function)];
+    alone.into_iter().flatten().find_map(|cause| match cause {
+        NotViable::Reserved { region, .. } => Some(wanted_by_firmware(&region)),
+        NotViable::PfGivenAway { pf, driver } => Some(format!("its PF {pf} is bound to {driver}")),
+        NotViable::NoGroup { .. } | NotViable::Neighbours { .. } => None,
+    })
+}
+
 /// What stands in the way in each group, looked up once a group: a group may hold all of a host.
 struct Groups<'a> {
     snapshot: &'a HostSnapshot,
     uses: &'a usage::Index<'a>,
+    /// Who has a device of a group.
+    leased: BTreeMap<u32, &'a Lease>,
     known: BTreeMap<u32, Vec<InTheWay>>,
 }
 
@@ -145,6 +173,15 @@ impl Groups<'_> {
             Some(number) if self.isolates(number) => number,
             _ => return Some(Standing::Blocked { why: "no IOMMU".to_owned() }),
         };
+        if let Some(lease) = self.leased.get(&number) {
+            let Lease { device, guest, .. } = lease;
+            return Some(Standing::Blocked {
+                why: format!("guest {guest} has {device} beside it"),
+            });
+        }
+        if let Some(why) = kept(self.snapshot, function) {
+            return Some(Standing::Blocked { why });
+        }
         if !self.known.contains_key(&number) {
             let found = self.in_the_way(number).into_iter();
             let in_the_way = |neighbour| {
@@ -181,6 +218,7 @@ impl Groups<'_> {
             !function.is_bridge()
                 && !guests.contains_key(&function.address)
                 && carries(self.uses, function).is_none()
+                && kept(self.snapshot, function).is_none()
         })
     }
 
@@ -195,9 +233,8 @@ impl Groups<'_> {
         let members = members.filter_map(|member| self.snapshot.function(*member));
         let mut found: Vec<Neighbour> = Vec::new();
         for member in members.take(2) {
-            if let Err(NotViable::Neighbours { members, .. }) =
-                isolation::viability(self.snapshot, member, &[])
-            {
+            for cause in isolation::obstacles(self.snapshot, member, &[]) {
+                let NotViable::Neighbours { members, .. } = cause else { continue };
                 let new = |neighbour: &Neighbour| !found.contains(neighbour);
                 let new: Vec<Neighbour> = members.into_iter().filter(new).collect();
                 found.extend(new);

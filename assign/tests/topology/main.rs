@@ -108,8 +108,8 @@ fn each_group_has_its_verdict() {
         groups::all(&snapshot, &standings).into_iter().map(|g| (g.group, g.verdict)).collect();
     let of = |number| verdicts.iter().find(|(group, _)| *group == number).map(|(_, v)| v.clone());
     assert_eq!(of(1), Some(Verdict::Bridges));
-    assert_eq!(of(2), Some(Verdict::Free { devices: 2 }));
-    assert_eq!(of(11), Some(Verdict::Free { devices: 1 }));
+    assert_eq!(of(2), Some(Verdict::Free { devices: 2, together: true }));
+    assert_eq!(of(11), Some(Verdict::Free { devices: 1, together: false }));
     let carries = "0000:02:00.0 carries nvme0n1 → /".to_owned();
     assert_eq!(of(10), Some(Verdict::No { why: carries }));
 }

@@ -44,8 +44,8 @@ pub struct IommuGroup {
     /// What its default domain is, such as `DMA`, `DMA-FQ` or `identity`; only in a snapshot that
     /// was read whole, and where the kernel tells (from 5.11 on).
     pub kind: Option<String>,
-    /// Addresses that the IOMMU does not translate freely, sorted; only in a snapshot that was read
-    /// whole.
+    /// Addresses that the IOMMU does not translate freely, sorted; only where a decision is to be
+    /// made, since a list of devices has no use for them.
     #[serde(default)]
     pub reserved: Vec<Region>,
 }
@@ -125,9 +125,11 @@ fn complete(
         group.others = names;
     }
     group.isolates = reader.text_in(&directory, "name").as_deref() != Some(STAND_IN);
+    if scope >= Scope::Planning {
+        group.reserved = reserved(reader, &directory);
+    }
     if scope >= Scope::Whole {
         group.kind = reader.text_in(&directory, "type");
-        group.reserved = reserved(reader, &directory);
     }
 }
 

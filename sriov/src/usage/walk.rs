@@ -139,7 +139,8 @@ impl<'a> Walk<'a> {
         let index = self.index;
         let here = chain(below, block.label.as_ref().unwrap_or(&block.name));
         for place in &block.mounts {
-            self.end(UseKind::Mount, &here, place);
+            let kind = if place == "/" { UseKind::Root } else { UseKind::Mount };
+            self.end(kind, &here, place);
         }
         if block.swap {
             self.end(UseKind::Swap, &here, "swap");
