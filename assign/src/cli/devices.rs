@@ -26,11 +26,19 @@ pub struct Devices {
     all: bool,
 }
 
+/// Letters of a name that are left in a tree while other columns can give.
+const LETTERS: usize = 16;
+/// The same in a list, where what is alike begins alike.
+const NAME: usize = 26;
+
 /// One device as listed.
 #[derive(Debug, Serialize)]
 struct Listed {
     address: PciAddress,
     name: String,
+    /// Its name without who made it.
+    #[serde(skip)]
+    model: Option<&'static str>,
     class: String,
     id: String,
     driver: Option<String>,
@@ -91,10 +99,13 @@ impl Devices {
 pub fn show_tree(rows: &[tree::Row]) -> output::Table {
     let headings = ["DEVICE", "DRIVER", "GROUP", "NUMA", "STATE"];
     let place = |row: &tree::Row| format!("{}{}", row.branch, row.place);
-    let widest = rows.iter().map(|row| output::text::columns(&place(row))).max().unwrap_or(0);
-    let table = output::Table::new(&headings, &[1, 2, 3]).shorten(0).one_line();
-    // Addresses stay whole, and the beginning of the names.
-    let mut table = table.least(widest + 2);
+    let columns = |row: &tree::Row| output::text::columns(&place(row)) + 2;
+    let widest = rows.iter().map(columns).max().unwrap_or(0);
+    let named = rows.iter().filter(|row| !row.model.is_empty());
+    let wish = named.map(columns).max().unwrap_or(0) + LETTERS;
+    let table = output::Table::new(&headings, &[2, 3]).shorten(0).one_line();
+    // Addresses stay whole, and the beginning of the names while others can give.
+    let mut table = table.least(widest).wish(wish);
     for row in rows {
         let is_bridge = matches!(row.standing, None | Some(Standing::Bridge));
         // What a bridge does not have is not missing.
@@ -103,7 +114,11 @@ pub fn show_tree(rows: &[tree::Row]) -> output::Table {
             text => Cell::from(text),
         };
         table.row(&[
-            Cell::from(format!("{}  {}", place(row), row.name).trim_end()),
+            match row.model.as_str() {
+                "" => Cell::from(format!("{}  {}", place(row), row.name).trim_end()),
+                model => Cell::from(format!("{}  {}", place(row), row.name))
+                    .or_brief(format!("{}  {model}", place(row))),
+            },
             cell(&row.driver),
             cell(&row.group),
             cell(&row.numa),
@@ -119,7 +134,11 @@ fn state(standing: &Standing, row: &tree::Row) -> Cell {
         Standing::Bridge => " ".to_owned(),
         Standing::Guest { guest } => format!("guest {guest}"),
         Standing::Host { carries } => carries.clone(),
-        Standing::Together { with } => format!("free with {with}"),
+        Standing::Together { with } => {
+            // That it is in the same domain goes without saying.
+            let domain = row.place.get(..5).unwrap_or_default();
+            format!("free with {}", with.strip_prefix(domain).unwrap_or(with))
+        }
         Standing::Blocked { why } => format!("blocked: {why}"),
         Standing::Ready | Standing::Free if row.interfaces.is_empty() => standing.word().to_owned(),
         Standing::Ready | Standing::Free => format!("{}: {}", standing.word(), row.interfaces),
@@ -135,6 +154,7 @@ fn list(uses: &usage::Index<'_>, function: &PciFunction, leases: &[Lease]) -> Li
     Listed {
         address: function.address,
         name: names::device(function),
+        model: names::model(function),
         class: class.to_owned(),
         id: format!("{:04x}:{:04x}", function.vendor, function.device),
         driver: function.driver.clone(),
@@ -161,21 +181,26 @@ fn fits(listed: &Listed, filter: &str) -> bool {
 fn show(listed: &[Listed]) -> Result<(), Failure> {
     let headings =
         ["ADDRESS", "NAME", "CLASS", "DRIVER", "GROUP", "NUMA", "VFS", "IN USE BY", "OWNER"];
-    let mut table = output::Table::new(&headings, &[0, 2, 3, 4, 5, 6]).shorten(1);
+    let table = output::Table::new(&headings, &[0, 2, 3, 4, 5, 6]).shorten(1);
+    let mut table = table.wish(NAME).spare(&[2]);
     for device in listed {
         let number = |number: Option<u32>| number.map(|n| n.to_string()).unwrap_or_default();
         let vfs = device.vfs.as_ref();
         let used = device.in_use_by.first().cloned();
+        let name = Cell::from(&device.name);
         table.row(&[
-            device.address.to_string(),
-            device.name.clone(),
-            device.class.clone(),
-            device.driver.clone().unwrap_or_default(),
-            number(device.iommu_group),
-            number(device.numa_node),
-            vfs.map(|vfs| format!("{}/{}", vfs.present, vfs.total)).unwrap_or_default(),
-            used.unwrap_or_else(|| device.interfaces.join(" ")),
-            device.owner.as_ref().map(|lease| lease.guest.clone()).unwrap_or_default(),
+            Cell::from(device.address.to_string()),
+            match device.model {
+                Some(model) => name.or_brief(model),
+                None => name,
+            },
+            Cell::from(&device.class),
+            Cell::from(device.driver.as_deref().unwrap_or_default()),
+            Cell::from(number(device.iommu_group)),
+            Cell::from(number(device.numa_node)),
+            Cell::from(vfs.map(|vfs| format!("{}/{}", vfs.present, vfs.total)).unwrap_or_default()),
+            Cell::from(used.unwrap_or_else(|| device.interfaces.join(" "))),
+            Cell::from(device.owner.as_ref().map(|lease| lease.guest.as_str()).unwrap_or_default()),
         ]);
     }
     table.print()

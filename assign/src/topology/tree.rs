@@ -17,6 +17,8 @@ pub struct Row {
     pub place: String,
     /// What it is.
     pub name: String,
+    /// The same without who made it, for where there is little room; empty where that tells nothing.
+    pub model: String,
     /// Its driver; how many have it, for a range.
     pub driver: String,
     /// Its IOMMU group, or a range of them.
@@ -37,6 +39,7 @@ pub fn rows(topology: &Topology, all: bool) -> Vec<Row> {
             branch: String::new(),
             place: bus.to_string(),
             name: "root bus".to_owned(),
+            model: String::new(),
             driver: String::new(),
             group: String::new(),
             numa: number(bus.numa_node),
@@ -70,7 +73,8 @@ fn node_row(node: &Node, branch: String) -> Row {
     Row {
         branch,
         place: function.address.to_string(),
-        name: name(node),
+        name: name(node, &names::device(function)),
+        model: names::model(function).map(|model| name(node, model)).unwrap_or_default(),
         driver: function.driver.clone().unwrap_or_default(),
         group: number(function.iommu_group),
         numa: number(function.numa_node),
@@ -80,12 +84,12 @@ fn node_row(node: &Node, branch: String) -> Row {
 }
 
 /// A port is known by what it does, anything else by what it is called.
-fn name(node: &Node) -> String {
+fn name(node: &Node, called: &str) -> String {
     let function = node.function;
     match (node.acs(), function.is_bridge()) {
         (Some(acs), _) => format!("{}, {}", port::kind(function), acs.label()),
-        (None, true) => format!("{}: {}", port::kind(function), names::device(function)),
-        (None, false) => names::device(function),
+        (None, true) => format!("{}: {called}", port::kind(function)),
+        (None, false) => called.to_owned(),
     }
 }
 
@@ -99,6 +103,7 @@ fn range_row(range: &Range, branch: String) -> Row {
             .map(|vf| format!("{}  {}", range.indexes(), vf.function.address))
             .unwrap_or_default(),
         name: range.end().map(|end| format!("to {end}")).unwrap_or_default(),
+        model: String::new(),
         driver,
         group: range.groups(),
         numa: number(first.and_then(|vf| vf.function.numa_node)),

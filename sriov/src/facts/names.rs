@@ -77,7 +77,12 @@ pub fn device(function: &PciFunction) -> String {
     of_ids(function.vendor, function.device)
 }
 
-/// The same by vendor and device ID.
+/// The device without its vendor, where the database knows it: for where there is little room.
+pub fn model(function: &PciFunction) -> Option<&'static str> {
+    find(DEVICES, &device_key(function.vendor, function.device))
+}
+
+/// `Vendor Device` by vendor and device ID.
 pub fn of_ids(vendor_id: u16, device_id: u16) -> String {
     let key = device_key(vendor_id, device_id);
     match (find(DEVICES, &key), vendor(vendor_id)) {

@@ -1,7 +1,8 @@
 //! Tables: a heading and rows, in the width there is.
 //!
-//! Where all of it fits, it is shown whole. Where it does not, the column that may be cut short gives
-//! first, then the others that may be broken over lines, the widest of them first.
+//! Where all of it fits, it is shown whole. Where it does not, columns that can be spared are left out,
+//! then the one that may be cut short gives what it can give easily, then the others that may be broken
+//! over lines, the widest of them first, and at last the first one again.
 
 use std::io;
 
@@ -19,13 +20,29 @@ const SHORTEST: usize = 12;
 #[derive(Debug, Clone, Default)]
 pub struct Cell {
     text: String,
+    /// What stands for it where it does not fit.
+    brief: Option<String>,
     style: Style,
 }
 
 impl Cell {
     /// A text that looks like this on a terminal.
     pub fn styled(text: impl AsRef<str>, style: Style) -> Cell {
-        Cell { text: text::printable(text.as_ref()), style }
+        Cell { text: text::printable(text.as_ref()), brief: None, style }
+    }
+
+    /// The same, with what stands for it where it does not fit: that may be cut in turn.
+    #[must_use]
+    pub fn or_brief(self, brief: impl AsRef<str>) -> Cell {
+        Cell { brief: Some(text::printable(brief.as_ref())), ..self }
+    }
+
+    /// What is shown of it in so many columns, before it is cut or broken.
+    fn text_within(&self, columns: usize) -> &str {
+        match &self.brief {
+            Some(brief) if text::columns(&self.text) > columns => brief,
+            _ => &self.text,
+        }
     }
 }
 
@@ -41,6 +58,8 @@ pub struct Table {
     headings: Vec<&'static str>,
     whole: Vec<usize>,
     short: Option<usize>,
+    spare: Vec<usize>,
+    wish: usize,
     least: usize,
     one_line: bool,
     rows: Vec<Row>,
@@ -71,6 +90,8 @@ impl Table {
             headings: headings.to_vec(),
             whole: whole.to_vec(),
             short: None,
+            spare: Vec::new(),
+            wish: SHORTEST,
             least: SHORTEST,
             one_line: false,
             rows: Vec::new(),
@@ -87,6 +108,19 @@ impl Table {
     #[must_use]
     pub fn least(self, columns: usize) -> Table {
         Table { least: columns, ..self }
+    }
+
+    /// The column that is cut short keeps so many columns as long as others can give.
+    #[must_use]
+    pub fn wish(self, columns: usize) -> Table {
+        Table { wish: columns, ..self }
+    }
+
+    /// On a terminal, leaves out these columns, the first of them first, where the column that is cut
+    /// short would not have what it wishes for.
+    #[must_use]
+    pub fn spare(self, columns: &[usize]) -> Table {
+        Table { spare: columns.to_vec(), ..self }
     }
 
     /// On a terminal, cuts every column that may be broken instead of breaking it: for rows whose
@@ -125,9 +159,14 @@ impl Table {
     pub fn lines(&self, width: Option<usize>) -> Vec<String> {
         let says = |cell: &Cell| !matches!(cell.text.trim(), "" | "-");
         let has_any = |at: usize| self.rows.iter().any(|row| row.cell(at).is_some_and(says));
-        let shown: Vec<usize> = (0..self.headings.len())
+        let mut shown: Vec<usize> = (0..self.headings.len())
             .filter(|at| width.is_none() || self.rows.is_empty() || has_any(*at))
             .collect();
+        for spare in &self.spare {
+            if width.is_some_and(|width| self.wishes(&shown) > width) {
+                shown.retain(|at| at != spare);
+            }
+        }
         let widths = self.widths(&shown, width);
         let headings: Vec<Cell> =
             self.headings.iter().map(|heading| Cell::styled(heading, style::STRONG)).collect();
@@ -147,12 +186,14 @@ impl Table {
         let Some(limit) = width else { return widths };
         let gaps = GAP * shown.len().saturating_sub(1);
         let excess = |widths: &[usize]| (widths.iter().sum::<usize>() + gaps).saturating_sub(limit);
-        if let Some(short) = shown.iter().position(|at| Some(*at) == self.short) {
-            let over = excess(&widths);
-            if let Some(column) = widths.get_mut(short) {
-                *column = column.saturating_sub(over).max(self.least.min(*column));
+        let short = shown.iter().position(|at| Some(*at) == self.short);
+        let give = |widths: &mut Vec<usize>, least: usize| {
+            let over = excess(widths);
+            if let Some(column) = short.and_then(|short| widths.get_mut(short)) {
+                *column = column.saturating_sub(over).max(least.min(*column));
             }
-        }
+        };
+        give(&mut widths, self.wish.max(self.least));
         while excess(&widths) > 0 {
             let gives = |(at, columns): &(usize, &mut usize)| {
                 let column = shown.get(*at);
@@ -166,7 +207,17 @@ impl Table {
                 None => break,
             }
         }
+        give(&mut widths, self.least);
         widths
+    }
+
+    /// Columns that all of these take, the one that is cut short as many as it wishes for.
+    fn wishes(&self, shown: &[usize]) -> usize {
+        let wish = |at: &usize| match self.natural(*at) {
+            natural if Some(*at) == self.short => natural.min(self.wish),
+            natural => natural,
+        };
+        shown.iter().map(wish).sum::<usize>() + GAP * shown.len().saturating_sub(1)
     }
 
     /// Columns that the whole of a column takes.
@@ -184,10 +235,11 @@ impl Table {
             .map(|(at, width)| {
                 let cell = row.get(*at).unwrap_or(&nothing);
                 let breaks = !self.one_line && Some(*at) != self.short && !self.whole.contains(at);
+                let shown = cell.text_within(*width);
                 let lines = match () {
-                    _ if text::columns(&cell.text) <= *width => vec![cell.text.clone()],
-                    _ if breaks => text::wrap(&cell.text, *width),
-                    _ => vec![text::cut(&cell.text, *width)],
+                    _ if text::columns(shown) <= *width => vec![shown.to_owned()],
+                    _ if breaks => text::wrap(shown, *width),
+                    _ => vec![text::cut(shown, *width)],
                 };
                 (lines, cell.style, *width)
             })
@@ -285,6 +337,37 @@ mod tests {
         let lines = plain(&devices().one_line(), Some(60));
         assert_eq!(lines[1], "0000:01:00.0  Intel 82576…  eth0 → … → default route");
         assert_eq!(lines.len(), 3);
+    }
+
+    /// What it takes from others is no more than it wishes for, and they keep what can be read.
+    #[test]
+    fn a_name_keeps_some_of_its_letters_while_others_can_give() {
+        let wide = devices().one_line().wish(24);
+        assert_eq!(
+            plain(&wide, Some(60))[1],
+            "0000:01:00.0  Intel 82576 Gigabit Net…  eth0 → bond0 → vlan…"
+        );
+        // Others have no more to give: then it does.
+        assert_eq!(plain(&wide, Some(44))[1], "0000:01:00.0  Intel 82576 Gig…  eth0 → bond…");
+    }
+
+    #[test]
+    fn a_column_that_can_be_spared_goes_before_the_name() {
+        let mut table =
+            Table::new(&["ADDRESS", "NAME", "CLASS"], &[0, 2]).shorten(1).wish(20).spare(&[2]);
+        table.row(&["0000:01:00.0", "Intel 82576 Gigabit", "ethernet"]);
+        assert_eq!(plain(&table, Some(43))[0], "ADDRESS       NAME                 CLASS");
+        assert_eq!(plain(&table, Some(42))[0], "ADDRESS       NAME");
+        assert_eq!(plain(&table, None)[0], "ADDRESS       NAME                 CLASS");
+    }
+
+    #[test]
+    fn what_does_not_fit_is_told_briefly_before_it_is_cut() {
+        let mut table = Table::new(&["NAME"], &[]).shorten(0);
+        table.row(&[Cell::from("Intel Cannon Lake PCH").or_brief("Cannon Lake PCH")]);
+        assert_eq!(plain(&table, Some(21))[1], "Intel Cannon Lake PCH");
+        assert_eq!(plain(&table, Some(20))[1], "Cannon Lake PCH");
+        assert_eq!(plain(&table, Some(12))[1], "Cannon Lake…");
     }
 
     #[test]
