@@ -159,7 +159,7 @@ fn more_than_the_pool_holds_is_bad_input_that_says_how_many_would_do() {
         (error.class, error.reason),
         (Class::BadInput, Reason::Host(sriov::Reason::TooManyVfs))
     );
-    let told = "0000:02:00.0: cannot have 8 VFs: each needs 1 interrupts, and 7 can be had. Ask for \
+    let told = "0000:02:00.0: cannot have 8 VFs: each needs 1 interrupt, and 7 can be had. Ask for \
                 at most 7.";
     assert_eq!(error.to_string(), told);
     create(&snapshot, 7, None);

@@ -153,10 +153,8 @@ fn render(finding: &Finding, width: Option<usize>) -> String {
     };
     // In a pipe a finding is one line, with all of it.
     let text = match (&finding.remedy, width) {
-        (None, _) => vec![format!("{} ({})", finding.title, finding.evidence)],
-        (Some(remedy), None) => {
-            vec![format!("{} ({}). {remedy}", finding.title, finding.evidence)]
-        }
+        (None, _) => vec![with_evidence(finding)],
+        (Some(remedy), None) => vec![format!("{}. {remedy}", with_evidence(finding))],
         (Some(remedy), Some(_)) => {
             vec![finding.title.clone(), finding.evidence.clone(), remedy.clone()]
         }
@@ -170,6 +168,15 @@ fn render(finding: &Finding, width: Option<usize>) -> String {
     match text.strip_prefix(word) {
         Some(rest) => format!("{style}{word}{style:#}{rest}"),
         None => text,
+    }
+}
+
+/// What was found, and what it was concluded from: in brackets, unless there are some already.
+fn with_evidence(finding: &Finding) -> String {
+    let Finding { title, evidence, .. } = finding;
+    match title.ends_with(')') || evidence.contains('(') {
+        true => format!("{title}: {evidence}"),
+        false => format!("{title} ({evidence})"),
     }
 }
 

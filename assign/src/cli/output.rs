@@ -104,5 +104,6 @@ pub fn width(stream: impl IsTerminal + AsFd) -> Option<u16> {
         return None;
     }
     let size = rustix::termios::tcgetwinsize(&stream).ok();
-    Some(size.map(|size| size.ws_col).filter(|columns| *columns >= 40).unwrap_or(80))
+    // A terminal that does not know its size says 0.
+    Some(size.map(|size| size.ws_col).filter(|columns| *columns > 0).unwrap_or(80))
 }

@@ -143,8 +143,17 @@ fn no_kvm(facts: Facts) -> Finding {
     let platform = &facts.snapshot.platform;
     let extension = platform.cpu.extension.or(platform.cpu.hardware);
     let Some(extension) = extension else {
-        let remedy = "KVM needs a CPU that shows virtualization: see above. Then load kvm_intel or \
-                      kvm_amd with modprobe.";
+        let remedy = match virtualization(facts) {
+            Some(_) => {
+                "First have the CPU show virtualization, as said of it above. Then load kvm_intel or \
+                 kvm_amd with modprobe."
+            }
+            None => {
+                "What the CPU can is not known here. Load its module with `modprobe kvm_intel` or \
+                 `modprobe kvm_amd`; should that fail, enable virtualization (VT-x or SVM) in the \
+                 firmware's settings."
+            }
+        };
         return Finding::problem(id, title, "there is no /dev/kvm", remedy);
     };
     let name = extension.module();

@@ -257,8 +257,8 @@ impl Asked {
         count: u16,
     ) -> Result<(Share, Share), Failure> {
         let kinds = [
-            ("queues", &drive.queues, self.queues, LEAST_QUEUES),
-            ("interrupts", &drive.interrupts, self.interrupts, LEAST_INTERRUPTS),
+            ("queue", &drive.queues, self.queues, LEAST_QUEUES),
+            ("interrupt", &drive.interrupts, self.interrupts, LEAST_INTERRUPTS),
         ];
         let [queues, interrupts] = kinds.map(|(word, pool, has, least)| {
             let wanted = least_of(pool, least);
@@ -277,8 +277,10 @@ impl Asked {
                     true => has + all / u32::from(wanted),
                     false => 0,
                 };
+                let plural = if wanted == 1 { "" } else { "s" };
                 let message = format!(
-                    "cannot have {count} VFs: each needs {wanted} {word}, and {all} can be had"
+                    "cannot have {count} VFs: each needs {wanted} {word}{plural}, and {all} can be \
+                     had"
                 );
                 return Err(Failure::bad_input(Reason::TooManyVfs, pf.address, message)
                     .with_remedy(fewer(most)));

@@ -254,10 +254,21 @@ fn virtual_functions(page: &mut Page, shown: &Shown) {
     let takes =
         if pf.autoprobe { "the host's drivers take new ones" } else { "nobody takes new ones" };
     page.line("", takes);
+    let vendor = shown.facts.vendor;
+    if pf.vf_device != 0 {
+        let name = names::of_ids(vendor, pf.vf_device);
+        page.line("VF device", format!("{vendor:04x}:{:04x} ({name})", pf.vf_device));
+    }
+    if pf.offset != 0 {
+        let text = format!("the first {} after it, each other {} on", pf.offset, pf.stride);
+        page.line("routing IDs", format!("{text} (offset, stride)"));
+    }
     for vf in &shown.vfs {
         let mut parts = vec![vf.address.to_string()];
         parts.push(vf.driver.unwrap_or("no driver").to_owned());
-        parts.extend(pf.vf_settings.get(&vf.index).map(|settings| settings.mac.to_string()));
+        let set = pf.vf_settings.get(&vf.index).map(|settings| settings.mac);
+        // An address that nobody set is none.
+        parts.extend(set.filter(|mac| !mac.is_zero()).map(|mac| mac.to_string()));
         parts.extend(vf.interfaces.iter().cloned());
         parts.push(match vf.standing.detail() {
             Some(detail) => format!("{}: {detail}", vf.standing.word()),

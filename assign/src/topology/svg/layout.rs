@@ -23,6 +23,8 @@ const ACROSS: i32 = 46;
 const BETWEEN: i32 = 8;
 /// The same in one frame.
 const WITHIN: i32 = 10;
+/// What is saved where no frame, and no name of one, comes between two boxes.
+const SAVED: i32 = PAD + BETWEEN + ABOVE - WITHIN;
 /// From a box's top to where its wire ends.
 pub const WIRE: i32 = 16;
 /// From a trunk to what hangs on it.
@@ -99,10 +101,11 @@ pub fn bus<'a>(bus: &'a Bus<'a>, (x, y): (i32, i32), shared: &BTreeSet<u32>) -> 
     let clusters = clusters(&bus.nodes, shared);
     let sizes: Vec<(i32, i32)> = clusters
         .iter()
-        .map(|cluster| {
+        .enumerate()
+        .map(|(at, cluster)| {
             let mut trial = Layout::default();
             let bottom = trial.list(cluster, (0, 0), None, shared);
-            (trial.size.0, bottom)
+            (trial.size.0, bottom - saved(&clusters, at))
         })
         .collect();
     let (widest, total) = sizes.iter().fold((0, 0), |(w, h), size| (w.max(size.0), h + size.1));
@@ -110,11 +113,13 @@ pub fn bus<'a>(bus: &'a Bus<'a>, (x, y): (i32, i32), shared: &BTreeSet<u32>) -> 
     let height = total / columns + 1;
     let mut layout = Layout { size: (x, y), ..Layout::default() };
     let (mut left, mut top, mut trunk_end, mut taken) = (x, y, y, 0);
-    for (cluster, (_, tall)) in clusters.iter().zip(&sizes) {
+    for (at, (cluster, (_, tall))) in clusters.iter().zip(&sizes).enumerate() {
         if taken > 0 && taken + tall / 2 > height {
             layout.trunks.push((left, y, trunk_end));
             left = layout.size.0 + ACROSS;
             (top, taken) = (y, 0);
+        } else {
+            top -= saved(&clusters, at);
         }
         let before = layout.wires.len();
         top = layout.list(cluster, (left + TRUNK, top), Some(left), shared);
@@ -123,6 +128,16 @@ pub fn bus<'a>(bus: &'a Bus<'a>, (x, y): (i32, i32), shared: &BTreeSet<u32>) -> 
     }
     layout.trunks.push((left, y, trunk_end));
     layout
+}
+
+/// What is saved above a cluster: without an IOMMU there is no frame between it and the one before.
+fn saved(clusters: &[Vec<&Node>], at: usize) -> i32 {
+    let before = at.checked_sub(1).and_then(|before| clusters.get(before)?.last());
+    let first = clusters.get(at).and_then(|cluster| cluster.first());
+    match before.zip(first) {
+        Some((before, first)) if has_no_group(before) && has_no_group(first) => SAVED,
+        _ => 0,
+    }
 }
 
 /// Columns that make the bus about half again as wide as tall.
@@ -241,7 +256,7 @@ impl<'a> Layout<'a> {
         while let Some((first, others)) = rest.split_first() {
             // One frame holds both: no room is needed for its name in between.
             if above.is_some_and(|above| in_one_group(above, first, shared)) {
-                y -= PAD + BETWEEN + ABOVE - WITHIN;
+                y -= SAVED;
             }
             above = Some(first);
             let run = rest.iter().take_while(|node| is_dull(node) && !shares(node, shared)).count();
