@@ -9,13 +9,15 @@ use sriov::facts::capabilities::PortKind;
 use sriov::recorded::{Config, Function, Tree};
 use sriov::{HostSnapshot, Scope};
 
-use super::numa::{BRIDGE, ETHERNET, MEMORY_64, MSI_REGION, NVME, machine, numa, root_disk};
+use super::numa::{
+    BRIDGE, ETHERNET, MEMORY_64, MSI_REGION, Machine, NVME, kvm_intel, numa, root_disk,
+};
 
 const HOST_BRIDGE: u32 = 0x06_0000;
 const MEMORY_32: u64 = 0x4_0200;
 
 /// What is kept may lack what a snapshot has gained since, and shows that it is read all the same;
-/// its devices are those that are laid out here.
+/// its devices, and what it runs on, are those that are laid out here.
 #[test]
 fn composed_hosts_are_as_laid_out_here() {
     for (name, lay_out) in [
@@ -39,6 +41,9 @@ fn composed_hosts_are_as_laid_out_here() {
         let kept: HostSnapshot = serde_json::from_slice(&kept).expect("a snapshot");
         assert_eq!(kept.note, snapshot.note, "{name}");
         assert_eq!(devices(&kept), devices(&snapshot), "{name}");
+        let machine = |host: &HostSnapshot| (host.platform.runs_on.clone(), host.platform.modules);
+        assert_eq!(machine(&kept), machine(&snapshot), "{name}");
+        assert_ne!(kept.platform.runs_on, [], "{name}: nothing says what it runs on");
     }
 }
 
@@ -51,7 +56,26 @@ fn devices(host: &HostSnapshot) -> Vec<impl PartialEq + std::fmt::Debug> {
 /// has no access control.
 fn laptop(directory: &Path) -> (Tree, &'static str) {
     let tree = Tree::new(directory);
-    machine(&tree, 1, 12, "BOOT_IMAGE=/vmlinuz root=/dev/nvme0n1p2 ro quiet splash intel_iommu=on");
+    let machine = Machine {
+        nodes: 1,
+        cpus: 12,
+        gib: 16,
+        kernel: "6.8.0-51-generic",
+        command_line: "BOOT_IMAGE=/vmlinuz root=/dev/nvme0n1p2 ro quiet splash intel_iommu=on",
+        cpu: "vendor_id\t: GenuineIntel\nmodel name\t: Intel(R) Core(TM) i7-8750H CPU @ 2.20GHz\n\
+              flags\t\t: fpu vmx pdpe1gb x2apic ept vpid\n\
+              vmx flags\t: vnmi ept_1gb flexpriority ept vpid shadow_vmcs",
+        dmi: &[
+            ("sys_vendor", "Notebook"),
+            ("product_name", "P95_96_97Ex,Rx"),
+            ("board_vendor", "Notebook"),
+            ("bios_vendor", "American Megatrends Inc."),
+        ],
+        chip: "IR-IO-APIC",
+        modules: &["kvm-intel", "vfio-pci", "vfio_iommu_type1", "iommufd", "vhost_net", "tun"],
+    };
+    machine.lay_out(&tree);
+    kvm_intel(&tree);
     tree.file("sys/class/iommu/dmar0/name", "dmar0\n");
     tree.file("sys/class/iommu/dmar1/name", "dmar1\n");
     tree.file("sys/firmware/acpi/tables/DMAR", "");
@@ -156,13 +180,33 @@ fn laptop(directory: &Path) -> (Tree, &'static str) {
     )
 }
 
-/// A virtual machine with virtio devices on a bus without an IOMMU.
+/// A virtual machine of Google's cloud: KVM, with virtio devices on a bus without an IOMMU, and no
+/// virtualization passed on.
 fn cloud(directory: &Path) -> (Tree, &'static str) {
     let tree = Tree::new(directory);
     tree.remove("dev/kvm");
-    machine(&tree, 1, 2, "BOOT_IMAGE=/vmlinuz root=/dev/vda1 ro console=ttyS0");
+    let machine = Machine {
+        nodes: 1,
+        cpus: 2,
+        gib: 8,
+        kernel: "6.8.0-1021-gcp",
+        command_line: "BOOT_IMAGE=/vmlinuz root=/dev/sda1 ro console=ttyS0",
+        cpu: "vendor_id\t: GenuineIntel\nmodel name\t: Intel(R) Xeon(R) CPU @ 2.20GHz\n\
+              flags\t\t: fpu pdpe1gb x2apic hypervisor",
+        dmi: &[
+            ("sys_vendor", "Google"),
+            ("product_name", "Google Compute Engine"),
+            ("board_vendor", "Google"),
+            ("bios_vendor", "Google"),
+        ],
+        chip: "IO-APIC",
+        modules: &["kvm-intel", "kvm-amd", "vfio-pci", "vfio_iommu_type1", "vhost_net", "tun"],
+    };
+    machine.lay_out(&tree);
+    let clocks = "sys/devices/system/clocksource/clocksource0/available_clocksource";
+    tree.file(clocks, "kvm-clock tsc acpi_pm\n");
     tree.add(Function::new("0000:00:00.0", (0x8086, 0x1237), HOST_BRIDGE));
-    tree.add(Function::new("0000:00:01.0", (0x8086, 0x7000), 0x06_0100));
+    tree.add(Function::new("0000:00:01.0", (0x8086, 0x7110), 0x06_0100));
     tree.add(Function::new("0000:00:01.3", (0x8086, 0x7113), 0x06_8000).driver("piix4_smbus"));
     let virtio = |address, device, class| {
         let id = (0x1af4, device);
@@ -172,25 +216,26 @@ fn cloud(directory: &Path) -> (Tree, &'static str) {
             .bars(&[(0xc000, 0x40, 0x4_0101), (0xfebc_0000, 0x1000, MEMORY_32)])
             .config(Config::new(id, class).msix(3, 1).cut(256))
     };
-    tree.add(Function::new("0000:00:02.0", (0x1013, 0x00b8), 0x03_0000).attribute("boot_vga", "1"));
-    tree.add(virtio("0000:00:03.0", 0x1000, ETHERNET).netdev("ens3"));
-    tree.add(virtio("0000:00:04.0", 0x1001, 0x01_0000));
-    let disk = "devices/pci0000:00/0000:00:04.0/virtio1/block/vda";
-    tree.file(&format!("sys/{disk}/dev"), "253:0\n");
-    tree.link("sys/class/block/vda", &format!("../../{disk}"));
-    tree.file(&format!("sys/{disk}/vda1/dev"), "253:1\n");
-    tree.file(&format!("sys/{disk}/vda1/partition"), "1\n");
-    tree.link("sys/class/block/vda1", &format!("../../{disk}/vda1"));
-    tree.file("proc/self/mountinfo", "25 1 253:1 / / rw,relatime shared:1 - ext4 /dev/vda1 rw\n");
+    tree.add(virtio("0000:00:03.0", 0x1004, 0));
+    tree.add(virtio("0000:00:04.0", 0x1000, ETHERNET).netdev("ens4"));
+    tree.add(virtio("0000:00:05.0", 0x1005, 0xff_0000));
+    let scsi = "0000:00:03.0/virtio0/host0/target0:0:1/0:0:1:0";
+    let disk = format!("devices/pci0000:00/{scsi}/block/sda");
+    tree.file(&format!("sys/{disk}/dev"), "8:0\n");
+    tree.link("sys/class/block/sda", &format!("../../{disk}"));
+    tree.file(&format!("sys/{disk}/sda1/dev"), "8:1\n");
+    tree.file(&format!("sys/{disk}/sda1/partition"), "1\n");
+    tree.link("sys/class/block/sda1", &format!("../../{disk}/sda1"));
+    tree.file("proc/self/mountinfo", "25 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw\n");
     tree.file(
         "proc/net/route",
         "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\n\
-         ens3\t00000000\t0100000A\t0003\t0\t0\t100\t00000000\t0\t0\t0\n",
+         ens4\t00000000\t0100800A\t0003\t0\t0\t100\t00000000\t0\t0\t0\n",
     );
     (
         tree,
-        "Composed from the ids that QEMU documents for its PC machine and its virtio devices: a \
-         virtual machine as clouds give them out, without an IOMMU and without KVM. No account at \
-         such a cloud was at hand.",
+        "Composed from the signs that virt-what's manual page names for Google's cloud, and the ids \
+         that QEMU and the virtio specification document for the devices of such machines: a \
+         virtual machine without an IOMMU and without KVM. No account at that cloud was at hand.",
     )
 }

@@ -96,6 +96,62 @@ fn a_saved_host_can_be_examined() {
     }
 }
 
+/// The lines of the doctor that make each composed host what it is there for.
+#[test]
+fn the_doctor_knows_the_composed_hosts() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/hosts");
+    let doctor = |name: &str, devices: &[&str]| {
+        let path = folder.join(name).with_extension("json");
+        text(&assign(&path, &[&["doctor"], devices].concat()).stdout)
+    };
+    let has = |said: &str, lines: &[&str]| {
+        for line in lines {
+            assert!(said.lines().any(|said| said.starts_with(line)), "{line}\n{said}");
+        }
+    };
+    has(
+        &doctor("numa-256-vfs", &[]),
+        &[
+            "ok       this is a machine of its own",
+            "ok       the CPU can run guests (VMX): /proc/cpuinfo has the flag vmx",
+            "ok       an IOMMU is in use",
+            "ok       interrupts are remapped (/proc/interrupts names IR-IO-APIC)",
+            "ok       devices can be bound to vfio-pci: the driver is loaded",
+            "ok       4 cards can have VFs",
+        ],
+    );
+    has(
+        &doctor("laptop-one-gpu", &["0000:01:00.0"]),
+        &[
+            "problem  it shares its IOMMU group with devices that the host has",
+            "warning  access control (ACS) is missing on the way to it",
+            "warning  it sleeps without power",
+            "verdict  it cannot be given to a guest as the host is now. Begin with: assign bind \
+             0000:01:00.0 0000:01:00.1",
+        ],
+    );
+    has(
+        &doctor("laptop-one-gpu", &[]),
+        &["ok       this is a machine of its own", "ok       an IOMMU is in use"],
+    );
+    let cloud = doctor("cloud-vm-no-iommu", &[]);
+    has(
+        &cloud,
+        &[
+            "ok       this is a virtual machine (kvm, google): the kernel has the clock kvm-clock",
+            "problem  the CPU shows no virtualization",
+            "problem  the kernel has no KVM in use",
+            "problem  no IOMMU is in use: no device can be given away safely",
+        ],
+    );
+    // What a person rents has no settings of firmware, and what is said above is above.
+    assert!(cloud.contains("Virtual machines of google have none: guests get virtio"), "{cloud}");
+    assert!(cloud.contains("a bare-metal machine type"), "{cloud}");
+    assert!(!cloud.contains("firmware's settings"), "{cloud}");
+    let place = |what: &str| cloud.find(what).unwrap_or_else(|| panic!("{what}: {cloud}"));
+    assert!(place("shows no virtualization") < place("as said of it above"), "{cloud}");
+}
+
 #[test]
 fn each_host_says_where_it_comes_from() {
     for (path, host) in hosts() {

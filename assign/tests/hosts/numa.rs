@@ -21,17 +21,69 @@ spec:
     - {name: lan, from: {device: \"1583\"}, expect: {min: 4, max: 4}, vfs: {count: 64}}
 ";
 
-/// Processor, memory and kernel of a node, as far as sysfs and procfs show them.
-pub fn machine(tree: &Tree, nodes: u32, cpus: u32, command_line: &str) {
-    tree.file("proc/cmdline", &format!("{command_line}\n"));
-    tree.file("proc/meminfo", "MemTotal: 67108864 kB\nMemFree: 33554432 kB\n");
-    tree.file("sys/devices/system/node/online", &format!("0-{}\n", nodes - 1));
-    for node in 0..nodes {
-        let each = cpus / nodes;
-        let list = format!("{}-{}\n", node * each, (node + 1) * each - 1);
-        tree.file(&format!("sys/devices/system/node/node{node}/cpulist"), &list);
-        let memory = format!("Node {node} MemTotal: {} kB\n", 67_108_864 / nodes);
-        tree.file(&format!("sys/devices/system/node/node{node}/meminfo"), &memory);
+/// What a machine is beside its devices.
+pub struct Machine {
+    pub nodes: u32,
+    pub cpus: u32,
+    /// Of all nodes.
+    pub gib: u32,
+    pub kernel: &'static str,
+    pub command_line: &'static str,
+    /// The first CPU's part of `/proc/cpuinfo`.
+    pub cpu: &'static str,
+    /// Files of `/sys/class/dmi/id`.
+    pub dmi: &'static [(&'static str, &'static str)],
+    /// The chip of the timer in `/proc/interrupts`: where interrupts are remapped, it begins with IR.
+    pub chip: &'static str,
+    /// What the kernel has as modules.
+    pub modules: &'static [&'static str],
+}
+
+impl Machine {
+    /// Processor, memory, firmware and kernel, as far as sysfs and procfs show them.
+    pub fn lay_out(&self, tree: &Tree) {
+        let Machine { nodes, cpus, kernel, .. } = *self;
+        let kib = self.gib << 20;
+        tree.file("proc/cmdline", &format!("{}\n", self.command_line));
+        tree.file("proc/sys/kernel/osrelease", &format!("{kernel}\n"));
+        tree.file("proc/cpuinfo", &format!("processor\t: 0\n{}\n\nprocessor\t: 1\n", self.cpu));
+        let free = kib - kib / 4;
+        let memory = format!("MemTotal: {kib} kB\nMemFree: {free} kB\nMemAvailable: {free} kB\n");
+        tree.file("proc/meminfo", &format!("{memory}SwapTotal: 0 kB\nSwapFree: 0 kB\n"));
+        tree.file("proc/sys/vm/overcommit_memory", "0\n");
+        tree.file("proc/interrupts", &format!("  0:  9  {}  2-edge  timer\n", self.chip));
+        tree.file("proc/1/cgroup", "0::/init.scope\n");
+        tree.file("sys/devices/system/cpu/online", &format!("0-{}\n", cpus - 1));
+        tree.file("sys/kernel/mm/transparent_hugepage/enabled", "always [madvise] never\n");
+        tree.file("sys/kernel/mm/ksm/run", "0\n");
+        for (name, text) in self.dmi {
+            tree.file(&format!("sys/class/dmi/id/{name}"), &format!("{text}\n"));
+        }
+        let modules: String =
+            self.modules.iter().map(|name| format!("kernel/{name}.ko.zst:\n")).collect();
+        tree.file(&format!("lib/modules/{kernel}/modules.dep"), &modules);
+        let node = "sys/devices/system/node";
+        tree.file(&format!("{node}/online"), &format!("0-{}\n", nodes - 1));
+        for number in 0..nodes {
+            let each = cpus / nodes;
+            let list = format!("{}-{}\n", number * each, (number + 1) * each - 1);
+            tree.file(&format!("{node}/node{number}/cpulist"), &list);
+            let (total, free) = (kib / nodes, free / nodes);
+            let memory =
+                format!("Node {number} MemTotal: {total} kB\nNode {number} MemFree: {free} kB\n");
+            tree.file(&format!("{node}/node{number}/meminfo"), &memory);
+            let distance = |to| if to == number { "10" } else { "21" };
+            let distances: Vec<&str> = (0..nodes).map(distance).collect();
+            let distances = format!("{}\n", distances.join(" "));
+            tree.file(&format!("{node}/node{number}/distance"), &distances);
+        }
+    }
+}
+
+/// KVM in use on a CPU of Intel's, as it is by default (arch/x86/kvm/vmx/vmx.c).
+pub fn kvm_intel(tree: &Tree) {
+    for parameter in ["ept", "vpid", "enable_apicv", "nested"] {
+        tree.file(&format!("sys/module/kvm_intel/parameters/{parameter}"), "Y\n");
     }
 }
 
@@ -73,7 +125,33 @@ fn xl710(address: &'static str, port: &'static str, node: u32, groups: u32) -> F
 /// A server with two sockets, and on each two ports with 64 VFs.
 pub fn numa(directory: &Path) -> (Tree, &'static str) {
     let tree = Tree::new(directory);
-    machine(&tree, 2, 64, "BOOT_IMAGE=/vmlinuz root=/dev/nvme0n1p2 ro intel_iommu=on iommu=pt");
+    let machine = Machine {
+        nodes: 2,
+        cpus: 64,
+        gib: 256,
+        kernel: "6.8.0-51-generic",
+        command_line: "BOOT_IMAGE=/vmlinuz root=/dev/nvme0n1p2 ro intel_iommu=on iommu=pt",
+        cpu: "vendor_id\t: GenuineIntel\nmodel name\t: Intel(R) Xeon(R) Gold 6346 CPU @ 3.10GHz\n\
+              flags\t\t: fpu vmx pdpe1gb x2apic ept vpid\n\
+              vmx flags\t: vnmi posted_intr ept_1gb flexpriority apicv ept vpid shadow_vmcs",
+        dmi: &[
+            ("sys_vendor", "Supermicro"),
+            ("product_name", "SYS-620P-TRT"),
+            ("board_vendor", "Supermicro"),
+            ("bios_vendor", "American Megatrends International, LLC."),
+        ],
+        chip: "IR-IO-APIC",
+        modules: &["kvm-intel", "vfio-pci", "vfio_iommu_type1", "iommufd", "vhost_net", "tun"],
+    };
+    machine.lay_out(&tree);
+    kvm_intel(&tree);
+    // Its VFs wait for guests: what hands them out is loaded.
+    tree.driver("vfio-pci");
+    tree.file("sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts", "N\n");
+    tree.file("sys/module/vfio_iommu_type1/parameters/dma_entry_limit", "65535\n");
+    tree.file("dev/vfio/vfio", "");
+    tree.file("sys/class/misc/tun/dev", "10:200\n");
+    tree.file("dev/net/tun", "");
     for unit in 0..2 {
         tree.file(&format!("sys/class/iommu/dmar{unit}/name"), &format!("dmar{unit}\n"));
     }
@@ -127,15 +205,6 @@ pub fn numa(directory: &Path) -> (Tree, &'static str) {
         "Composed from the PCIe base specification, the XL710 datasheet and the kernel's sysfs \
          documentation: a server with two NUMA nodes and 256 VFs. No such machine was at hand.",
     )
-}
-
-/// The same with its ports up, as [`POLICY`] wants them.
-pub fn numa_up(directory: &Path) -> Tree {
-    let (tree, _) = numa(directory);
-    for port in ["ens1f0", "ens2f0", "ens3f0", "ens4f0"] {
-        tree.file(&format!("sys/class/net/{port}/flags"), "0x1003\n");
-    }
-    tree
 }
 
 /// An NVMe disk with the host on its second partition.
