@@ -207,6 +207,15 @@ pub fn numa(directory: &Path) -> (Tree, &'static str) {
     )
 }
 
+/// The same with its ports up, as [`POLICY`] wants them.
+pub fn numa_up(directory: &Path) -> Tree {
+    let (tree, _) = numa(directory);
+    for port in ["ens1f0", "ens2f0", "ens3f0", "ens4f0"] {
+        tree.file(&format!("sys/class/net/{port}/flags"), "0x1003\n");
+    }
+    tree
+}
+
 /// An NVMe disk with the host on its second partition.
 pub fn root_disk(tree: &Tree, place: &str) {
     let disk = format!("devices/pci0000:00/{place}/nvme/nvme0/nvme0n1");

@@ -10,6 +10,7 @@ mod lending;
 mod recovering;
 #[cfg(target_arch = "x86_64")]
 mod saved;
+mod vf_set;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};

@@ -53,6 +53,9 @@ struct Host {
     settings: BTreeMap<(u32, u16), VfSettings>,
     /// The host's drivers, of functions that have none now as well.
     drivers: BTreeMap<PciAddress, &'static str>,
+    /// How many VFs a PF is given at most, whatever is asked for: for the rest the kernel finds no
+    /// room, and only its log says so.
+    most: BTreeMap<PciAddress, u16>,
 }
 
 /// What was asked of the kernel, for a test to look at before it is done.
@@ -141,11 +144,14 @@ impl Simulation {
     /// The host of the emulated lab, as [`Tree::lab`] lays it out: an igb NIC whose interface is
     /// down, with so many of its 7 VFs, which igbvf takes.
     pub fn lab(directory: &Path, vfs: u16) -> Simulation {
+        let kind = VfKind { driver: Some("igbvf"), ..VfKind::default() };
+        Simulation::lab_with_vfs(directory, vfs, kind)
+    }
+
+    /// The same with VFs of this kind.
+    pub fn lab_with_vfs(directory: &Path, vfs: u16, kind: VfKind) -> Simulation {
         let tree = Tree::lab_without_card(directory);
-        Simulation::new(&tree).function(Function {
-            vf: VfKind { driver: Some("igbvf"), ..VfKind::default() },
-            ..Tree::lab_card(vfs)
-        })
+        Simulation::new(&tree).function(Function { vf: kind, ..Tree::lab_card(vfs) })
     }
 
     /// The same with an NVMe drive that has 32 VFs at most, none of them there, and all of the pool.
@@ -248,6 +254,11 @@ impl Kernel {
     /// Sets what looks at each request before it is done.
     pub fn before(&self, look: impl Fn(&Request) -> io::Result<()> + Send + Sync + 'static) {
         *lock(&self.shared.before) = Some(Arc::new(look));
+    }
+
+    /// From now on no more VFs of this PF are enabled than that, though more may be asked for.
+    pub fn enable_at_most(&self, pf: PciAddress, count: u16) {
+        lock(&self.shared.host).most.insert(pf, count);
     }
 
     /// The drives as they are now.

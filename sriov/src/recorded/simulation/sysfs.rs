@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use super::{EBUSY, EINVAL, ENODEV, ENOENT, ERANGE, Host, Tree, errno};
+use super::{EBUSY, EINVAL, ENODEV, ENOENT, EOPNOTSUPP, ERANGE, Host, Tree, errno};
 use crate::address::PciAddress;
 use crate::mac::MacAddress;
 use crate::recorded::Function;
@@ -25,6 +25,7 @@ impl Host {
         let device = || above.parse::<PciAddress>().map_err(|_| errno(ENODEV));
         match name {
             "sriov_numvfs" => self.set_count(tree, device()?, value),
+            "sriov_vf_msix_count" => set_vectors(tree, device()?, value),
             "sriov_drivers_autoprobe" if !matches!(value, "0" | "1") => Err(errno(EINVAL)),
             "driver_override" => {
                 let value = if value.is_empty() { "(null)" } else { value };
@@ -60,7 +61,7 @@ impl Host {
     }
 
     fn set_count(&mut self, tree: &Tree, pf: PciAddress, value: &str) -> io::Result<()> {
-        let wanted: u16 = value.parse().map_err(|_| errno(EINVAL))?;
+        let mut wanted: u16 = value.parse().map_err(|_| errno(EINVAL))?;
         let function = self.functions.get(&pf).cloned().ok_or_else(|| errno(ENODEV))?;
         let (total, _) = function.vfs.ok_or_else(|| errno(ENOENT))?;
         let number = |name| read(tree, pf, name).and_then(|text| text.parse::<u16>().ok());
@@ -76,7 +77,8 @@ impl Host {
                 tree.remove_vfs(pf)?;
                 self.settings.retain(|(index, _), _| Some(*index) != interface(tree, &function));
             }
-            (_, wanted) => {
+            (_, asked) => {
+                wanted = asked.min(self.most.get(&pf).copied().unwrap_or(asked));
                 let own = (number("sriov_drivers_autoprobe") == Some(1))
                     .then_some(function.vf.driver)
                     .flatten();
@@ -164,6 +166,38 @@ impl Host {
         }
         fs::remove_file(root.pci_attribute(device, "driver"))
     }
+}
+
+/// A driver that divides vectors gives a VF so many, which stand in its MSI-X capability then; or its
+/// own number, for 0. Not while the VF has a driver (drivers/pci/iov.c, `sriov_vf_msix_count_store`).
+fn set_vectors(tree: &Tree, vf: PciAddress, value: &str) -> io::Result<()> {
+    const CAPABILITIES: usize = 0x34;
+    const MSIX: u8 = 0x11;
+    const OWN: u16 = 3;
+    let wanted: u16 = value.parse().map_err(|_| errno(EINVAL))?;
+    let pool = read(tree, vf, "physfn/sriov_vf_total_msix");
+    let pool = pool.and_then(|text| text.parse().ok()).unwrap_or(0u16);
+    if pool == 0 {
+        return Err(errno(EOPNOTSUPP));
+    }
+    if driver(tree, vf).is_some() {
+        return Err(errno(EBUSY));
+    }
+    if wanted > pool {
+        return Err(errno(EINVAL));
+    }
+    let path = tree.root().pci_attribute(vf, "config");
+    let mut config = fs::read(&path)?;
+    let byte = |at: usize| config.get(at).copied().ok_or_else(|| errno(ENODEV));
+    let mut at = usize::from(byte(CAPABILITIES)?);
+    while at != 0 && byte(at)? != MSIX {
+        at = usize::from(byte(at + 1)?);
+    }
+    let control = config.get_mut(at + 2..at + 4).filter(|_| at != 0);
+    let vectors = if wanted == 0 { OWN } else { wanted };
+    // The table's size is written as one less.
+    control.ok_or_else(|| errno(EOPNOTSUPP))?.copy_from_slice(&(vectors - 1).to_le_bytes());
+    fs::write(path, config)
 }
 
 /// VFs begin with what drivers such as igb begin with.
