@@ -458,6 +458,7 @@ fn a_leased_device_is_a_guests() {
         group: snapshot.function(address(VF)).and_then(|vf| vf.iommu_group),
         guest: "web-1".to_owned(),
         owner: Owner { pid: 42, started: 7 },
+        launcher: None,
         boot_id: String::new(),
         created: 0,
         instance: None,

@@ -38,6 +38,22 @@ fn what_a_guest_holds_is_not_taken_from_it() -> Result<()> {
     guest.stdin("stop\n");
     assert_eq!(guest.wait(Duration::from_secs(60))?.code, 0);
     host.ok("assign vf destroy eth0 --yes");
+
+    // Unless it is told to: then the guest is asked to end, and does so in order.
+    host.ok("assign apply -f policy.yaml");
+    let guest = host.spawn("assign run -f guest.yaml");
+    guest.wait_for("guest: holding", GUEST_TIME)?;
+    let asked = host.run("assign vf destroy eth0 --drain")?;
+    assert_eq!(asked.code, 3, "{}", asked.stderr);
+    assert!(asked.stderr.contains("would end guest web"), "{}", asked.stderr);
+    let drained = host.run_within("assign vf destroy eth0 --drain --yes", GUEST_TIME)?;
+    assert_eq!(drained.code, 0, "{}", drained.stderr);
+    assert!(drained.stderr.contains("asked guest web"), "{}", drained.stderr);
+    let ended = guest.wait(Duration::from_secs(60))?;
+    assert_eq!(ended.code, 0, "{}", ended.stderr);
+    assert!(ended.stderr.contains("web: stopped"), "{}", ended.stderr);
+    assert_eq!(host.ok("cat /sys/class/net/eth0/device/sriov_numvfs"), "0\n");
+    assert!(!host.ok("assign status").contains("web"));
     Ok(())
 }
 

@@ -9,9 +9,11 @@ use super::force::{self, Force};
 use super::{Context, device};
 use crate::failure::Failure;
 use crate::plan::vfs;
+use crate::state::Lease;
 
 mod create;
 mod destroy;
+mod drain;
 mod list;
 mod set;
 
@@ -19,12 +21,10 @@ mod set;
 #[derive(Debug, Subcommand)]
 pub enum Vf {
     /// Create VFs on a physical function (PF).
-    #[command(after_help = create::HELP)]
     Create(create::Create),
     /// List VFs with their settings.
     List(list::List),
     /// Set address, VLAN, trust, rates and more of VFs.
-    #[command(after_help = set::HELP)]
     Set(set::Set),
     /// Destroy all VFs of a physical function (PF).
     Destroy(destroy::Destroy),
@@ -49,13 +49,34 @@ fn going(
     facts: &PfFacts,
     force: &Force,
 ) -> Result<Vec<PciAddress>, Failure> {
+    let leases = held(context, facts)?;
+    let forced = unused(snapshot, facts, force, &leases)?;
+    match leases.first() {
+        Some(lease) => Err(vfs::leased(lease, "destroy it with the other VFs of its PF")),
+        None => Ok(forced),
+    }
+}
+
+/// The leases on the VFs of a PF.
+fn held(context: &Context, facts: &PfFacts) -> Result<Vec<Lease>, Failure> {
+    let mut leases = context.state.leases(&context.root)?;
+    leases.retain(|lease| facts.vfs.values().any(|vf| *vf == lease.device));
+    Ok(leases)
+}
+
+/// Refuses where the host uses one of the VFs that no guest has and that is not to be taken by force;
+/// returns those that are.
+fn unused(
+    snapshot: &HostSnapshot,
+    facts: &PfFacts,
+    force: &Force,
+    leases: &[Lease],
+) -> Result<Vec<PciAddress>, Failure> {
     let vfs: Vec<PciAddress> = facts.vfs.values().copied().collect();
     let forced = force.find(snapshot, &vfs)?;
-    let leases = context.state.leases(&context.root)?;
-    for function in vfs.iter().filter_map(|vf| snapshot.function(*vf)) {
-        if let Some(lease) = leases.iter().find(|lease| lease.device == function.address) {
-            return Err(vfs::leased(lease, "destroy it with the other VFs of its PF"));
-        }
+    let is_leased = |vf: &PciAddress| leases.iter().any(|lease| lease.device == *vf);
+    let functions = vfs.iter().filter(|vf| !is_leased(vf)).filter_map(|vf| snapshot.function(*vf));
+    for function in functions {
         if let Some(failure) = force::carries(snapshot, function, &forced) {
             return Err(failure);
         }

@@ -43,6 +43,9 @@ pub struct Lease {
     pub guest: String,
     /// The process that answers for it: the launcher first, then the guest's machine.
     pub owner: Owner,
+    /// The process that took it, which ends its guest in order when it is asked to.
+    #[serde(default)]
+    pub launcher: Option<Owner>,
     /// The boot it was taken on.
     pub boot_id: String,
     /// When it was taken, in seconds since 1970.
@@ -108,6 +111,7 @@ impl Lease {
             group: None,
             guest: guest.to_owned(),
             owner,
+            launcher: Some(owner),
             boot_id: platform::boot_id(root),
             created: now.unwrap_or(0),
             instance: originals::instance(root, device),

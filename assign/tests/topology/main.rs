@@ -23,6 +23,7 @@ fn lease(device: &str, guest: &str) -> Lease {
         group: None,
         guest: guest.to_owned(),
         owner: Owner { pid: 1, started: 1 },
+        launcher: None,
         boot_id: String::new(),
         created: 0,
         instance: None,

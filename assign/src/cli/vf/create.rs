@@ -6,18 +6,12 @@ use sriov::{Change, HostSnapshot, PciFunction, Reason, isolation, udev};
 
 use super::super::force::Force;
 use super::super::{Context, apply, bind, confirm, device};
+use super::drain::Drain;
 use super::{by_force, find_pf, going};
 use crate::apply::policies::Report;
 use crate::failure::Failure;
 use crate::plan::{candidates, vfs};
 use crate::state::Drive;
-
-pub const HELP: &str = "\
-Example: assign vf create eth0 4 --driver vfio-pci
-
-A PF that has another number of VFs loses them first, as the kernel knows no other way: that is asked
-about, and refused while one of them is in use. Should the new ones not come, the old ones come back
-with their drivers and settings.";
 
 /// Arguments of `assign vf create`.
 #[derive(Debug, Args)]
@@ -33,10 +27,13 @@ pub struct Create {
     driver: Option<String>,
     #[command(flatten)]
     force: Force,
+    #[command(flatten)]
+    drain: Drain,
 }
 
 impl Create {
     pub fn run(&self, context: &Context) -> Result<u8, Failure> {
+        let asked = self.drain.run(context, &self.pf, self.count, &self.force)?;
         let operation = device::begin(context, "vf create", std::slice::from_ref(&self.pf))?;
         // Where there are no VFs yet, nothing is taken from anybody, and nobody's uses are looked for;
         // but a drive may have to be reset for them, with all it carries.
@@ -70,7 +67,7 @@ impl Create {
             changes = vfs::create(&snapshot, pf, self.count, self.driver.as_deref())?;
             by_force(context, &snapshot, facts, &mut changes, &forced);
         }
-        if let Some(change) = changes.iter().find(|change| change.is_disruptive()) {
+        if let Some(change) = changes.iter().find(|change| change.is_disruptive() && !asked) {
             confirm::ask(context, &pf.address.to_string(), &change.action().to_string())?;
         }
         let operation = operation.perform_all(&changes)?;

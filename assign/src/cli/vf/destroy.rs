@@ -5,6 +5,7 @@ use sriov::Change;
 
 use super::super::force::Force;
 use super::super::{Context, apply, confirm, device};
+use super::drain::Drain;
 use super::{by_force, find_pf, going};
 use crate::apply::policies::Report;
 use crate::failure::Failure;
@@ -18,10 +19,13 @@ pub struct Destroy {
     pf: String,
     #[command(flatten)]
     force: Force,
+    #[command(flatten)]
+    drain: Drain,
 }
 
 impl Destroy {
     pub fn run(&self, context: &Context) -> Result<u8, Failure> {
+        let asked = self.drain.run(context, &self.pf, 0, &self.force)?;
         let operation = device::begin(context, "vf destroy", std::slice::from_ref(&self.pf))?;
         let snapshot = context.state.look(&context.root)?;
         let (pf, facts) = find_pf(&snapshot, &self.pf)?;
@@ -32,6 +36,7 @@ impl Destroy {
         if let Some(change) = changes
             .iter()
             .find(|change| matches!(change, Change::SetNvmePrimary { used: Some(_), .. }))
+            .filter(|_| !asked)
         {
             confirm::ask(context, &pf.address.to_string(), &change.action().to_string())?;
         }

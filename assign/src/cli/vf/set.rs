@@ -16,25 +16,16 @@ use crate::failure::{Failure, OwnReason};
 use crate::plan::vfs;
 use crate::state::Lease;
 
-pub const HELP: &str = "\
-Examples:
-  assign vf set eth0/0 --mac 02:00:00:00:00:01 --vlan 100:3
-  assign vf set eth0/0 eth0/1 0000:01:10.4 --trust on --max-rate 500
-  assign vf set eth0/2 --mac none --vlan none
-
-A VF is named by its PF and number (eth0/0, 0000:01:00.0/0), its address, or its own interface. Each
-setting is made alone and read back; should one fail, those made before it are taken back. What the
-PF's driver does not know is an error that names the setting and the driver.
-
-The VF of a running guest is the guest's: of its settings only the rates may be changed, since it
-goes on under them. The same holds for a VF that the host itself uses.";
-
 /// Arguments of `assign vf set`.
 #[derive(Debug, Args)]
-#[command(group(ArgGroup::new("setting").required(true).multiple(true).args([
-    "mac", "vlan", "qos", "protocol", "trust", "spoof_check", "link_state", "min_rate", "max_rate",
-    "msix",
-])))]
+#[command(
+    // The settings one by one would make a line of 240 columns.
+    override_usage = "assign vf set [OPTIONS] <VF>...",
+    group(ArgGroup::new("setting").required(true).multiple(true).args([
+        "mac", "vlan", "qos", "protocol", "trust", "spoof_check", "link_state", "min_rate",
+        "max_rate", "msix",
+    ])),
+)]
 pub struct Set {
     /// VFs: PF/NUMBER, PCI addresses, or names of their interfaces.
     #[arg(value_name = "VF", required = true)]
