@@ -7,9 +7,10 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use clap::error::ErrorKind;
 use clap::{Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
-use crate::failure::{Failure, OwnReason};
+use crate::failure::Failure;
 
 mod apply;
 mod bind;
@@ -40,12 +41,16 @@ mod show;
 mod snapshot;
 mod status;
 mod topology;
+mod usage;
 mod validate;
 mod vf;
 
 pub use context::{Context, Wants};
 pub use files::Files;
 pub use output::Format;
+
+/// What options of every command stand under.
+const GLOBAL: &str = "Global options";
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 done or nothing to do, 1 failed, 2 bad input, 3 refused to protect the host or \
@@ -61,7 +66,9 @@ struct Cli {
     verb: Verb,
 }
 
+/// Options of every command.
 #[derive(Debug, Args)]
+#[command(next_help_heading = GLOBAL)]
 struct Global {
     /// How results are written: table, json or yaml [default: table]
     #[arg(
@@ -168,7 +175,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// The command line with its examples.
+/// The command line with its examples and what else there is to know.
 fn command() -> Command {
     add_examples(Cli::command(), "")
 }
@@ -180,10 +187,18 @@ fn add_examples(command: Command, verb: &str) -> Command {
         let path = format!("{verb} {name}");
         command.mut_subcommand(name, |below| add_examples(below, path.trim_start()))
     });
-    match (verb, examples::help(verb)) {
-        ("", Some(examples)) => command.after_help(format!("{examples}\n\n{EXIT_CODES}")),
-        (_, Some(examples)) => command.after_help(examples),
-        (_, None) => command,
+    let examples = examples::help(verb).unwrap_or_default();
+    let command = match verb {
+        "" => command.after_help(format!("{examples}\n\n{EXIT_CODES}")),
+        _ if examples.is_empty() => command,
+        _ => command.after_help(examples.clone()),
+    };
+    match examples::prose(verb) {
+        [] => command,
+        prose => {
+            let shown = format!("{}\n\n{examples}", prose.join("\n\n"));
+            command.after_long_help(shown.trim_end().to_owned())
+        }
     }
 }
 
@@ -247,18 +262,16 @@ impl Verb {
     }
 }
 
-/// Clap prints help and version as well as errors; a program that asked for JSON gets JSON.
+/// Clap prints help and version as well as errors; those are told as all others are.
 fn usage(error: &clap::Error) -> ExitCode {
-    let format = asked_format(std::env::args());
-    if error.use_stderr() && format != Format::Table {
-        let text = error.render().to_string();
-        let message = text.trim_start_matches("error: ").lines().next().unwrap_or_default();
-        let failure =
-            Failure::bad_input(OwnReason::Usage, "command line", message.trim_end_matches('.'))
-                .with_remedy("`assign --help` shows the commands.");
-        error::print(&failure, format);
-    } else {
+    let arguments: Vec<String> =
+        std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect();
+    let format = asked_format(arguments.iter().cloned());
+    let is_help = error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
+    if !error.use_stderr() || (is_help && format == Format::Table) {
         error.print().ok();
+    } else {
+        error::print(&usage::failure(error, &arguments), format);
     }
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
 }

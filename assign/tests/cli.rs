@@ -221,7 +221,13 @@ fn a_command_line_that_is_wrong_is_told_in_the_format_asked_for() {
     let text = |arguments: &[&str]| failed(directory.path(), arguments).1;
     assert!(text(&["-ojson", "plan"]).starts_with('{'));
     assert!(text(&["plan", "--output=yaml"]).starts_with("error:\n"));
-    assert!(text(&["plan", "json"]).starts_with("error: "), "{}", text(&["plan", "json"]));
+    let wrong = text(&["plan", "json"]);
+    assert!(wrong.starts_with("assign: plan: takes no argument \"json\""), "{wrong}");
+    assert_eq!(wrong.lines().count(), 1, "{wrong}");
+    let wrong: serde_json::Value =
+        serde_json::from_str(&text(&["-o", "json", "vf", "create", "eth0"])).expect("JSON");
+    assert_eq!(wrong["error"]["thing"], "vf create");
+    assert_eq!(wrong["error"]["message"], "lacks N");
 }
 
 #[test]

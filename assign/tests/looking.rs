@@ -161,8 +161,14 @@ fn help_fits_80_columns_and_its_examples_are_right() {
         .filter(|verb| *verb != "help")
         .collect();
     assert!(verbs.len() > 12, "{verbs:?}");
+    let below = stdout(&assign(directory.path(), &["vf", "--help"]));
+    for verb in ["create", "list", "set", "destroy"] {
+        assert!(below.contains(&format!("\n  {verb} ")), "{below}");
+    }
     let mut lines: Vec<Vec<String>> = verbs.iter().map(|verb| vec![(*verb).to_owned()]).collect();
-    lines.extend(["create", "list", "destroy"].map(|verb| vec!["vf".to_owned(), verb.to_owned()]));
+    lines.extend(
+        ["create", "list", "set", "destroy"].map(|verb| vec!["vf".to_owned(), verb.to_owned()]),
+    );
     lines.push(Vec::new());
     for verb in lines {
         let mut arguments: Vec<&str> = verb.iter().map(String::as_str).collect();
@@ -172,6 +178,8 @@ fn help_fits_80_columns_and_its_examples_are_right() {
             assert!(line.chars().count() <= 80, "{verb:?}: {line}");
         }
         let examples = help.lines().filter_map(|line| line.trim().strip_prefix("assign "));
+        // Of several ways to write a command, each has a line that begins like an example.
+        let examples = examples.filter(|line| !line.contains("[OPTIONS]"));
         for example in examples.filter(|_| !help.contains("Usage: assign vf <")) {
             let line = example.split("  ").next().unwrap_or_default();
             let line = line.split(['|', ')', '>']).next().unwrap_or_default();
@@ -241,5 +249,21 @@ fn manual_pages_have_their_sections() {
         assert!(page.contains(&format!(".SH {plain}\n")), "{section}: {page}");
     }
     assert!(!directory.path().join("assign-__complete.1").exists());
+    let read = |name: &str| std::fs::read_to_string(directory.path().join(name)).expect("a page");
+    let set = read("assign-vf-set.1");
+    for text in [
+        "\\fBassign vf set\\fR [OPTIONS] \\fIVF\\fR...\n",
+        ".SH EXAMPLES\n",
+        "\nA VF is named by its PF and number",
+        ".SH GLOBAL OPTIONS\n",
+    ] {
+        let quoted = text.replace("GLOBAL OPTIONS", "\"GLOBAL OPTIONS\"");
+        assert!(set.contains(text) || set.contains(&quoted), "{text}: {set}");
+    }
+    assert!(page.contains("loses them first, as the kernel knows no other way"), "{page}");
+    assert!(page.contains(".BR assign\\-vf\\-set (1)"), "{page}");
+    for option in ["--all", "--file", "PLAN"] {
+        assert!(read("assign-apply.1").replace('\\', "").contains(option), "{option}");
+    }
     assert_eq!(assign(directory.path(), &["man", "/no/such/folder"]).status.code(), Some(1));
 }

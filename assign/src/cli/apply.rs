@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, IsTerminal, Read};
 use std::path::{Path, PathBuf};
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 
 use super::{Context, Files, Format, output};
 use crate::apply::policies::{self, Report, Wanted};
@@ -16,22 +16,23 @@ pub mod all;
 
 /// Arguments of `assign apply`.
 #[derive(Debug, Args)]
+#[command(
+    override_usage = "assign apply [OPTIONS] --file <FILE>...\n       \
+                      assign apply [OPTIONS] --all\n       \
+                      assign apply [OPTIONS] <PLAN>",
+    group(ArgGroup::new("wanted").required(true).args(["files", "all", "plan"])),
+)]
 pub struct Apply {
     /// A plan that `assign plan --save` kept: exactly that is done, or nothing where the host has
     /// moved on since.
-    #[arg(value_name = "PLAN", conflicts_with_all = ["files", "all"])]
+    #[arg(value_name = "PLAN")]
     plan: Option<PathBuf>,
     /// A file or folder of policies and guests, or `-` for standard input; may be repeated.
-    #[arg(
-        short,
-        long = "file",
-        value_name = "FILE",
-        required_unless_present_any = ["all", "plan"]
-    )]
+    #[arg(short, long = "file", value_name = "FILE")]
     files: Vec<PathBuf>,
     /// Every policy of /etc/assign, as at each boot: one that cannot be applied keeps none of the
     /// others from it.
-    #[arg(long, conflicts_with = "files")]
+    #[arg(long)]
     all: bool,
     /// The folder for --all [default: etc/assign below the root]
     #[arg(long, value_name = "DIR", requires = "all")]

@@ -38,8 +38,16 @@ pub fn of(verb: &str) -> &'static [Example] {
             ("assign --root host.json devices", "Look at what was saved, here or elsewhere."),
         ],
         "vf create" => &[("assign vf create eth0 4 --driver vfio-pci", "Four VFs for guests.")],
+        "vf set" => &[
+            ("assign vf set eth0/0 --mac 02:00:00:00:00:01 --vlan 100:3", "For one guest."),
+            ("assign vf set eth0/0 eth0/1 --trust on --max-rate 500", "The same for two VFs."),
+            ("assign vf set eth0/2 --mac none --vlan none", "As it was when it was made."),
+        ],
         "vf list" => &[("assign vf list eth0", "The VFs of the card behind eth0.")],
-        "vf destroy" => &[("assign vf destroy eth0", "All VFs of the card behind eth0.")],
+        "vf destroy" => &[
+            ("assign vf destroy eth0", "All VFs of the card behind eth0."),
+            ("assign vf destroy eth0 --drain=60", "Those of guests too, once these have ended."),
+        ],
         "bind" => &[
             ("assign bind 01:10.0 01:10.2", "Two VFs to vfio-pci, or its variant for them."),
             ("assign bind --group 01:00.0", "A graphics card with its audio."),
@@ -84,6 +92,32 @@ pub fn of(verb: &str) -> &'static [Example] {
         _ => &[],
     }
 }
+
+/// What there is to know of a verb beside its options: paragraphs, for `--help` and the manual page.
+pub fn prose(verb: &str) -> &'static [&'static str] {
+    match verb {
+        "vf create" => &[
+            "A PF that has another number of VFs loses them first, as the kernel knows no other way: \
+             that is asked about, and refused while one of them is in use. Should the new ones not \
+             come, the old ones come back with their drivers and settings.",
+            DRAINING,
+        ],
+        "vf destroy" => &[DRAINING],
+        "vf set" => &[
+            "A VF is named by its PF and number (eth0/0, 0000:01:00.0/0), its address, or its own \
+             interface. Each setting is made alone and read back; should one fail, those made before \
+             it are taken back. What the PF's driver does not know is an error that names the \
+             setting and the driver.",
+            "The VF of a running guest is the guest's: of its settings only the rates may be changed, \
+             since it goes on under them. The same holds for a VF that the host itself uses.",
+        ],
+        _ => &[],
+    }
+}
+
+const DRAINING: &str = "\
+VFs that guests have are taken from none of them. With --drain these guests are asked to end, and \
+waited for; should one of them not have ended in time, nothing is done to the VFs.";
 
 /// The examples of a verb as `--help` shows them.
 pub fn help(verb: &str) -> Option<String> {

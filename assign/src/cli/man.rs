@@ -2,10 +2,12 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::{Args, Command};
 use clap_mangen::Man as Page;
 
+use super::events::time;
 use super::{Context, Format, examples, output};
 use crate::failure::{Failure, OwnReason};
 
@@ -16,9 +18,6 @@ pub struct Man {
     #[arg(value_name = "DIR")]
     directory: PathBuf,
 }
-
-/// When what the pages say was last changed.
-const DATE: &str = "2026-11-22";
 
 /// Exit codes and what they mean.
 const EXIT_STATUS: [(&str, &str); 5] = [
@@ -41,7 +40,8 @@ impl Man {
     pub fn run(&self, context: &Context) -> Result<u8, Failure> {
         let mut command = super::command();
         command.build();
-        let written = write_all(&command, "", &self.directory)?;
+        let date = time::day(built());
+        let written = write_all(&command, "", &date, &self.directory)?;
         output::value(context.format, &written)?;
         if context.format == Format::Table {
             let place = self.directory.display();
@@ -51,25 +51,39 @@ impl Man {
     }
 }
 
+/// When the program was built whose words these are: what a packager says
+/// (<https://reproducible-builds.org/specs/source-date-epoch/>), or else the time of its file.
+fn built() -> SystemTime {
+    let said = std::env::var("SOURCE_DATE_EPOCH").ok().and_then(|text| text.parse().ok());
+    let said = said.and_then(|seconds| UNIX_EPOCH.checked_add(Duration::from_secs(seconds)));
+    let own = || std::env::current_exe().and_then(std::fs::metadata)?.modified();
+    said.or_else(|| own().ok()).unwrap_or_else(SystemTime::now)
+}
+
 /// Writes a page for `command` and for each verb below it; returns the files.
-fn write_all(command: &Command, verb: &str, directory: &Path) -> Result<Vec<PathBuf>, Failure> {
+fn write_all(
+    command: &Command,
+    verb: &str,
+    date: &str,
+    directory: &Path,
+) -> Result<Vec<PathBuf>, Failure> {
     let name = match verb {
         "" => "assign".to_owned(),
         verb => format!("assign-{}", verb.replace(' ', "-")),
     };
     let file = directory.join(format!("{name}.1"));
     let mut text = Vec::new();
-    page(command, verb, &name, &mut text).and_then(|()| std::fs::write(&file, &text)).map_err(
-        |error| {
+    page(command, verb, &name, date, &mut text)
+        .and_then(|()| std::fs::write(&file, &text))
+        .map_err(|error| {
             let message = format!("cannot be written: {error}");
             Failure::failed(OwnReason::File, file.display(), message)
                 .with_remedy("Name a folder that is there and can be written to.")
-        },
-    )?;
+        })?;
     let mut files = vec![file];
     for below in command.get_subcommands().filter(|below| is_shown(below)) {
         let verb = format!("{verb} {}", below.get_name());
-        files.extend(write_all(below, verb.trim_start(), directory)?);
+        files.extend(write_all(below, verb.trim_start(), date, directory)?);
     }
     Ok(files)
 }
@@ -78,18 +92,27 @@ fn is_shown(command: &Command) -> bool {
     !command.is_hide_set() && command.get_name() != "help"
 }
 
-fn page(command: &Command, verb: &str, name: &str, out: &mut Vec<u8>) -> io::Result<()> {
+fn page(
+    command: &Command,
+    verb: &str,
+    name: &str,
+    date: &str,
+    out: &mut Vec<u8>,
+) -> io::Result<()> {
     let version = format!("assign {}", env!("CARGO_PKG_VERSION"));
-    // The examples, exit codes and verbs have sections of their own here, as manual pages have them.
-    let described = command.clone().after_help(None::<&str>);
-    let page = Page::new(described).title(name.to_uppercase()).section("1").manual("assign");
-    let page = page.source(version).date(DATE);
+    let page = Page::new(command.clone()).title(name.to_uppercase()).section("1");
+    let page = page.manual("assign").source(version).date(date);
     page.render_title(out)?;
     page.render_name_section(out)?;
-    page.render_synopsis_section(out)?;
+    out.extend(synopsis(command).bytes());
     page.render_description_section(out)?;
+    for paragraph in examples::prose(verb) {
+        out.extend(format!(".PP\n{}\n", line(paragraph)).bytes());
+    }
     if command.get_arguments().any(|argument| !argument.is_hide_set()) {
-        page.render_options_section(out)?;
+        let mut options = Vec::new();
+        page.render_options_section(&mut options)?;
+        out.extend(repeated(command, &String::from_utf8_lossy(&options)).bytes());
     }
     let mut text = String::new();
     let verbs: Vec<&Command> = command.get_subcommands().filter(|below| is_shown(below)).collect();
@@ -118,6 +141,35 @@ fn page(command: &Command, verb: &str, name: &str, out: &mut Vec<u8>) -> io::Res
     Ok(())
 }
 
+/// The options as they are written, with dots where an argument may be repeated.
+fn repeated(command: &Command, options: &str) -> String {
+    let mut options = options.to_owned();
+    for argument in command.get_positionals() {
+        let most = argument.get_num_args().map_or(1, |count| count.max_values());
+        let name = argument.get_value_names().and_then(|names| names.first());
+        let Some(name) = name.filter(|_| most > 1) else { continue };
+        for (open, close) in [('<', '>'), ('[', ']')] {
+            let written = format!("{open}\\fI{name}\\fR{close}\n");
+            options = options.replace(&written, &format!("{}...\n", written.trim_end()));
+        }
+    }
+    options
+}
+
+/// The ways to write a command, as `--help` shows them: what is to be replaced in italics.
+fn synopsis(command: &Command) -> String {
+    let name = command.get_bin_name().unwrap_or("assign");
+    let usage = command.clone().render_usage().to_string();
+    let way = |way: &str| {
+        let rest = line(way.trim().trim_start_matches(name));
+        let rest = rest.replace('<', "\\fI").replace('>', "\\fR");
+        format!("\\fB{}\\fR{rest}\n", line(name))
+    };
+    let ways: Vec<String> = usage.trim_start_matches("Usage:").lines().map(way).collect();
+    // One line each, however narrow the page: words are not spread over it.
+    format!(".SH SYNOPSIS\n.ad l\n.nh\n{}.hy\n.ad b\n", ways.join(".br\n"))
+}
+
 /// The name of a verb's page, from that of the page above it.
 fn page_of(name: &str, below: &Command) -> String {
     format!("{name}-{}", below.get_name())
@@ -141,9 +193,14 @@ fn see_also(command: &Command, verb: &str, name: &str) -> String {
         }
         "run" => &["assign-apply", "assign-validate"],
         "schema" => &["assign-validate"],
-        verb if verb.starts_with("vf") => {
-            &["assign-bind", "assign-vf", "assign-vf-create", "assign-vf-destroy", "assign-vf-list"]
-        }
+        verb if verb.starts_with("vf") => &[
+            "assign-bind",
+            "assign-vf",
+            "assign-vf-create",
+            "assign-vf-destroy",
+            "assign-vf-list",
+            "assign-vf-set",
+        ],
         _ => &[],
     };
     pages.extend(more.iter().map(|page| (*page).to_owned()));

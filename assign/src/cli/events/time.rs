@@ -14,6 +14,12 @@ pub fn utc(time: SystemTime) -> String {
     format!("{year:04}-{month:02}-{day:02}T{}Z", clock(seconds % DAY, milliseconds))
 }
 
+/// The day in UTC: `2026-03-01`.
+pub fn day(time: SystemTime) -> String {
+    let (year, month, day) = date(since_epoch(time).0 / DAY);
+    format!("{year:04}-{month:02}-{day:02}")
+}
+
 /// The time of day where this host is, or in UTC if it does not know where that is.
 pub fn of_day(time: SystemTime) -> String {
     let (seconds, milliseconds) = since_epoch(time);
