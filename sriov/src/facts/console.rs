@@ -8,6 +8,7 @@ use super::pci;
 use super::reader::Reader;
 use crate::address::PciAddress;
 use crate::attribute;
+use crate::root::HostRoot;
 
 /// One way to the host's console that a PCI function is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,7 +48,7 @@ impl Role {
 pub fn read(reader: &mut Reader) -> Vec<Console> {
     let mut found = Vec::new();
     let active = reader.text(&reader.root.sys("class/tty/console/active")).unwrap_or_default();
-    for tty in active.split_whitespace() {
+    for tty in active.split_whitespace().filter(|name| HostRoot::is_component(name)) {
         let link = reader.root.sys("class/tty").join(tty);
         add(reader, &mut found, &link, tty, Role::Kernel);
     }

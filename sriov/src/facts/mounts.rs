@@ -58,7 +58,10 @@ impl Mounts {
     /// The imported pool that a device is a member of, as udev's rules found it on the device. ZFS
     /// itself tells no file which devices it has.
     pub fn pool(&self, reader: &mut Reader, number: &str) -> Option<String> {
-        if self.pools.is_empty() || number.is_empty() {
+        let digits = |text: &str| (1..=10).contains(&text.len()) && all_digits(text);
+        let is_number =
+            number.split_once(':').is_some_and(|(one, other)| digits(one) && digits(other));
+        if self.pools.is_empty() || !is_number {
             return None;
         }
         let facts = reader.table(&reader.root.udev_block(number));
@@ -153,6 +156,10 @@ pub(super) fn block_name(reader: &Reader, node: &str) -> Option<String> {
     let path = reader.root.dev(below);
     let path = std::fs::canonicalize(&path).unwrap_or(path);
     path.file_name().map(|name| name.to_string_lossy().into_owned())
+}
+
+fn all_digits(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// procfs writes space, tab, newline and backslash as `\ooo`.

@@ -9,8 +9,10 @@ use serde::{Deserialize, Serialize};
 use super::reader::Reader;
 use super::routes::Routes;
 use crate::address::PciAddress;
+use crate::attribute;
 use crate::mac::MacAddress;
 use crate::netlink::{Link, Over, Rtnetlink};
+use crate::root::HostRoot;
 
 /// The interface is set up (uapi/linux/if.h).
 const IFF_UP: u32 = 1;
@@ -163,6 +165,13 @@ pub(super) fn stack<'a>(netdevs: &mut [Netdev], links: impl Iterator<Item = &'a 
         netdev.uppers.sort();
         netdev.uppers.dedup();
     }
+}
+
+/// How fast the link of an interface is, in Mbit/s; `None` where it has none, or does not tell: the
+/// kernel writes -1 then, or answers with an error.
+pub fn speed(root: &HostRoot, name: &str) -> Option<u32> {
+    let text = attribute::read(&root.netdev(name).join("speed")).ok().flatten()?;
+    text.parse().ok().filter(|speed| *speed > 0)
 }
 
 /// The interface through which a PF's VFs are set, as it is now, without routes and addresses.

@@ -7,10 +7,11 @@ use sriov::facts::namespaces::Namespaces;
 use sriov::facts::pci::{self, PciFunction};
 use sriov::facts::reader::Reader;
 use sriov::facts::variant::Variants;
-use sriov::facts::{block, iommu, net, platform};
-use sriov::recorded::Tree;
+use sriov::facts::{block, console, iommu, net, platform};
+use sriov::recorded::simulation::{Kernel, Simulation};
+use sriov::recorded::{Function, Tree};
 use sriov::snapshot::Scope;
-use sriov::{HostRoot, PciAddress};
+use sriov::{HostRoot, PciAddress, VfRef, act, usage};
 
 /// Who reads a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +28,14 @@ pub enum Subject {
     Platform,
     /// Variant drivers.
     Variants,
+    /// A VF, 0000:01:10.0, and what a list has of it, which is in one file.
+    Listed,
+    /// An NVMe drive, 0000:02:00.0.
+    Drive,
+    /// Consoles and displays.
+    Console,
+    /// What the host uses its devices for, with who is logged in and what processes have open.
+    Usage,
 }
 
 /// The files, with something the kernel would write in them. The first byte of an input chooses
@@ -140,10 +149,86 @@ pub const FILES: &[(Subject, &str, &str)] = &[
         "a.alias=vfio_pci:v*d*sv*sd*bc*sc*i*\0",
     ),
     (Subject::Variants, "proc/sys/kernel/osrelease", "6.12.0-test\n"),
+    (Subject::Function, "sys/bus/pci/devices/0000:01:00.0/device", "0x10c9\n"),
+    (Subject::Function, "sys/bus/pci/devices/0000:01:00.0/subsystem_device", "0xa03c\n"),
+    (Subject::Function, "sys/bus/pci/devices/0000:01:00.0/sriov_stride", "2\n"),
+    (Subject::Function, "sys/bus/pci/devices/0000:01:00.0/sriov_vf_total_msix", "64\n"),
+    (Subject::Function, "sys/bus/pci/devices/0000:01:00.0/power/runtime_status", "active\n"),
+    (Subject::Network, "sys/class/net/eth0/carrier_up_count", "1\n"),
+    (
+        Subject::Listed,
+        "sys/bus/pci/devices/0000:01:10.0/uevent",
+        "DRIVER=igbvf\nPCI_CLASS=20000\nPCI_ID=8086:10CA\nPCI_SUBSYS_ID=8086:A03C\n\
+         PCI_SLOT_NAME=0000:01:10.0\nMODALIAS=pci:v00008086d000010CAsv00008086sd0000A03Cbc02sc00i00\n",
+    ),
+    (Subject::Drive, "sys/bus/pci/devices/0000:02:00.0/nvme/nvme0/serial", "S4EWNX0R  \n"),
+    (Subject::Drive, "sys/bus/pci/devices/0000:02:00.0/nvme/nvme0/state", "live\n"),
+    (Subject::Network, "sys/class/net/eth0/speed", "1000\n"),
+    (Subject::Console, "sys/class/tty/console/active", "tty0 ttyS0\n"),
+    (Subject::Console, "sys/class/vtconsole/vtcon1/name", "(M) frame buffer device\n"),
+    (Subject::Console, "sys/class/vtconsole/vtcon1/bind", "1\n"),
+    (Subject::Console, "sys/class/drm/card0-HDMI-A-1/status", "connected\n"),
+    (Subject::Console, "sys/class/drm/card0-HDMI-A-1/enabled", "enabled\n"),
+    (Subject::Disks, "sys/devices/virtual/block/loop0/loop/backing_file", "/dev/sda\n"),
+    (Subject::Disks, "sys/devices/virtual/block/zram0/backing_dev", "/dev/sda\n"),
+    (Subject::Disks, "sys/devices/virtual/block/dm-0/dm/name", "root\n"),
+    (
+        Subject::Disks,
+        "sys/kernel/config/nvmet/subsystems/backup/namespaces/1/device_path",
+        "/dev/sda\n",
+    ),
+    (Subject::Disks, "sys/kernel/config/nvmet/subsystems/backup/namespaces/1/enable", "1\n"),
+    (Subject::Disks, "proc/spl/kstat/zfs/tank/state", "ONLINE\n"),
+    (Subject::Disks, "run/udev/data/b8:0", "E:ID_FS_LABEL=tank\nE:ID_FS_TYPE=zfs_member\n"),
+    (Subject::Platform, "sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages", "8\n"),
+    (Subject::Platform, "sys/kernel/mm/hugepages/hugepages-2048kB/resv_hugepages", "2\n"),
+    (Subject::Platform, "sys/kernel/mm/hugepages/hugepages-2048kB/surplus_hugepages", "0\n"),
+    (Subject::Platform, "sys/kernel/mm/ksm/pages_shared", "100\n"),
+    (Subject::Platform, "sys/kernel/mm/ksm/pages_sharing", "900\n"),
+    (Subject::Usage, "proc/self/status", "Name:\tassign\nPPid:\t42\n"),
+    (Subject::Usage, "proc/42/status", "Name:\tsshd-session\nPPid:\t1\n"),
+    (Subject::Usage, "proc/42/comm", "sshd-session\n"),
+    (Subject::Usage, "proc/42/environ", "PATH=/bin\0"),
+    (
+        Subject::Usage,
+        "proc/net/tcp",
+        "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid\n   \
+         0: 010200C0:0016 070200C0:C350 01 00000000:00000000 00:00000000 00000000 0 0 41 2\n",
+    ),
+    (
+        Subject::Usage,
+        "proc/net/tcp6",
+        "  sl  local_address                         remote_address                        st\n   \
+         0: 0000000000000000FFFF0000010200C0:0016 0000000000000000FFFF0000070200C0:C350 01 \
+         00000000:00000000 00:00000000 00000000 0 0 43 2\n",
+    ),
 ];
 
 /// The function that [`Subject::Function`] is about.
 const PF: &str = "0000:01:00.0";
+const VF: &str = "0000:01:10.0";
+const DRIVE: &str = "0000:02:00.0";
+
+/// All of what is read of a function, from least to most.
+const SCOPES: [Scope; 4] = [Scope::Listing, Scope::Functions, Scope::Planning, Scope::Whole];
+
+/// A host that has every file, as the kernel would write it.
+pub fn host(directory: &Path) -> Tree {
+    let tree = Tree::lab(directory, 3);
+    tree.add(Function::new(DRIVE, (0x1b36, 0x0010), 0x01_0802).driver("nvme").group(9));
+    for (name, number) in [("loop0", "7:0"), ("zram0", "251:0"), ("dm-0", "253:0")] {
+        tree.file(&format!("sys/devices/virtual/block/{name}/dev"), &format!("{number}\n"));
+        tree.link(
+            &format!("sys/class/block/{name}"),
+            &format!("../../devices/virtual/block/{name}"),
+        );
+    }
+    tree.link("proc/42/fd/3", "socket:[41]");
+    for (_, path, text) in FILES {
+        tree.file(path, text);
+    }
+    tree
+}
 
 thread_local! {
     static HOST: Host = Host::new();
@@ -151,16 +236,15 @@ thread_local! {
 
 struct Host {
     directory: tempfile::TempDir,
+    /// Answers what no file does.
+    _kernel: Kernel,
 }
 
 impl Host {
     fn new() -> Host {
         let directory = tempfile::tempdir().expect("a temporary directory");
-        let tree = Tree::lab(directory.path(), 2);
-        for (_, path, text) in FILES {
-            tree.file(path, text);
-        }
-        Host { directory }
+        let kernel = Simulation::new(&host(directory.path())).start();
+        Host { directory, _kernel: kernel }
     }
 }
 
@@ -177,8 +261,9 @@ pub fn attribute(bytes: &[u8]) {
             assert!(place.starts_with(directory), "{place:?} is not of the tree");
             assert!(!cause.is_empty());
             // One file is odd: it is named, or the device whose file it is.
-            let device = Path::new(path).components().any(|part| part.as_os_str() == PF);
-            let near = device && place.to_string_lossy().contains(PF);
+            let named =
+                |device: &str| path.contains(device) && place.to_string_lossy().contains(device);
+            let near = [PF, VF, DRIVE].into_iter().any(named);
             let same = place == &file || same_directory(place, &file);
             assert!(near || same, "{path} is odd, and {place:?} is named: {cause}");
         }
@@ -196,12 +281,46 @@ fn read(subject: Subject, root: &HostRoot) -> Vec<(PathBuf, String)> {
     let mut reader = Reader::new(root);
     let pf: PciAddress = PF.parse().expect("an address");
     match subject {
-        Subject::Function => drop(pci::read_within(&mut reader, pf, Scope::Whole)),
+        Subject::Function => {
+            for scope in SCOPES {
+                pci::read_within(&mut reader, pf, scope);
+            }
+            act::vf_settings::divides_vectors(root, VfRef { pf, index: 0 });
+        }
+        Subject::Listed | Subject::Drive => {
+            let address = if subject == Subject::Listed { VF } else { DRIVE };
+            let address: PciAddress = address.parse().expect("an address");
+            for scope in SCOPES {
+                if let Some(found) = pci::read_within(&mut reader, address, scope) {
+                    assert_eq!(found.address, address);
+                    let serial = found.serial.unwrap_or_default();
+                    assert!(serial.len() <= 20 && !serial.contains(char::is_control), "{serial:?}");
+                }
+            }
+        }
+        Subject::Console => {
+            for console in console::read(&mut reader) {
+                assert!(!console.device.contains('/'), "{console:?}");
+            }
+        }
+        Subject::Usage => {
+            let functions = [PF, DRIVE, "0000:00:1f.2"]
+                .map(|address| PciFunction::new(address.parse().expect("an address")));
+            // Not to know is an answer; no answer is one too long.
+            if let Ok(uses) = usage::now_each(root, functions.to_vec()) {
+                assert_eq!(uses.len(), functions.len());
+                assert!(uses.iter().flatten().all(|used| used.to_string().len() < 8192));
+            }
+        }
         Subject::Groups => {
             let function = PciFunction { iommu_group: Some(8), ..PciFunction::new(pf) };
             iommu::read(&mut reader, &[function], Scope::Whole);
         }
-        Subject::Network => drop(net::read(&mut reader, None)),
+        Subject::Network => {
+            net::read(&mut reader, None);
+            assert_ne!(net::speed(root, "eth0"), Some(0));
+            act::link::expects_carrier(root, pf);
+        }
         Subject::Disks => {
             let namespaces = Namespaces::read(&mut reader);
             block::read(&mut reader, &namespaces);

@@ -14,7 +14,7 @@ use sriov::facts::platform::numa::CpuSet;
 use sriov::watch::message::Uevent;
 use sriov::{HostSnapshot, MacAddress, PciAddress, isolation, usage};
 
-pub use attribute::{FILES, attribute};
+pub use attribute::{FILES, attribute, host};
 
 /// A target: any bytes.
 pub type Target = fn(&[u8]);

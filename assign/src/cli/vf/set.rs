@@ -3,9 +3,10 @@
 use std::str::FromStr;
 
 use clap::{ArgGroup, Args, ValueEnum};
+use sriov::facts::net;
 use sriov::{
     Binding, Change, HostSnapshot, LinkState, MacAddress, Rate, Reason, Step, Target, VfSetting,
-    VfSettings, Vlan, VlanProtocol, act, attribute, isolation, usage,
+    VfSettings, Vlan, VlanProtocol, act, isolation, usage,
 };
 
 use super::super::{Context, apply, device};
@@ -285,10 +286,7 @@ fn check_rate(
         return bad(message, "Give a --min-rate that is no higher than --max-rate.");
     }
     let Some(port) = snapshot.port_of(found.pf) else { return Ok(()) };
-    // In Mbit/s; -1, or an error, while there is no link.
-    let speed = attribute::read(&context.root.netdev(&port.name).join("speed")).ok().flatten();
-    let speed: Option<u32> = speed.and_then(|text| text.parse().ok()).filter(|speed| *speed > 0);
-    match speed {
+    match net::speed(&context.root, &port.name) {
         Some(speed) if rate.min.max(rate.max) > speed => {
             let rate = rate.min.max(rate.max);
             let message =
