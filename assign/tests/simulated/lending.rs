@@ -23,14 +23,14 @@ impl Host {
     }
 
     /// One pool of all of 2 VFs.
-    fn pool(&self, rest: &str) -> String {
+    pub(super) fn pool(&self, rest: &str) -> String {
         self.policy(&format!(
             "    - {{name: lan, from: {{interface: eth0}}, vfs: {{count: 2}}, {rest}}}\n"
         ))
     }
 
     /// The drivers of the first VFs, each with `!` where an override keeps it.
-    fn drivers(&self, count: usize) -> Vec<String> {
+    pub(super) fn drivers(&self, count: usize) -> Vec<String> {
         let snapshot = self.snapshot();
         let driver = |at: &&str| {
             let function = snapshot.function(at.parse().expect("an address")).expect("a VF");

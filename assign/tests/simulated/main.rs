@@ -11,6 +11,7 @@ mod lending;
 mod recovering;
 #[cfg(target_arch = "x86_64")]
 mod saved;
+mod variants;
 mod vf_set;
 
 use std::path::{Path, PathBuf};
