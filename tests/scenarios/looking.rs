@@ -55,6 +55,20 @@ fn a_host_is_listed_drawn_saved_and_replayed() -> Result<()> {
         assert!(!piped.contains('\x1b'), "{command} colours a pipe: {piped}");
     }
 
+    // What is wrong with this host, if anything is, is said in as little room.
+    for (command, word) in [("assign doctor", "IOMMU"), ("assign doctor 02:00.0", "02:00.1")] {
+        for columns in [80, 200] {
+            let job = host.spawn_on_terminal(command, columns);
+            let output = job.wait(Duration::from_secs(60))?;
+            assert!(output.code <= 1, "{command}: {}", output.stdout);
+            let text = output.stdout.replace('\r', "");
+            println!("# {command} ({columns} columns)\n{text}");
+            assert!(text.contains(word), "{command}: {text}");
+            let long = text.lines().find(|line| width(line) > usize::from(columns));
+            assert_eq!(long, None, "{command} in {columns} columns");
+        }
+    }
+
     let tree = host.ok("assign devices --tree");
     assert!(tree.contains("0000:01:00.0") && tree.contains("vfio-pci"), "{tree}");
     let shared = host.ok("assign groups 02:00.0");
