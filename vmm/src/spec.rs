@@ -35,7 +35,7 @@ pub struct GuestSpec {
     pub events: Option<Descriptor>,
     /// virtio-net devices, in slot order: at most 31 devices together with the passed-through ones.
     pub networks: Vec<VirtioNet>,
-    /// Passed-through devices and the container that holds their groups.
+    /// Passed-through devices and what they reach memory by.
     pub vfio: Option<Vfio>,
 }
 
@@ -79,16 +79,32 @@ pub struct VirtioNet {
     pub mac: [u8; 6],
 }
 
-/// A type1 VFIO container, its groups and the devices to pass through.
+/// The devices to pass through, and the interface by which they reach guest memory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Vfio {
-    /// An open `/dev/vfio/vfio`, with nothing set on it yet.
-    pub container: Descriptor,
-    /// Open `/dev/vfio/GROUP` files, each once, not yet in a container.
-    pub groups: Vec<VfioGroup>,
+    /// The devices' I/O address space.
+    pub iommu: Iommu,
     /// Devices in slot order, each once.
     pub devices: Vec<VfioDevice>,
+}
+
+/// One of the kernel's interfaces to the IOMMU.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "interface", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Iommu {
+    /// A container with groups.
+    Type1 {
+        /// An open `/dev/vfio/vfio`, with nothing set on it yet.
+        container: Descriptor,
+        /// Open `/dev/vfio/GROUP` files, each once, not yet in a container.
+        groups: Vec<VfioGroup>,
+    },
+    /// An address space with character devices.
+    Iommufd {
+        /// An open `/dev/iommu`, with nothing made in it yet.
+        descriptor: Descriptor,
+    },
 }
 
 /// One IOMMU group given to this guest.
@@ -101,14 +117,24 @@ pub struct VfioGroup {
     pub descriptor: Descriptor,
 }
 
-/// One device of one of the groups.
+/// One device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VfioDevice {
     /// Full PCI address, `dddd:bb:dd.f`: the name VFIO knows the device by.
     pub address: String,
-    /// Index into [`Vfio::groups`].
-    pub group: usize,
+    /// How it is opened.
+    pub from: DeviceSource,
+}
+
+/// How a device is opened, as the interface to the IOMMU has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DeviceSource {
+    /// Type1: through its group, an index into the container's groups.
+    Group(usize),
+    /// Iommufd: an open `/dev/vfio/devices/vfioN`, not yet bound.
+    Cdev(Descriptor),
 }
 
 /// What the VMM reports, one JSON object a line.

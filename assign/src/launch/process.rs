@@ -277,8 +277,7 @@ mod tests {
             rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).expect("a pipe");
         let null = || OwnedFd::from(File::open("/dev/null").expect("/dev/null is always there"));
         let vfio = vmm::spec::Vfio {
-            container: vmm::spec::Descriptor(-1),
-            groups: Vec::new(),
+            iommu: vmm::spec::Iommu::Iommufd { descriptor: vmm::spec::Descriptor(-1) },
             devices: Vec::new(),
         };
         let kernel = null();

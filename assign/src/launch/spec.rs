@@ -6,7 +6,9 @@
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use policies::Guest;
-use vmm::spec::{Boot, Console, Descriptor, GuestSpec, VfioDevice, VfioGroup, VirtioNet};
+use vmm::spec::{
+    Boot, Console, Descriptor, DeviceSource, GuestSpec, Iommu, VfioDevice, VfioGroup, VirtioNet,
+};
 
 use super::handles::{BootFiles, VfioFiles};
 
@@ -54,18 +56,20 @@ impl Parts {
                 .map(|(tap, mac)| VirtioNet { tap: number(tap), mac: *mac })
                 .collect(),
             vfio: self.vfio.as_ref().map(|files| vmm::spec::Vfio {
-                container: number(&files.container),
-                groups: files
-                    .groups
-                    .iter()
-                    .map(|(group, file)| VfioGroup { number: *group, descriptor: number(file) })
-                    .collect(),
+                iommu: Iommu::Type1 {
+                    container: number(&files.container),
+                    groups: files
+                        .groups
+                        .iter()
+                        .map(|(group, file)| VfioGroup { number: *group, descriptor: number(file) })
+                        .collect(),
+                },
                 devices: files
                     .devices
                     .iter()
                     .map(|(address, group)| VfioDevice {
                         address: address.to_string(),
-                        group: *group,
+                        from: DeviceSource::Group(*group),
                     })
                     .collect(),
             }),
@@ -142,8 +146,8 @@ mod tests {
             "/console/output",
             "/events",
             "/networks/0/tap",
-            "/vfio/container",
-            "/vfio/groups/0/descriptor",
+            "/vfio/iommu/container",
+            "/vfio/iommu/groups/0/descriptor",
         ] {
             let number = json.pointer(pointer).and_then(serde_json::Value::as_i64);
             named.push(RawFd::try_from(number.expect(pointer)).expect("a descriptor"));
@@ -159,6 +163,8 @@ mod tests {
         assert_eq!(spec.boot.cmdline, "quiet");
         let vfio = spec.vfio.expect("one device");
         assert_eq!(vfio.devices[0].address, "0000:01:10.0");
-        assert_eq!(vfio.groups[vfio.devices[0].group].number, 9);
+        let Iommu::Type1 { groups, .. } = &vfio.iommu else { panic!("{vfio:?}") };
+        let DeviceSource::Group(group) = vfio.devices[0].from else { panic!("{vfio:?}") };
+        assert_eq!(groups[group].number, 9);
     }
 }

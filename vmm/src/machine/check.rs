@@ -5,7 +5,9 @@ use std::collections::HashSet;
 use crate::boot::check_command_line;
 use crate::error::{Error, Result};
 use crate::pci::root::SLOTS;
-use crate::spec::{GuestSpec, MAX_CPUS, MAX_NAME, MIN_MEMORY, Vfio, VirtioNet};
+use crate::spec::{
+    DeviceSource, GuestSpec, Iommu, MAX_CPUS, MAX_NAME, MIN_MEMORY, Vfio, VfioGroup, VirtioNet,
+};
 
 /// Refuses what cannot be, before anything is opened or pinned for it.
 ///
@@ -49,11 +51,12 @@ fn check_network(network: &VirtioNet) -> Result<()> {
 }
 
 fn check_vfio(vfio: &Vfio) -> Result<()> {
-    if vfio.groups.is_empty() {
-        return refuse("a VFIO container without a group".into());
-    }
+    let groups: &[VfioGroup] = match &vfio.iommu {
+        Iommu::Type1 { groups, .. } => groups,
+        Iommu::Iommufd { .. } => &[],
+    };
     let mut numbers = HashSet::new();
-    for group in &vfio.groups {
+    for group in groups {
         if !numbers.insert(group.number) {
             return refuse(format!("IOMMU group {} is named twice", group.number));
         }
@@ -70,8 +73,18 @@ fn check_vfio(vfio: &Vfio) -> Result<()> {
         if !addresses.insert(address) {
             return refuse(format!("{address} is named twice"));
         }
-        if device.group >= vfio.groups.len() {
-            return refuse(format!("{address}: there is no group with index {}", device.group));
+        match (&vfio.iommu, device.from) {
+            (Iommu::Type1 { .. }, DeviceSource::Group(index)) if index >= groups.len() => {
+                return refuse(format!("{address}: there is no group with index {index}"));
+            }
+            (Iommu::Type1 { .. }, DeviceSource::Group(_))
+            | (Iommu::Iommufd { .. }, DeviceSource::Cdev(_)) => {}
+            (Iommu::Type1 { .. }, DeviceSource::Cdev(_)) => {
+                return refuse(format!("{address}: a container holds groups, not devices"));
+            }
+            (Iommu::Iommufd { .. }, DeviceSource::Group(_)) => {
+                return refuse(format!("{address}: iommufd takes devices, not groups"));
+            }
         }
     }
     Ok(())
@@ -98,10 +111,13 @@ fn is_address(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::{Boot, Console, Descriptor, VfioDevice, VfioGroup};
+    use crate::spec::{Boot, Console, Descriptor, VfioDevice};
 
     fn spec() -> GuestSpec {
-        let device = |address: &str, group| VfioDevice { address: address.into(), group };
+        let device = |address: &str, index| VfioDevice {
+            address: address.into(),
+            from: DeviceSource::Group(index),
+        };
         GuestSpec {
             name: "web-1".into(),
             cpus: 1,
@@ -112,8 +128,10 @@ mod tests {
             events: None,
             networks: vec![VirtioNet { tap: Descriptor(6), mac: [2, 0, 0, 0, 0, 1] }],
             vfio: Some(Vfio {
-                container: Descriptor(7),
-                groups: vec![VfioGroup { number: 8, descriptor: Descriptor(8) }],
+                iommu: Iommu::Type1 {
+                    container: Descriptor(7),
+                    groups: vec![VfioGroup { number: 8, descriptor: Descriptor(8) }],
+                },
                 devices: vec![device("0000:01:10.0", 0), device("10000:01:1f.7", 0)],
             }),
         }
@@ -125,8 +143,26 @@ mod tests {
         check(&spec).unwrap_err().to_string()
     }
 
+    #[test]
+    fn a_machine_may_have_a_way_for_devices_that_are_yet_to_come() {
+        let mut spec = spec();
+        let vfio = spec.vfio.as_mut().unwrap();
+        vfio.devices.clear();
+        groups(vfio).clear();
+        check(&spec).unwrap();
+        spec.vfio.as_mut().unwrap().iommu = Iommu::Iommufd { descriptor: Descriptor(7) };
+        check(&spec).unwrap();
+    }
+
     fn vfio(change: impl FnOnce(&mut Vfio)) -> String {
         refusal(|spec| change(spec.vfio.as_mut().unwrap()))
+    }
+
+    fn groups(vfio: &mut Vfio) -> &mut Vec<VfioGroup> {
+        match &mut vfio.iommu {
+            Iommu::Type1 { groups, .. } => groups,
+            Iommu::Iommufd { .. } => panic!("it has none"),
+        }
     }
 
     #[test]
@@ -144,9 +180,17 @@ mod tests {
             (refusal(|spec| spec.boot.cmdline = "a\0b".into()), "NUL"),
             (refusal(|spec| spec.networks = vec![spec.networks[0].clone(); 30]), "at most 31"),
             (refusal(|spec| spec.networks[0].mac = [0xff; 6]), "ff:ff:ff:ff:ff:ff"),
-            (vfio(|vfio| vfio.groups.clear()), "without a group"),
-            (vfio(|vfio| vfio.groups.push(vfio.groups[0].clone())), "IOMMU group 8 is named twice"),
-            (vfio(|vfio| vfio.devices[1].group = 1), "no group with index 1"),
+            (vfio(|vfio| groups(vfio).clear()), "no group with index 0"),
+            (vfio(|vfio| groups(vfio).extend_from_within(..)), "IOMMU group 8 is named twice"),
+            (vfio(|vfio| vfio.devices[1].from = DeviceSource::Group(1)), "no group with index 1"),
+            (
+                vfio(|vfio| vfio.devices[1].from = DeviceSource::Cdev(Descriptor(9))),
+                "10000:01:1f.7: a container holds groups",
+            ),
+            (
+                vfio(|vfio| vfio.iommu = Iommu::Iommufd { descriptor: Descriptor(7) }),
+                "0000:01:10.0: iommufd takes devices",
+            ),
             (
                 vfio(|vfio| vfio.devices.push(vfio.devices[0].clone())),
                 "0000:01:10.0 is named twice",

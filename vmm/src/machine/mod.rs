@@ -49,8 +49,8 @@ use crate::pci::bar::{Allocator, Windows};
 use crate::pci::root::RootComplex;
 use crate::spec::{GuestSpec, StopReason, VfioDevice};
 use crate::vfio::arrival;
-use crate::vfio::container::IoSpace;
 use crate::vfio::device::{self as vfio_device, VfioFunction};
+use crate::vfio::dma::IoSpace;
 use crate::vfio::sys::Device;
 use crate::virtio::net::Net;
 use crate::virtio::transport::{self, Doorbells, VirtioFunction};
@@ -105,9 +105,9 @@ impl Machine {
         };
         let (entry, passed) = match &spec.vfio {
             Some(vfio) => {
-                let space = IoSpace::new(&vm, vfio, inherited)?;
+                let (space, arrivals) = IoSpace::new(&vm, vfio, inherited)?;
                 let pinned = arrival::pin(space.clone(), memory.clone(), stop.clone())?;
-                let (entry, devices) = arrival::open(&space, &vfio.devices, load)?;
+                let (entry, devices) = arrival::open(arrivals, load)?;
                 let devices = vfio.devices.iter().zip(devices).collect();
                 (entry, Some(Passed { space, pinned, devices }))
             }

@@ -18,35 +18,40 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::thread::{self, ScopedJoinHandle};
+use std::thread::{self, JoinHandle};
 
-use super::container::IoSpace;
+use super::dma::{Arrival, IoSpace};
 use super::sys::Device;
 use crate::devices::power::Stop;
 use crate::error::{Error, Result, Trying};
 use crate::machine::latch::Latch;
 use crate::machine::memory::{GuestMemory, populate};
-use crate::spec::{StopReason, VfioDevice};
+use crate::spec::StopReason;
 
-/// Opens `devices` of `space`, in their order, and does what is `meanwhile` to be done on this thread.
+/// Opens the devices at once, each in a thread of its own, since each is reset by that, which takes
+/// 100 ms and more, most of it waiting; on this thread, does what is to be done `meanwhile`. Returns
+/// the devices in their order.
 ///
 /// # Errors
 /// The first of: what went wrong meanwhile, with a device.
 pub fn open<T>(
-    space: &IoSpace,
-    devices: &[VfioDevice],
+    arrivals: Vec<Arrival>,
     meanwhile: impl FnOnce() -> Result<T>,
 ) -> Result<(T, Vec<Device>)> {
-    thread::scope(|scope| {
-        let opening = space.open_all(scope, devices)?;
-        let done = meanwhile()?;
-        let devices = opening.into_iter().map(joined).collect::<Result<_>>()?;
-        Ok((done, devices))
-    })
+    let open = |Arrival { address, entrance }| {
+        thread::Builder::new()
+            .name("open".into())
+            .spawn(move || entrance.open(&address))
+            .system("start a thread")
+    };
+    let opening: Vec<_> = arrivals.into_iter().map(open).collect::<Result<_>>()?;
+    let done = meanwhile();
+    let devices = opening.into_iter().map(joined).collect::<Result<_>>();
+    Ok((done?, devices?))
 }
 
 /// What the thread came to.
-fn joined<T>(thread: ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
+fn joined<T>(thread: JoinHandle<Result<T>>) -> Result<T> {
     let panicked = |_| Error::System {
         action: "open a device",
         source: std::io::Error::other("its thread panicked; this is a bug"),

@@ -8,7 +8,7 @@ use vfio_bindings::bindings::vfio::{
     VFIO_PCI_MSIX_IRQ_INDEX,
 };
 
-use super::container::{IoSpace, failed};
+use super::dma::{IoSpace, failed};
 use super::filter::{Filter, MsixLayout, effective_command};
 use super::intx::Intx;
 use super::region::{BarRegion, MsixPart};
@@ -58,7 +58,7 @@ pub struct VfioFunction {
     windows: Windows,
     state: Mutex<State>,
     pinned: Arc<Latch>,
-    // Keeps the groups open; dropped after the device, since the kernel insists on that order.
+    // Where the device reaches memory; it leaves that by itself.
     _space: Arc<IoSpace>,
 }
 

@@ -1,26 +1,25 @@
-//! Passing a host's PCI device through to the guest, by VFIO's type1 interface.
+//! Passing a host's PCI device through to the guest, by VFIO.
 //!
 //! The order, each step of which the next one needs (Linux Documentation/driver-api/vfio.rst):
 //! ```text
-//! KVM's VFIO device ─ container: API, type1v2 ─ group viable ─ group into container ─ SET_IOMMU
-//!   ─ group to KVM ─┬─ device descriptors, which resets them ─ infos ─ shadow config space
-//!                   │    ─ (guest enables memory) BARs into KVM slots ────────────────────┬─►
-//!                   └─ guest RAM populated ─ mapped, which pins it ───────────────────────┘
+//! KVM's VFIO device ─ I/O address space ─ device, or its group, let in
+//!   ─┬─ device opened, which resets it ─ infos ─ shadow config space
+//!    │    ─ (guest enables memory) BARs into KVM slots ────────────────────┬─►
+//!    └─ guest RAM populated ─ mapped, which pins it ───────────────────────┘
 //!   ─ (guest enables bus master) DMA ─ (guest unmasks vectors) events into KVM
 //! ```
 //! The two branches, of which the first has a thread a device, and the start of the guest go on side
 //! by side.
 //!
 //! [`sys`] is the system interface, one safe method an ioctl; [`arrival`] sets out on both branches;
-//! [`container`] carries out the part of
-//! the order that concerns the host; [`filter`] decides what of the configuration space a guest
-//! sees; [`region`] shows BARs to the guest; [`vectors`] and
-//! [`intx`] tie interrupts to events; [`device`] is the PCI function made of these.
+//! [`dma`] is the address space, by either of the kernel's interfaces; [`filter`] decides what of the
+//! configuration space a guest sees; [`region`] shows BARs to the guest; [`vectors`] and [`intx`] tie
+//! interrupts to events; [`device`] is the PCI function made of these.
 
 pub mod arrival;
-#[allow(unsafe_code)]
-pub mod container;
 pub mod device;
+#[allow(unsafe_code)]
+pub mod dma;
 pub mod filter;
 pub mod intx;
 #[allow(unsafe_code)]

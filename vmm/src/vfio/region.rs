@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
-use super::container::page_size;
+use super::dma::page_size;
 use super::sys::{Device, RegionInfo};
 use crate::bus::{Access, Bus};
 use crate::error::{Result, Trying};

@@ -1,0 +1,172 @@
+//! An open device, however it was opened: its regions and interrupts.
+
+use std::any::Any;
+use std::fs::File;
+use std::io;
+use std::mem::size_of;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use vfio_bindings::bindings::vfio::*;
+use vmm_sys_util::eventfd::EventFd;
+use vmm_sys_util::ioctl::{ioctl_with_mut_ref, ioctl_with_ptr};
+
+use super::{ask_growing, check, find_capability, number, read_u32, read_u64};
+
+const DEVICE_GET_INFO: u64 = number(7);
+const DEVICE_GET_REGION_INFO: u64 = number(8);
+const DEVICE_GET_IRQ_INFO: u64 = number(9);
+const DEVICE_SET_IRQS: u64 = number(10);
+
+/// A part of a device that can be read and written at an offset of its descriptor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RegionInfo {
+    /// Bytes; 0 where the region does not exist.
+    pub size: u64,
+    /// Where it begins in the device's descriptor.
+    pub offset: u64,
+    /// The ranges of it that can be mapped: offset within the region and size, in bytes.
+    pub mappable: Vec<(u64, u64)>,
+}
+
+/// An interrupt index of a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InterruptInfo {
+    /// Vectors.
+    pub count: u32,
+    /// Vectors can be added while others are enabled.
+    pub dynamic: bool,
+}
+
+/// An open VFIO device. Dropped, it is closed before what it was opened by, as the kernel insists.
+pub struct Device {
+    file: File,
+    _opened_by: Arc<dyn Any + Send + Sync>,
+}
+
+impl Device {
+    /// From an open descriptor, and what must stay as long as that is open.
+    pub fn new(file: File, opened_by: Arc<dyn Any + Send + Sync>) -> Self {
+        Device { file, _opened_by: opened_by }
+    }
+
+    /// Whether it is a PCI device.
+    pub fn is_pci(&self) -> io::Result<bool> {
+        let mut info =
+            vfio_device_info { argsz: size_of::<vfio_device_info>() as u32, ..Default::default() };
+        // SAFETY: the structure is complete, as large as `argsz` says, and outlives the call.
+        check(unsafe { ioctl_with_mut_ref(&self.file, DEVICE_GET_INFO, &mut info) })?;
+        Ok(info.flags & VFIO_DEVICE_FLAGS_PCI != 0)
+    }
+
+    /// Describes region `index`.
+    pub fn region(&self, index: u32) -> io::Result<RegionInfo> {
+        let size = size_of::<vfio_region_info>();
+        let answer = ask_growing(&self.file, DEVICE_GET_REGION_INFO, size, |request| {
+            request[8..12].copy_from_slice(&index.to_ne_bytes());
+        })?;
+        let (flags, first) = (read_u32(&answer, 4), read_u32(&answer, 12));
+        let (length, offset) = (read_u64(&answer, 16), read_u64(&answer, 24));
+        let mut mappable = Vec::new();
+        if flags & VFIO_REGION_INFO_FLAG_MMAP != 0 {
+            mappable.push((0, length));
+            if flags & VFIO_REGION_INFO_FLAG_CAPS != 0
+                && let Some(at) = find_capability(&answer, first, VFIO_REGION_INFO_CAP_SPARSE_MMAP)
+            {
+                let count = read_u32(&answer, at + 8) as usize;
+                let areas = answer.get(at + 16..).unwrap_or_default();
+                mappable = areas
+                    .chunks_exact(16)
+                    .take(count)
+                    .map(|area| (read_u64(area, 0), read_u64(area, 8)))
+                    .filter(|(start, size)| {
+                        start.checked_add(*size).is_some_and(|end| end <= length)
+                    })
+                    .collect();
+            }
+        }
+        Ok(RegionInfo { size: length, offset, mappable })
+    }
+
+    /// Describes interrupt index `index`.
+    pub fn interrupt(&self, index: u32) -> io::Result<InterruptInfo> {
+        let mut info =
+            vfio_irq_info { argsz: size_of::<vfio_irq_info>() as u32, index, ..Default::default() };
+        // SAFETY: the structure is complete, as large as `argsz` says, and outlives the call.
+        check(unsafe { ioctl_with_mut_ref(&self.file, DEVICE_GET_IRQ_INFO, &mut info) })?;
+        Ok(InterruptInfo { count: info.count, dynamic: info.flags & VFIO_IRQ_INFO_NORESIZE == 0 })
+    }
+
+    /// Lets the device signal `events`, from vector `start` of `index` on; `None` leaves a vector
+    /// silent. The first call for an index enables it.
+    pub fn enable_interrupts(
+        &self,
+        index: u32,
+        start: u32,
+        events: &[Option<&EventFd>],
+    ) -> io::Result<()> {
+        let descriptors = events.iter().map(|event| event.map_or(-1, |event| event.as_raw_fd()));
+        let data: Vec<u8> = descriptors.flat_map(i32::to_ne_bytes).collect();
+        let flags = VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER;
+        self.set_interrupts(index, flags, start, events.len() as u32, &data)
+    }
+
+    /// Disables all vectors of `index`.
+    pub fn disable_interrupts(&self, index: u32) -> io::Result<()> {
+        let flags = VFIO_IRQ_SET_DATA_NONE | VFIO_IRQ_SET_ACTION_TRIGGER;
+        self.set_interrupts(index, flags, 0, 0, &[])
+    }
+
+    /// Lets the device signal `event` when its INTx line is asserted; the line is masked then.
+    pub fn enable_line(&self, event: &EventFd) -> io::Result<()> {
+        self.enable_interrupts(VFIO_PCI_INTX_IRQ_INDEX, 0, &[Some(event)])
+    }
+
+    /// Unmasks the INTx line whenever `event` is signalled.
+    pub fn unmask_line_by(&self, event: &EventFd) -> io::Result<()> {
+        let flags = VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_UNMASK;
+        let data = event.as_raw_fd().to_ne_bytes();
+        self.set_interrupts(VFIO_PCI_INTX_IRQ_INDEX, flags, 0, 1, &data)
+    }
+
+    /// Disables the INTx line.
+    pub fn disable_line(&self) -> io::Result<()> {
+        self.disable_interrupts(VFIO_PCI_INTX_IRQ_INDEX)
+    }
+
+    fn set_interrupts(
+        &self,
+        index: u32,
+        flags: u32,
+        start: u32,
+        count: u32,
+        data: &[u8],
+    ) -> io::Result<()> {
+        let size = size_of::<vfio_irq_set>() + data.len();
+        let mut request = Vec::with_capacity(size);
+        for word in [size as u32, flags, index, start, count] {
+            request.extend_from_slice(&word.to_ne_bytes());
+        }
+        request.extend_from_slice(data);
+        // SAFETY: the request is as long as its first word says and outlives the call; the
+        // kernel copies it byte by byte, so alignment does not matter.
+        check(unsafe { ioctl_with_ptr(&self.file, DEVICE_SET_IRQS, request.as_ptr()) }).map(drop)
+    }
+
+    /// Reads exactly `data.len()` bytes at `offset` of the descriptor.
+    pub fn read(&self, offset: u64, data: &mut [u8]) -> io::Result<()> {
+        self.file.read_exact_at(data, offset)
+    }
+
+    /// Writes all of `data` at `offset` of the descriptor.
+    pub fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.file.write_all_at(data, offset)
+    }
+}
+
+impl AsFd for Device {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
