@@ -1,8 +1,13 @@
 //! Who uses a device through VFIO now.
 //!
-//! The kernel gives a group's file to one opener, so trying to open it tells whether it is in use,
-//! without touching the device. Only then are the processes looked through, to say who it is:
-//! unbinding or destroying an open device would block until they let go.
+//! The kernel gives a group's file to one opener, also where a device of the group is open by its own
+//! file, so trying to open it tells whether it is in use, without touching the device. Only then are
+//! the processes looked through, to say who it is: unbinding or destroying an open device would block
+//! until they let go.
+//!
+//! A device's own file (`/dev/vfio/devices/vfioN`) can be opened by many at once, and its group does
+//! not tell before one of them uses it; a kernel may also have no groups' files. So where a device
+//! has such a file, the processes are looked through in any case.
 
 use std::fs::OpenOptions;
 use std::io::ErrorKind;
@@ -38,20 +43,27 @@ impl std::fmt::Display for User {
 
 /// Processes that hold the device's group or its own VFIO file; none where it is free.
 pub fn users(root: &HostRoot, device: PciAddress) -> Vec<User> {
-    let files = files(root, device);
-    let held = |file: &String| {
-        // A recorded tree's files tell nothing by being opened: there, the processes decide.
-        let open = || OpenOptions::new().read(true).write(true).open(root.dev(file));
-        !root.is_live() || open().is_err_and(|error| error.kind() == ErrorKind::ResourceBusy)
+    let (groups, cdevs) = (groups(root, device), cdevs(root, device));
+    let busy = |file: &String| {
+        let opened = OpenOptions::new().read(true).write(true).open(root.dev(file));
+        opened.is_err_and(|error| error.kind() == ErrorKind::ResourceBusy)
     };
-    if !files.iter().any(held) {
+    // A recorded tree's files tell nothing by being opened: there, the processes decide.
+    let busy = root.is_live() && groups.iter().any(busy);
+    if !busy && cdevs.is_empty() && (root.is_live() || groups.is_empty()) {
         return Vec::new();
     }
-    let mut users = holders(root, &files);
-    if users.is_empty() && root.is_live() {
+    let mut users = holders(root, &[groups, cdevs].concat());
+    if users.is_empty() && busy {
         users.push(User { pid: 0, command: String::new() });
     }
     users
+}
+
+/// The file below `/dev` that is the device's own, by which iommufd takes it: `vfio/devices/vfioN`.
+/// None where the kernel has no such files, or no VFIO driver has the device.
+pub fn cdev(root: &HostRoot, device: PciAddress) -> Option<String> {
+    cdevs(root, device).into_iter().next()
 }
 
 /// Whether vfio gives devices away without an IOMMU when asked to (`enable_unsafe_noiommu_mode`,
@@ -61,19 +73,19 @@ pub fn no_iommu_mode(root: &HostRoot) -> bool {
     attribute::read(&parameter).ok().flatten().as_deref() == Some("Y")
 }
 
-/// The files below `/dev` by which the device can be opened: its group, and its cdev where there
-/// is one.
-fn files(root: &HostRoot, device: PciAddress) -> Vec<String> {
+/// The files below `/dev` by which the device's group is opened.
+fn groups(root: &HostRoot, device: PciAddress) -> Vec<String> {
     let group = attribute::link_name(&root.pci_attribute(device, "iommu_group")).ok().flatten();
-    let mut files: Vec<String> = group
-        .iter()
-        .flat_map(|group| [format!("vfio/{group}"), format!("vfio/noiommu-{group}")])
-        .collect();
-    for name in attribute::entries(&root.pci_attribute(device, "vfio-dev")).unwrap_or_default() {
-        files.push(format!("vfio/devices/{name}"));
-    }
-    files.retain(|file| root.dev(file).exists());
-    files
+    let files =
+        group.iter().flat_map(|group| [format!("vfio/{group}"), format!("vfio/noiommu-{group}")]);
+    files.filter(|file| root.dev(file).exists()).collect()
+}
+
+/// The files below `/dev` by which the device itself is opened: one, or none.
+fn cdevs(root: &HostRoot, device: PciAddress) -> Vec<String> {
+    let names = attribute::entries(&root.pci_attribute(device, "vfio-dev")).unwrap_or_default();
+    let files = names.into_iter().map(|name| format!("vfio/devices/{name}"));
+    files.filter(|file| root.dev(file).exists()).collect()
 }
 
 fn holders(root: &HostRoot, files: &[String]) -> Vec<User> {

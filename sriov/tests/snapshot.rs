@@ -390,6 +390,24 @@ fn the_process_that_has_a_group_open_is_named() {
 }
 
 #[test]
+fn the_process_that_has_a_device_open_by_its_own_file_is_named() {
+    let directory = directory();
+    let tree = Tree::lab(directory.path(), 1);
+    let vf = address("0000:01:10.0");
+    tree.file("sys/bus/pci/devices/0000:01:10.0/vfio-dev/vfio3/dev", "511:3\n");
+    assert_eq!(vfio::cdev(&tree.root(), vf), None, "no file yet");
+    tree.file("dev/vfio/devices/vfio3", "");
+    assert_eq!(vfio::cdev(&tree.root(), vf).as_deref(), Some("vfio/devices/vfio3"));
+    tree.link("proc/4712/fd/7", "/dev/vfio/devices/vfio30");
+    assert!(vfio::users(&tree.root(), vf).is_empty());
+    tree.link("proc/4711/fd/9", "/dev/vfio/devices/vfio3");
+    tree.file("proc/4711/comm", "assign-vmm\n");
+    let users = vfio::users(&tree.root(), vf);
+    let users: Vec<String> = users.iter().map(ToString::to_string).collect();
+    assert_eq!(users, ["assign-vmm (process 4711)"]);
+}
+
+#[test]
 fn a_member_that_does_not_say_what_it_is_stands_in_the_way() {
     let directory = directory();
     let tree = Tree::lab(directory.path(), 1);

@@ -7,7 +7,9 @@ use serde::{Deserialize, Serialize};
 use super::pci::PciFunction;
 use super::reader::{Reader, hexadecimal};
 use crate::address::PciAddress;
+use crate::attribute;
 use crate::directory::Directory;
+use crate::root::HostRoot;
 use crate::snapshot::Scope;
 
 /// The host's I/O virtualization.
@@ -146,6 +148,14 @@ fn reserved(reader: &mut Reader, directory: &Directory) -> Vec<Region> {
     }
     regions.sort();
     regions
+}
+
+/// The reserved regions of one group as they are now, in the kernel's order; none where it does not
+/// tell (before Linux 4.11).
+pub fn reserved_regions(root: &HostRoot, group: u32) -> Vec<Region> {
+    let path = root.iommu_groups().join(group.to_string()).join("reserved_regions");
+    let text = attribute::read(&path).ok().flatten().unwrap_or_default();
+    text.lines().filter_map(region).collect()
 }
 
 fn region(line: &str) -> Option<Region> {
