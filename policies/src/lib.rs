@@ -46,7 +46,8 @@ pub use network::{MacPolicy, PoolNetwork};
 pub use policy::Policy;
 pub use pool::{Driver, Expect, Order, Pool, PoolDevices};
 pub use rules::{
-    Acs, DeviceName, Exception, GroupIsolation, Isolation, NoIommu, Protection, Release, Restore,
+    Acs, DeviceName, Exception, GroupIsolation, IommuInterface, Isolation, NoIommu, PeerToPeer,
+    Protection, Release, Restore,
 };
 pub use schema::{SchemaKind, schema};
 pub use selector::{LinkSpeed, Mismatch, Selector};

@@ -22,6 +22,12 @@ pub struct Isolation {
     pub acs: Acs,
     /// What happens on a host without an IOMMU.
     pub no_iommu: NoIommu,
+    /// By which of the kernel's interfaces devices reach guest memory.
+    #[serde(default)]
+    pub iommu: IommuInterface,
+    /// Whether the devices of a guest reach each other's registers.
+    #[serde(default)]
+    pub peer_to_peer: PeerToPeer,
 }
 
 /// How an IOMMU group is treated.
@@ -54,6 +60,30 @@ pub enum NoIommu {
     #[default]
     Deny,
     /// Devices are given away all the same; a guest with one can reach all of the host's memory.
+    Allow,
+}
+
+/// By which of the kernel's interfaces the devices of a guest reach its memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Default)]
+#[serde(rename_all = "kebab-case")]
+pub enum IommuInterface {
+    /// Iommufd where this host has it and each device of the guest has a file of its own, else type1.
+    #[default]
+    Auto,
+    /// Containers with groups.
+    Type1,
+    /// Iommufd with character devices.
+    Iommufd,
+}
+
+/// Whether the devices of a guest reach each other's registers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "kebab-case")]
+pub enum PeerToPeer {
+    /// They reach the guest's memory only.
+    #[default]
+    Deny,
+    /// They reach the registers too, as far as the IOMMU's interface can.
     Allow,
 }
 
@@ -181,6 +211,29 @@ pub(crate) static ISOLATION: Mapping = Mapping {
             "What happens on a host without an IOMMU.",
         )
         .or("deny"),
+        Field::new(
+            "iommu",
+            Form::Words(&[
+                word("auto", "iommufd where the kernel has it for all devices of a guest, else type1"),
+                word("type1", "containers with IOMMU groups in them"),
+                word("iommufd", "/dev/iommu, and a file for each device"),
+            ]),
+            "iommufd",
+            "By which of the kernel's interfaces devices reach a guest's memory. Where what is demanded \
+             is not there, the device is not given.",
+        )
+        .or("auto"),
+        Field::new(
+            "peerToPeer",
+            Form::Words(&[
+                word("deny", "they reach the guest's memory only"),
+                word("allow", "they reach each other's registers too, where the interface can do it"),
+            ]),
+            "allow",
+            "Whether the devices of one guest reach each other without its CPUs. They do where all \
+             their policies allow it.",
+        )
+        .or("deny"),
     ],
     rules: &[],
     later: &[],
@@ -249,6 +302,8 @@ pub(crate) fn isolation(fields: &Fields<'_>, report: &mut Report<'_>) -> Isolati
         group: fields.word("group", report).unwrap_or_default(),
         acs: fields.word("acs", report).unwrap_or_default(),
         no_iommu: fields.word("noIommu", report).unwrap_or_default(),
+        iommu: fields.word("iommu", report).unwrap_or_default(),
+        peer_to_peer: fields.word("peerToPeer", report).unwrap_or_default(),
     }
 }
 

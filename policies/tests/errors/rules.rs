@@ -14,7 +14,7 @@ fn rules(lines: &str) -> String {
 
 #[test]
 fn what_is_right() {
-    let all = "  isolation: {group: strict, acs: required, noIommu: allow}
+    let all = "  isolation: {group: strict, acs: required, noIommu: allow, iommu: iommufd, peerToPeer: allow}
   protection:
     exceptions:
     - {device: eth0, because: spare}
@@ -89,6 +89,17 @@ fn exceptions_say_why_and_are_made_once() {
 
 #[test]
 fn words() {
+    assert_snapshot!(rules("  isolation: {iommu: vfio, peerToPeer: true}\n"), @r#"
+    host.yaml:6:22: `iommu` cannot be `vfio`
+    6 |   isolation: {iommu: vfio, peerToPeer: true}
+      |                      ^^^^
+      = accepted: auto, type1, iommufd
+
+    host.yaml:6:40: `peerToPeer` cannot be `true`
+    6 |   isolation: {iommu: vfio, peerToPeer: true}
+      |                                        ^^^^
+      = accepted: deny, allow
+    "#);
     assert_snapshot!(rules("  isolation: {acs: off, noIommu: yes}\n  release: {restore: [keep]}\n"), @r#"
     host.yaml:6:20: `acs` cannot be `off`
     6 |   isolation: {acs: off, noIommu: yes}

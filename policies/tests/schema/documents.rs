@@ -53,7 +53,7 @@ spec:
         linkSpeed: {min: 16 GT/s}
       driver: vfio-pci
       order: pack
-  isolation: {group: strict, acs: required, noIommu: allow}
+  isolation: {group: strict, acs: required, noIommu: allow, iommu: type1, peerToPeer: allow}
   protection:
     exceptions:
       - {device: eth0, because: a spare port}
@@ -218,6 +218,8 @@ pub const WRONG: &[&str] = &[
     network!("{rate: 1Gbit}"),
     rules!("isolation: {acs: off}"),
     rules!("isolation: {noIommu: true}"),
+    rules!("isolation: {iommu: vfio}"),
+    rules!("isolation: {peerToPeer: true}"),
     rules!("isolation: strict"),
     rules!("protection: {}"),
     rules!("protection: {exceptions: []}"),
