@@ -10,7 +10,7 @@
 //!                         crash from here on leaves a lease that says who had the device; one that
 //!                         the host lends (`driver: host`) is bound now, for this guest only,
 //!                         with all of its IOMMU group that the host has
-//!  5 VFIO groups open     what cannot be opened is given back, and 3 is done again without it
+//!  5 VFIO files open      what cannot be opened is given back, and 3 is done again without it
 //!  6 TAPs made            last of the things that can fail: they touch a bridge
 //!  7 spec, assign-vmm     it inherits the descriptors; ours are closed, so its end frees all
 //!  8 console, events      until the guest stops or somebody asks us to
@@ -22,7 +22,7 @@
 //! A guest whose devices turn out in 8 to be of no use, since one does not open or memory cannot be
 //! pinned for them, goes from 9 to 3 without: what it has no device for then gets its fallback.
 //!
-//! A guest that reboots goes from 9 to 5 with its lease: a fresh process, freshly opened groups. The
+//! A guest that reboots goes from 9 to 5 with its lease: a fresh process, freshly opened files. The
 //! VF stays bound to its pool's driver: the pool owns the binding, the guest only the lease, unless
 //! the pool says `driver: host`.
 //!
@@ -40,23 +40,26 @@ mod session;
 
 mod spec;
 mod tap;
+mod vfio;
 
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
 
-use policies::Guest;
+use policies::{Guest, Isolation};
 use rustix::pipe::PipeFlags;
 use sriov::{HostRoot, HostSnapshot, PciAddress};
 use vmm::spec::StopReason;
 
 use self::console::Console;
-use self::handles::{BootFiles, NotOpened, VfioFiles};
+use self::handles::BootFiles;
 use self::lease::{Lease, Taken};
 use self::numa::Node;
 use self::process::Vmm;
 use self::session::Ending;
 use self::spec::Parts;
+pub use self::vfio::Interface;
+use self::vfio::{NotOpened, VfioFiles};
 use crate::apply::leases;
 use crate::choose::{self, ByForce, Choice, Device, Offer, Previous, World};
 use crate::failure::{Failure, OwnReason};
@@ -87,7 +90,12 @@ pub struct Launch<'a> {
 #[derive(Debug)]
 pub enum Told<'a> {
     /// How each network is connected and which devices it has; the leases are taken.
-    Connected(&'a Choice),
+    Connected {
+        /// What was chosen.
+        choice: &'a Choice,
+        /// By which of the kernel's interfaces the devices reach memory; none without devices.
+        iommu: Option<Interface>,
+    },
     /// Something about the guest's memory that is not as its document says.
     Memory(&'a str),
     /// Why its kernel has to unpack itself, which takes time at each start.
@@ -218,10 +226,11 @@ impl Launch<'_> {
                         .with_remedy("Try again."));
                 }
             };
-            match VfioFiles::open(self.root, &devices) {
+            match self.open(&devices) {
                 Ok(vfio) => {
                     self.state.remember_choices(&self.remembered(host, &devices))?;
-                    (self.tell)(Told::Connected(&choice));
+                    let iommu = vfio.as_ref().map(VfioFiles::interface);
+                    (self.tell)(Told::Connected { choice: &choice, iommu });
                     return Ok(Connected { choice, devices, lease, vfio });
                 }
                 // Each round excludes one more device, so the rounds end.
@@ -249,9 +258,17 @@ impl Launch<'_> {
             drop(lease);
             return self.connect(failed);
         }
-        let vfio = VfioFiles::open(self.root, &devices)
-            .map_err(|error| error::not_opened(self.guest, &error))?;
+        let vfio = self.open(&devices).map_err(|error| error::not_opened(self.guest, &error))?;
         Ok(Connected { choice, devices, lease, vfio })
+    }
+
+    /// Opens the VFIO files of devices, as the policies of their pools say.
+    fn open(&self, devices: &[Device]) -> Result<Option<VfioFiles>, NotOpened> {
+        let isolation = |device: &Device| {
+            let offer = self.offers.iter().find(|offer| offer.pool.name == device.pool);
+            offer.map_or_else(Isolation::default, |offer| offer.isolation)
+        };
+        VfioFiles::open(self.root, devices, isolation)
     }
 
     /// What is not to be tried again: the device among `used` that the VMM names, or else all devices

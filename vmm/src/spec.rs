@@ -87,6 +87,23 @@ pub struct Vfio {
     pub iommu: Iommu,
     /// Devices in slot order, each once.
     pub devices: Vec<VfioDevice>,
+    /// I/O addresses at which one of the devices cannot reach memory: guest RAM is laid out around
+    /// them.
+    #[serde(default)]
+    pub reserved: Vec<AddressRange>,
+    /// Whether the devices are to reach each other's registers, as far as the interface can do that.
+    #[serde(default)]
+    pub peer_to_peer: bool,
+}
+
+/// A range of addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AddressRange {
+    /// The first one.
+    pub first: u64,
+    /// The last one.
+    pub last: u64,
 }
 
 /// One of the kernel's interfaces to the IOMMU.

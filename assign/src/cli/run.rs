@@ -9,9 +9,9 @@ use serde::Serialize;
 use sriov::PciAddress;
 
 use super::{Context, Files, Format, confirm};
-use crate::choose::{ByForce, Choice, Offer};
+use crate::choose::{ByForce, Choice, Connection, DeviceChoice, Offer};
 use crate::failure::{Failure, OwnReason};
-use crate::launch::{Ended, Launch, Told};
+use crate::launch::{Ended, Interface, Launch, Told};
 use crate::plan::guests;
 use crate::state::Applied;
 
@@ -32,6 +32,8 @@ struct Decided<'a> {
     guest: &'a str,
     #[serde(flatten)]
     choice: &'a Choice,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    iommu: Option<Interface>,
 }
 
 impl Run {
@@ -76,18 +78,22 @@ impl Run {
 
 fn tell(guest: &str, format: Format, told: &Told<'_>) {
     match (told, format) {
-        (Told::Connected(choice), Format::Json) => {
+        (Told::Connected { choice, iommu }, Format::Json) => {
             // Plain data always serializes.
-            if let Ok(text) = serde_json::to_string(&Decided { guest, choice }) {
+            if let Ok(text) = serde_json::to_string(&Decided { guest, choice, iommu: *iommu }) {
                 anstream::eprintln!("{text}");
             }
         }
-        (Told::Connected(choice), _) => {
+        (Told::Connected { choice, iommu }, _) => {
+            // "… through vfio (iommufd)"
+            let by = iommu.map(|iommu| format!(" ({iommu})")).unwrap_or_default();
             for connection in &choice.networks {
-                anstream::eprintln!("{guest}: {connection}");
+                let by = if matches!(connection, Connection::Vfio { .. }) { &*by } else { "" };
+                anstream::eprintln!("{guest}: {connection}{by}");
             }
             for device in &choice.devices {
-                anstream::eprintln!("{guest}: {device}");
+                let by = if matches!(device, DeviceChoice::Given { .. }) { &*by } else { "" };
+                anstream::eprintln!("{guest}: {device}{by}");
             }
         }
         (Told::Memory(cause), _) => anstream::eprintln!("assign: {guest}: {cause}"),

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use policies::Guest;
 
-use super::handles::NotOpened;
+use super::vfio::NotOpened;
 use crate::choose::{Unconnected, Unmet};
 use crate::failure::{Failure, OwnReason};
 

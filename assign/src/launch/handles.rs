@@ -7,10 +7,10 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use policies::Guest;
-use sriov::{HostRoot, MacAddress, PciAddress};
+use sriov::{HostRoot, MacAddress};
 
 use super::{error, tap};
-use crate::choose::{self, Connection, Device};
+use crate::choose::Connection;
 use crate::failure::{Failure, OwnReason};
 
 /// The files a guest boots from.
@@ -104,66 +104,6 @@ fn no_kvm(error: &io::Error, cpuinfo: &str) -> (String, String) {
                 .to_owned(),
         ),
     }
-}
-
-/// The VFIO files of a guest.
-#[derive(Debug)]
-pub struct VfioFiles {
-    /// `/dev/vfio/vfio`, with nothing set on it.
-    pub container: OwnedFd,
-    /// Number and file of each group, each once.
-    pub groups: Vec<(u32, OwnedFd)>,
-    /// Each device, and the index of its group in `groups`.
-    pub devices: Vec<(PciAddress, usize)>,
-}
-
-/// A device whose files could not be opened.
-#[derive(Debug)]
-pub struct NotOpened {
-    /// The device.
-    pub address: PciAddress,
-    /// The file, the cause and the remedy.
-    pub cause: String,
-}
-
-impl VfioFiles {
-    /// Opens the container and the groups of the chosen devices; `None` where there are none.
-    ///
-    /// # Errors
-    /// The first device that could not be opened: another one may be.
-    pub fn open(root: &HostRoot, chosen: &[Device]) -> Result<Option<VfioFiles>, NotOpened> {
-        let Some(first) = chosen.first() else { return Ok(None) };
-        let container = open_vfio(root, "vfio", first.address)?;
-        let mut groups = Vec::new();
-        for number in choose::groups(chosen) {
-            let device = chosen.iter().find(|device| device.group == number).unwrap_or(first);
-            groups.push((number, open_vfio(root, &number.to_string(), device.address)?));
-        }
-        let position = |group| groups.iter().position(|(number, _)| *number == group);
-        let devices = chosen
-            .iter()
-            .filter_map(|device| Some((device.address, position(device.group)?)))
-            .collect();
-        Ok(Some(VfioFiles { container, groups, devices }))
-    }
-}
-
-fn open_vfio(root: &HostRoot, file: &str, address: PciAddress) -> Result<OwnedFd, NotOpened> {
-    let path = root.dev("vfio").join(file);
-    let opened = OpenOptions::new().read(true).write(true).open(&path);
-    opened.map(OwnedFd::from).map_err(|error| {
-        let cause = match error.kind() {
-            ErrorKind::NotFound => {
-                "there is no such file: load vfio-pci and vfio_iommu_type1".to_owned()
-            }
-            ErrorKind::ResourceBusy => "another process has it open".to_owned(),
-            ErrorKind::PermissionDenied => {
-                "this user may not open it: run assign as root".to_owned()
-            }
-            _ => error.to_string(),
-        };
-        NotOpened { address, cause: format!("{}: {cause}", path.display()) }
-    })
 }
 
 /// Opens the TAP interface of each virtio network, in their order, with the guest's address on it.

@@ -279,6 +279,8 @@ mod tests {
         let vfio = vmm::spec::Vfio {
             iommu: vmm::spec::Iommu::Iommufd { descriptor: vmm::spec::Descriptor(-1) },
             devices: Vec::new(),
+            reserved: Vec::new(),
+            peer_to_peer: false,
         };
         let kernel = null();
         let spec = GuestSpec {

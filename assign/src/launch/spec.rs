@@ -6,11 +6,14 @@
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use policies::Guest;
+use sriov::PciAddress;
 use vmm::spec::{
-    Boot, Console, Descriptor, DeviceSource, GuestSpec, Iommu, VfioDevice, VfioGroup, VirtioNet,
+    AddressRange, Boot, Console, Descriptor, DeviceSource, GuestSpec, Iommu, Vfio, VfioDevice,
+    VfioGroup, VirtioNet,
 };
 
-use super::handles::{BootFiles, VfioFiles};
+use super::handles::BootFiles;
+use super::vfio::{Files, VfioFiles};
 
 /// All that a guest is made of, open.
 #[derive(Debug)]
@@ -34,7 +37,6 @@ pub struct Parts {
 impl Parts {
     /// The specification of `guest` made of these parts.
     pub fn spec(&self, guest: &Guest) -> GuestSpec {
-        let number = |descriptor: &OwnedFd| Descriptor(descriptor.as_raw_fd());
         GuestSpec {
             name: guest.name.clone(),
             cpus: guest.cpus,
@@ -55,33 +57,21 @@ impl Parts {
                 .iter()
                 .map(|(tap, mac)| VirtioNet { tap: number(tap), mac: *mac })
                 .collect(),
-            vfio: self.vfio.as_ref().map(|files| vmm::spec::Vfio {
-                iommu: Iommu::Type1 {
-                    container: number(&files.container),
-                    groups: files
-                        .groups
-                        .iter()
-                        .map(|(group, file)| VfioGroup { number: *group, descriptor: number(file) })
-                        .collect(),
-                },
-                devices: files
-                    .devices
-                    .iter()
-                    .map(|(address, group)| VfioDevice {
-                        address: address.to_string(),
-                        from: DeviceSource::Group(*group),
-                    })
-                    .collect(),
-            }),
+            vfio: self.vfio.as_ref().map(vfio),
         }
     }
 
     /// Every descriptor the child inherits.
     pub fn descriptors(&self) -> Vec<RawFd> {
-        let vfio = self.vfio.iter().flat_map(|files| {
-            let groups = files.groups.iter().map(|(_, file)| file);
-            std::iter::once(&files.container).chain(groups)
-        });
+        let vfio: Vec<&OwnedFd> = match self.vfio.as_ref().map(|vfio| &vfio.files) {
+            None => Vec::new(),
+            Some(Files::Type1 { container, groups, .. }) => {
+                std::iter::once(container).chain(groups.iter().map(|(_, file)| file)).collect()
+            }
+            Some(Files::Iommufd { iommu, devices }) => {
+                std::iter::once(iommu).chain(devices.iter().map(|(_, file)| file)).collect()
+            }
+        };
         [&self.kvm, &self.boot.kernel, &self.console_input, &self.console_output, &self.events]
             .into_iter()
             .chain(self.boot.initrd.as_ref())
@@ -90,6 +80,36 @@ impl Parts {
             .map(AsRawFd::as_raw_fd)
             .collect()
     }
+}
+
+fn number(descriptor: &OwnedFd) -> Descriptor {
+    Descriptor(descriptor.as_raw_fd())
+}
+
+fn vfio(VfioFiles { files, reserved, peer_to_peer }: &VfioFiles) -> Vfio {
+    let device = |address: &PciAddress, from| VfioDevice { address: address.to_string(), from };
+    let (iommu, devices) = match files {
+        Files::Type1 { container, groups, devices } => {
+            let group = |(group, file): &(u32, OwnedFd)| VfioGroup {
+                number: *group,
+                descriptor: number(file),
+            };
+            let groups = groups.iter().map(group).collect();
+            let from = |(address, group): &(PciAddress, usize)| {
+                device(address, DeviceSource::Group(*group))
+            };
+            let container = number(container);
+            (Iommu::Type1 { container, groups }, devices.iter().map(from).collect())
+        }
+        Files::Iommufd { iommu, devices } => {
+            let from = |(address, file): &(PciAddress, OwnedFd)| {
+                device(address, DeviceSource::Cdev(number(file)))
+            };
+            (Iommu::Iommufd { descriptor: number(iommu) }, devices.iter().map(from).collect())
+        }
+    };
+    let reserved = reserved.iter().map(|&(first, last)| AddressRange { first, last }).collect();
+    Vfio { iommu, devices, reserved, peer_to_peer: *peer_to_peer }
 }
 
 #[cfg(test)]
@@ -109,8 +129,8 @@ mod tests {
         policies::parse(&[source]).expect("a valid guest").guests.remove(0)
     }
 
-    fn parts() -> Parts {
-        let address = "0000:01:10.0".parse().expect("a valid address");
+    fn parts(files: Files) -> Parts {
+        let reserved = vec![(0xfee0_0000, 0xfeef_ffff)];
         Parts {
             kvm: null(),
             boot: BootFiles { kernel: null(), initrd: Some(null()) },
@@ -118,12 +138,21 @@ mod tests {
             console_output: null(),
             events: null(),
             taps: vec![(null(), [2, 0, 0, 0, 0, 1])],
-            vfio: Some(VfioFiles {
-                container: null(),
-                groups: vec![(9, null())],
-                devices: vec![(address, 0)],
-            }),
+            vfio: Some(VfioFiles { files, reserved, peer_to_peer: true }),
         }
+    }
+
+    fn address() -> PciAddress {
+        "0000:01:10.0".parse().expect("a valid address")
+    }
+
+    fn type1() -> Parts {
+        let (groups, devices) = (vec![(9, null())], vec![(address(), 0)]);
+        parts(Files::Type1 { container: null(), groups, devices })
+    }
+
+    fn iommufd() -> Parts {
+        parts(Files::Iommufd { iommu: null(), devices: vec![(address(), null())] })
     }
 
     #[test]
@@ -134,35 +163,39 @@ mod tests {
 
     #[test]
     fn every_descriptor_of_the_spec_is_inherited_and_named_once() {
-        let parts = parts();
-        let inherited: HashSet<RawFd> = parts.descriptors().into_iter().collect();
-        let json = serde_json::to_value(parts.spec(&guest())).expect("plain data");
-        let mut named = Vec::new();
-        for pointer in [
-            "/kvm",
-            "/boot/kernel",
-            "/boot/initrd",
-            "/console/input",
-            "/console/output",
-            "/events",
-            "/networks/0/tap",
-            "/vfio/iommu/container",
-            "/vfio/iommu/groups/0/descriptor",
-        ] {
-            let number = json.pointer(pointer).and_then(serde_json::Value::as_i64);
-            named.push(RawFd::try_from(number.expect(pointer)).expect("a descriptor"));
+        let type1_names = ["/vfio/iommu/container", "/vfio/iommu/groups/0/descriptor"];
+        let iommufd_names = ["/vfio/iommu/descriptor", "/vfio/devices/0/from/cdev"];
+        for (parts, names) in [(type1(), type1_names), (iommufd(), iommufd_names)] {
+            let inherited: HashSet<RawFd> = parts.descriptors().into_iter().collect();
+            let json = serde_json::to_value(parts.spec(&guest())).expect("plain data");
+            let mut named = Vec::new();
+            let pointers = [
+                "/kvm",
+                "/boot/kernel",
+                "/boot/initrd",
+                "/console/input",
+                "/console/output",
+                "/events",
+                "/networks/0/tap",
+            ];
+            for pointer in pointers.into_iter().chain(names) {
+                let number = json.pointer(pointer).and_then(serde_json::Value::as_i64);
+                named.push(RawFd::try_from(number.expect(pointer)).expect("a descriptor"));
+            }
+            assert_eq!(named.iter().copied().collect::<HashSet<_>>(), inherited);
+            assert_eq!(named.len(), inherited.len());
         }
-        assert_eq!(named.iter().copied().collect::<HashSet<_>>(), inherited);
-        assert_eq!(named.len(), inherited.len());
     }
 
     #[test]
     fn the_guests_document_is_carried_over() {
-        let spec = parts().spec(&guest());
+        let spec = type1().spec(&guest());
         assert_eq!((spec.name.as_str(), spec.cpus, spec.memory_bytes), ("web-1", 2, 64 << 20));
         assert_eq!(spec.boot.cmdline, "quiet");
         let vfio = spec.vfio.expect("one device");
         assert_eq!(vfio.devices[0].address, "0000:01:10.0");
+        assert_eq!(vfio.reserved, [AddressRange { first: 0xfee0_0000, last: 0xfeef_ffff }]);
+        assert!(vfio.peer_to_peer);
         let Iommu::Type1 { groups, .. } = &vfio.iommu else { panic!("{vfio:?}") };
         let DeviceSource::Group(group) = vfio.devices[0].from else { panic!("{vfio:?}") };
         assert_eq!(groups[group].number, 9);

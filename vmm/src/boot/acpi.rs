@@ -233,7 +233,7 @@ mod tests {
 
     #[test]
     fn every_table_is_reachable_and_sums_to_zero() {
-        let layout = Layout::new(1 << 30, 40).unwrap();
+        let layout = Layout::new(1 << 30, 40, &[]).unwrap();
         let memory = allocate(&layout).unwrap();
         write(&memory, &layout, 64).unwrap();
         let rsdp = read(&memory, ACPI_TABLES.start, 36);

@@ -131,7 +131,7 @@ mod tests {
     use crate::machine::memory::allocate;
 
     fn refusal(image: &[u8]) -> String {
-        let layout = Layout::new(64 << 20, 40).unwrap();
+        let layout = Layout::new(64 << 20, 40, &[]).unwrap();
         let memory = allocate(&layout).unwrap();
         let mut file = tempfile();
         file.write_all(image).unwrap();
@@ -186,7 +186,7 @@ mod tests {
 
     #[test]
     fn a_bzimage_keeps_room_to_unpack_itself() {
-        let layout = Layout::new(64 << 20, 40).unwrap();
+        let layout = Layout::new(64 << 20, 40, &[]).unwrap();
         let memory = allocate(&layout).unwrap();
         let mut file = tempfile();
         file.write_all(&bzimage(|_| ())).unwrap();

@@ -69,6 +69,7 @@ pub enum EntryMode {
 }
 
 /// A range of the guest's physical memory as its kernel is told of it.
+#[derive(Debug)]
 struct MemoryRange {
     start: u64,
     size: u64,
@@ -153,7 +154,8 @@ fn memory_map(layout: &Layout) -> Vec<MemoryRange> {
         range(HIGH_MEMORY_START, layout.low_ram_end(), RAM),
         range(ECAM_BASE, ECAM_BASE + ECAM_SIZE, RESERVED),
     ];
-    map.extend(layout.ram.iter().skip(1).map(|high| range(high.start, high.end, RAM)));
+    map.extend(layout.ram.iter().skip(1).map(|more| range(more.start, more.end, RAM)));
+    map.sort_unstable_by_key(|range| range.start);
     map
 }
 
@@ -161,4 +163,28 @@ fn put(memory: &GuestMemory, address: u64, bytes: &[u8]) -> Result<()> {
     memory
         .write_slice(bytes, GuestAddress(address))
         .map_err(|error| Error::Boot(format!("cannot write to guest memory: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::AddressRange;
+
+    #[test]
+    fn the_memory_map_has_all_of_a_divided_ram() {
+        let mib = |at: u64| at << 20;
+        let reserved =
+            [mib(100), mib(3000), mib(5000)].map(|at| AddressRange { first: at, last: at });
+        let layout = Layout::new(mib(4096), 40, &reserved).unwrap();
+        assert_eq!(layout.ram.len(), 5);
+        let map = memory_map(&layout);
+        let ends = map.iter().map(|range| range.start + range.size);
+        assert!(map.iter().skip(1).zip(ends).all(|(next, end)| next.start >= end), "{map:?}");
+        let ram = |start| map.iter().find(|range| range.start == start && range.kind == RAM);
+        assert_eq!(ram(HIGH_MEMORY_START).unwrap().size, mib(99));
+        for range in &layout.ram[1..] {
+            assert_eq!(ram(range.start).unwrap().size, range.end - range.start);
+        }
+        assert_eq!(map.iter().filter(|range| range.kind == RESERVED).count(), 2);
+    }
 }

@@ -133,6 +133,8 @@ mod tests {
                     groups: vec![VfioGroup { number: 8, descriptor: Descriptor(8) }],
                 },
                 devices: vec![device("0000:01:10.0", 0), device("10000:01:1f.7", 0)],
+                reserved: Vec::new(),
+                peer_to_peer: false,
             }),
         }
     }

@@ -8,8 +8,11 @@ use std::thread;
 
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::VmFd;
-use rustix::mm::{Advice, madvise};
-use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
+use vm_memory::{
+    GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
+    MmapRegion,
+};
 
 use crate::error::{Error, Result, Trying};
 use crate::machine::layout::Layout;
@@ -17,26 +20,68 @@ use crate::machine::layout::Layout;
 /// Guest RAM, mapped in this process.
 pub type GuestMemory = GuestMemoryMmap<()>;
 
-/// Maps RAM for `layout`, untouched and with huge pages where the host has them.
+/// Sizes of large pages, of the CPU and the IOMMU, in bytes.
+const LARGE_PAGES: [u64; 2] = [1 << 30, 2 << 20];
+
+/// Maps RAM for `layout`, untouched and with huge pages where the host has them. It stays mapped until
+/// the process ends, as a machine needs it.
 ///
 /// # Errors
 /// [`Error::Memory`] where the address space is short.
 pub fn allocate(layout: &Layout) -> Result<GuestMemory> {
-    let ranges: Vec<_> = layout
-        .ram
-        .iter()
-        .map(|range| (GuestAddress(range.start), (range.end - range.start) as usize))
-        .collect();
-    let memory = GuestMemory::from_ranges(&ranges).map_err(|error| Error::Memory {
+    let short = |error| Error::Memory {
         action: "reserve address space for the guest's RAM",
-        source: io::Error::other(error),
-    })?;
-    for region in memory.iter() {
+        source: error,
+    };
+    let mut regions = Vec::new();
+    for range in &layout.ram {
+        let size = range.end - range.start;
+        let host = map_congruent(range.start, size).map_err(short)?;
+        let (protection, flags) = (libc_bits(PROTECTION.bits()), libc_bits(FLAGS.bits()));
+        // SAFETY: the range was just mapped for this region alone, and nobody ever unmaps it.
+        let region = unsafe { MmapRegion::build_raw(host, size as usize, protection, flags) }
+            .map_err(|error| short(io::Error::other(error)))?;
         // SAFETY: the range is the region's own private anonymous mapping; the advice changes how
         // it will be backed, not what it holds. A host without huge pages refuses, which is fine.
-        let _ = unsafe { madvise(region.as_ptr().cast(), region.size(), Advice::LinuxHugepage) };
+        let _ = unsafe { madvise(host.cast(), size as usize, Advice::LinuxHugepage) };
+        let region = GuestRegionMmap::new(region, GuestAddress(range.start));
+        let past_the_end = || short(io::Error::from(io::ErrorKind::InvalidInput));
+        regions.push(region.ok_or_else(past_the_end)?);
     }
-    Ok(memory)
+    GuestMemory::from_regions(regions).map_err(|error| short(io::Error::other(error)))
+}
+
+const PROTECTION: ProtFlags = ProtFlags::READ.union(ProtFlags::WRITE);
+const FLAGS: MapFlags = MapFlags::PRIVATE.union(MapFlags::NORESERVE);
+
+/// The flags as the C library has them.
+fn libc_bits(bits: u32) -> i32 {
+    bits as i32
+}
+
+/// Maps `size` bytes of anonymous memory at an address that is as far from a large page's beginning as
+/// `guest` is, so that the same large pages can back both, and the IOMMU can have them too.
+fn map_congruent(guest: u64, size: u64) -> io::Result<*mut u8> {
+    let align = LARGE_PAGES.into_iter().find(|page| size >= *page).unwrap_or(1);
+    let slack = if align > 1 { align } else { 0 };
+    let whole = size.checked_add(slack).and_then(|whole| usize::try_from(whole).ok());
+    let whole = whole.ok_or(io::ErrorKind::OutOfMemory)?;
+    // SAFETY: a new mapping at an address of the kernel's choice.
+    let start = unsafe { mmap_anonymous(std::ptr::null_mut(), whole, PROTECTION, FLAGS)? };
+    let start = start.cast::<u8>();
+    let before = (guest % align + align - start.addr() as u64 % align) % align;
+    let (before, size) = (before as usize, size as usize);
+    let host = start.wrapping_add(before);
+    let after = whole - before - size;
+    // What remains on both sides only takes address space: were it to stay, nothing would be wrong.
+    for (start, length) in [(start, before), (host.wrapping_add(size), after)] {
+        if length > 0 {
+            // SAFETY: this part of the new mapping is outside of what is returned, and nothing refers
+            // to it.
+            let _ = unsafe { munmap(start.cast(), length) };
+        }
+    }
+    Ok(host)
 }
 
 /// Bytes that a thread populates at a time: of several huge pages, and short enough that the threads
@@ -176,6 +221,7 @@ mod tests {
     use vm_memory::{Bytes, GuestAddress};
 
     use super::*;
+    use crate::spec::AddressRange;
 
     /// KiB that have pages in the mappings that cover `start` to `end`.
     fn resident(start: usize, end: usize) -> usize {
@@ -196,8 +242,25 @@ mod tests {
     }
 
     #[test]
+    fn large_pages_can_back_guest_and_host_alike() {
+        let reserved = AddressRange { first: 100 << 20, last: 101 << 20 };
+        let layout = Layout::new(6 << 30, 40, &[reserved]).unwrap();
+        let memory = allocate(&layout).unwrap();
+        let aligned = |page: u64| {
+            let large = memory.iter().filter(move |region| region.len() >= page);
+            large.map(move |region| {
+                let host = region.as_ptr() as u64;
+                assert_eq!(host % page, region.start_addr().0 % page);
+            })
+        };
+        assert_eq!(aligned(2 << 20).count(), 3);
+        assert_eq!(aligned(1 << 30).count(), 2);
+        memory.write_slice(b"end", GuestAddress(layout.ram[2].end - 3)).unwrap();
+    }
+
+    #[test]
     fn populated_memory_has_pages_and_keeps_what_it_holds() {
-        let layout = Layout::new(80 << 20, 40).unwrap();
+        let layout = Layout::new(80 << 20, 40, &[]).unwrap();
         let memory = allocate(&layout).unwrap();
         memory.write_slice(b"kernel", GuestAddress(0x10_0000)).unwrap();
         populate(&memory);

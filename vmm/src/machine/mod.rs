@@ -41,7 +41,7 @@ use crate::machine::event_loop::{EventLoop, Ready, Trigger};
 use crate::machine::interrupts::{Delivery, Interrupts, Lines};
 use crate::machine::latch::Latch;
 use crate::machine::layout::{
-    ECAM_BASE, ECAM_SIZE, KVM_IDENTITY_MAP, KVM_TSS, Layout, WINDOW_32, WINDOW_IO,
+    ECAM_BASE, ECAM_SIZE, HYPERTRANSPORT, KVM_IDENTITY_MAP, KVM_TSS, Layout, WINDOW_32, WINDOW_IO,
 };
 use crate::machine::memory::{GuestMemory, Slots};
 use crate::machine::vcpu::{Buses, Vcpu};
@@ -79,7 +79,12 @@ impl Machine {
         vm.set_identity_map_address(KVM_IDENTITY_MAP).kvm("place its identity map")?;
         vm.set_tss_address(KVM_TSS as usize).kvm("place its TSS")?;
         let supported = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).kvm("list CPU features")?;
-        let layout = Layout::new(spec.memory_bytes, vcpu::physical_bits(&supported))?;
+        let mut reserved =
+            spec.vfio.iter().flat_map(|vfio| vfio.reserved.clone()).collect::<Vec<_>>();
+        if vcpu::is_amd(&supported) {
+            reserved.push(HYPERTRANSPORT);
+        }
+        let layout = Layout::new(spec.memory_bytes, vcpu::physical_bits(&supported), &reserved)?;
 
         let interrupts = Arc::new(Interrupts::new(vm.clone())?);
         let slots = Arc::new(Slots::new(vm.clone(), kvm.get_nr_memslots() as u32));

@@ -96,6 +96,13 @@ pub fn physical_bits(supported: &CpuId) -> u8 {
         .map_or(36, |entry| (entry.eax & 0xff) as u8)
 }
 
+/// Whether `supported` is AMD's, or of its licensee Hygon (CPUID 0, EBX: the first word of the name).
+pub fn is_amd(supported: &CpuId) -> bool {
+    const NAMES: [u32; 2] = [u32::from_le_bytes(*b"Auth"), u32::from_le_bytes(*b"Hygo")];
+    let vendor = supported.as_slice().iter().find(|entry| entry.function == 0);
+    vendor.is_some_and(|vendor| NAMES.contains(&vendor.ebx))
+}
+
 /// A virtual CPU, ready to run on a thread of its own.
 pub struct Vcpu {
     descriptor: VcpuFd,

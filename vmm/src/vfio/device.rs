@@ -201,6 +201,7 @@ impl VfioFunction {
                 msix.clone().zip(part),
                 surroundings.slots.clone(),
                 bus.clone(),
+                space.peers(),
             )?;
             regions.insert(index, region);
         }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
-use super::dma::page_size;
+use super::dma::{IoSpace, Mapped, page_size};
 use super::sys::{Device, RegionInfo};
 use crate::bus::{Access, Bus};
 use crate::error::{Result, Trying};
@@ -86,13 +86,24 @@ pub struct BarRegion {
     info: RegionInfo,
     trap: Arc<Trap>,
     mappings: Vec<Mapping>,
-    shown: Mutex<Vec<Slot>>,
+    shown: Mutex<Shown>,
     slots: Arc<Slots>,
     bus: Arc<Bus>,
+    peers: Option<Arc<IoSpace>>,
+}
+
+/// Where a BAR's mappings are now.
+#[derive(Default)]
+struct Shown {
+    /// For the guest's CPUs.
+    slots: Vec<Slot>,
+    /// For its devices: I/O address and length in bytes.
+    peers: Vec<(u64, u64)>,
 }
 
 impl BarRegion {
     /// Maps what can be mapped of the region, which is nothing of I/O ports; `bus` is theirs then.
+    /// The guest's devices are to reach it if they are in an address space, `peers`.
     ///
     /// # Errors
     /// Where the kernel refuses a mapping that it announced.
@@ -103,6 +114,7 @@ impl BarRegion {
         msix: Option<(Arc<Mutex<Msix>>, MsixPart)>,
         slots: Arc<Slots>,
         bus: Arc<Bus>,
+        peers: Option<Arc<IoSpace>>,
     ) -> Result<Self> {
         let trapped: Vec<_> =
             msix.iter().flat_map(|(_, part)| [part.table, part.pending]).flatten().collect();
@@ -128,7 +140,8 @@ impl BarRegion {
             }
         }
         let trap = Arc::new(Trap { device, start: info.offset, msix });
-        Ok(BarRegion { warnings, info, trap, mappings, shown: Mutex::default(), slots, bus })
+        let shown = Mutex::default();
+        Ok(BarRegion { warnings, info, trap, mappings, shown, slots, bus, peers })
     }
 
     /// Makes the BAR appear at `address` of the guest. Returns whether there was room: another
@@ -148,7 +161,7 @@ impl BarRegion {
                 self.slots.add(address + mapping.offset, mapping.host.as_ptr(), mapping.length)
             };
             match added {
-                Ok(slot) => shown.push(slot),
+                Ok(slot) => shown.slots.push(slot),
                 Err(error) => {
                     drop(shown);
                     self.hide(address);
@@ -156,28 +169,55 @@ impl BarRegion {
                 }
             }
         }
+        self.show_to_peers(address, &mut shown);
         Ok(true)
+    }
+
+    /// Lets other devices reach the BAR where the CPUs do. The guest goes on without if that fails.
+    fn show_to_peers(&self, address: u64, shown: &mut Shown) {
+        let Some(space) = &self.peers else { return };
+        for mapping in &self.mappings {
+            let (at, host) = (address + mapping.offset, mapping.host.as_ptr());
+            // SAFETY: the mapping lives as long as this region, which takes it from the devices
+            // before it goes; it is device memory that the guest's devices may use as the guest does.
+            let mapped = unsafe { space.mapper().map(at, host, mapping.length, Mapped::Registers) };
+            match mapped {
+                Ok(()) => shown.peers.push((at, mapping.length)),
+                // The others would fail for the same reason.
+                Err(error) => return self.warnings.say(error),
+            }
+        }
     }
 
     /// Takes the BAR away from where [`BarRegion::show`] put it.
     pub fn hide(&self, address: u64) {
-        crate::lock(&self.shown).retain(|&slot| {
+        self.take_away(&mut crate::lock(&self.shown));
+        self.bus.remove(address);
+    }
+
+    /// Whether neither the guest's CPUs nor its devices reach the mappings any more.
+    fn take_away(&self, shown: &mut Shown) -> bool {
+        if let Some(space) = &self.peers {
+            shown.peers.retain(|&(at, length)| {
+                let unmapped = space.mapper().unmap(at, length);
+                unmapped.inspect_err(|error| self.warnings.say(error)).is_err()
+            });
+        }
+        shown.slots.retain(|&slot| {
             let removed = self.slots.remove(slot);
             removed.inspect_err(|error| self.warnings.say(error)).is_err()
         });
-        self.bus.remove(address);
+        shown.peers.is_empty() && shown.slots.is_empty()
     }
 }
 
 impl Drop for BarRegion {
     fn drop(&mut self) {
-        for slot in crate::lock(&self.shown).drain(..) {
-            if self.slots.remove(slot).is_err() {
-                // The guest may still reach the mappings: better that they stay than that
-                // something else comes to lie there.
-                std::mem::take(&mut self.mappings).into_iter().for_each(std::mem::forget);
-                return;
-            }
+        let gone = self.take_away(&mut crate::lock(&self.shown));
+        if !gone {
+            // The guest may still reach the mappings: better that they stay than that something
+            // else comes to lie there.
+            std::mem::take(&mut self.mappings).into_iter().for_each(std::mem::forget);
         }
     }
 }

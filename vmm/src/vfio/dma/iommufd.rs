@@ -38,8 +38,6 @@ impl Iommufd {
             "make an I/O address space",
             "the kernel needs CONFIG_IOMMUFD (Linux 6.6 or newer)",
         ))?;
-        // Who may not choose has the limit of all its user's processes together.
-        space.count_by_process().ok();
         let (devices, opened) = (Mutex::default(), Condvar::new());
         Ok(Iommufd(Arc::new(Shared { space, kvm, devices, opened })))
     }

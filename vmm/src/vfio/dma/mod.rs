@@ -129,6 +129,7 @@ pub struct Arrival {
 /// The devices' I/O address space, and whether guest memory is in it.
 pub struct IoSpace {
     mapper: Box<dyn DmaMapper>,
+    peer_to_peer: bool,
     /// The filling that holds guest memory.
     mapped: Mutex<Option<u64>>,
 }
@@ -177,12 +178,18 @@ impl IoSpace {
             Ok(Arrival { entrance: entrance?, address })
         };
         let arrivals = spec.devices.iter().map(arrival).collect::<Result<_>>()?;
-        Ok((Arc::new(IoSpace { mapper, mapped: Mutex::default() }), arrivals))
+        let peer_to_peer = spec.peer_to_peer;
+        Ok((Arc::new(IoSpace { mapper, peer_to_peer, mapped: Mutex::default() }), arrivals))
     }
 
     /// The address space itself.
     pub fn mapper(&self) -> &dyn DmaMapper {
         &*self.mapper
+    }
+
+    /// The same, if devices are to reach each other's registers in it.
+    pub fn peers(self: &Arc<Self>) -> Option<Arc<Self>> {
+        self.peer_to_peer.then(|| self.clone())
     }
 
     /// Maps all of guest `memory` for the devices, at I/O addresses equal to the guest's, if there
@@ -230,7 +237,8 @@ impl IoSpace {
                     source: io::Error::other(format!(
                         "the IOMMU reserves part of {start:#x} to {last:#x}"
                     )),
-                    remedy: "give the guest less memory",
+                    remedy: "start the guest anew with all its devices, for its memory to be laid out \
+                             around that, or give it less",
                 });
             }
             // SAFETY: the region is anonymous RAM that the machine keeps until the process ends once
@@ -352,12 +360,12 @@ mod tests {
     }
 
     fn space(mapper: &Arc<Pretended>) -> IoSpace {
-        IoSpace { mapper: Box::new(mapper.clone()), mapped: Mutex::default() }
+        IoSpace { mapper: Box::new(mapper.clone()), peer_to_peer: false, mapped: Mutex::default() }
     }
 
     #[test]
     fn memory_is_mapped_once_a_filling() {
-        let memory = allocate(&Layout::new(4 << 30, 40).unwrap()).unwrap();
+        let memory = allocate(&Layout::new(4 << 30, 40, &[]).unwrap()).unwrap();
         let all = [(0, 3 << 30), (4 << 30, 1 << 30)];
         let mapper = pretended(1 << 40);
         let space = space(&mapper);
@@ -374,7 +382,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_mapped_leaves_nothing_behind() {
-        let memory = allocate(&Layout::new(4 << 30, 40).unwrap()).unwrap();
+        let memory = allocate(&Layout::new(4 << 30, 40, &[]).unwrap()).unwrap();
         let mapper = pretended((5 << 30) - 1);
         let error = space(&mapper).map_memory(&memory).unwrap_err().to_string();
         assert!(error.starts_with("/dev/pretended: cannot map guest memory"), "{error}");

@@ -92,26 +92,14 @@ pub struct AddressSpace {
 impl AddressSpace {
     /// Makes an address space in an open `/dev/iommu`.
     pub fn new(file: OwnedFd) -> io::Result<Self> {
+        // Only while nothing is in it, and only by who may: others have the limit of all processes of
+        // their user together.
+        count_by_process(&file).ok();
         let mut request =
             IoasAlloc { size: size_of::<IoasAlloc>() as u32, flags: 0, out_ioas_id: 0 };
         // SAFETY: the structure is complete, as large as `size` says, and outlives the call.
         check(unsafe { ioctl_with_mut_ref(&file, IOAS_ALLOC, &mut request) })?;
         Ok(AddressSpace { file, id: request.out_ioas_id })
-    }
-
-    /// Counts pinned pages against this process's limit instead of its user's, who may have other
-    /// guests. Takes CAP_SYS_RESOURCE.
-    pub fn count_by_process(&self) -> io::Result<()> {
-        let request = OptionValue {
-            size: size_of::<OptionValue>() as u32,
-            option_id: OPTION_RLIMIT_MODE,
-            op: 0,
-            reserved: 0,
-            object_id: 0,
-            val64: RLIMIT_OF_PROCESS,
-        };
-        // SAFETY: the structure is complete, as large as `size` says, and outlives the call.
-        check(unsafe { ioctl_with_ref(&self.file, OPTION, &request) }).map(drop)
     }
 
     /// The ranges of I/O addresses that the attached devices can use, inclusive at both ends.
@@ -181,6 +169,21 @@ impl AddressSpace {
     pub fn unmap_all(&self) -> io::Result<()> {
         self.unmap(0, u64::MAX)
     }
+}
+
+/// Counts pinned pages against this process's limit instead of its user's, who may have other guests.
+/// Takes CAP_SYS_RESOURCE.
+fn count_by_process(file: &OwnedFd) -> io::Result<()> {
+    let request = OptionValue {
+        size: size_of::<OptionValue>() as u32,
+        option_id: OPTION_RLIMIT_MODE,
+        op: 0,
+        reserved: 0,
+        object_id: 0,
+        val64: RLIMIT_OF_PROCESS,
+    };
+    // SAFETY: the structure is complete, as large as `size` says, and outlives the call.
+    check(unsafe { ioctl_with_ref(file, OPTION, &request) }).map(drop)
 }
 
 /// `EMSGSIZE`.
@@ -261,7 +264,7 @@ mod tests {
         let space = AddressSpace { file: null(), id: 1 };
         assert!(space.iova_ranges().is_err());
         assert!(space.unmap_all().is_err());
-        assert!(space.count_by_process().is_err());
+        assert!(count_by_process(&null()).is_err());
         let cdev = Cdev::new(null());
         assert!(cdev.bind(&space).is_err());
         assert!(cdev.attach(&space).is_err());

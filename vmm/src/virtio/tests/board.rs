@@ -46,7 +46,7 @@ fn board(count: usize) -> Board {
     let (bells, bus) = (Arc::new(Bells::default()), Arc::new(Bus::default()));
     let doorbells: Arc<dyn Doorbells> = bells.clone();
     let interrupts: Arc<dyn Delivery> = Arc::new(Nowhere);
-    let memory = allocate(&Layout::new(MIN_MEMORY, 40).unwrap()).unwrap();
+    let memory = allocate(&Layout::new(MIN_MEMORY, 40, &[]).unwrap()).unwrap();
     let windows = Windows { low: 0xc000_0000..0xe000_0000, high: HIGH..HIGH * 2, ports: 0..0 };
     let mut allocator = Allocator::new(windows);
     let functions = (0..count)

@@ -79,7 +79,7 @@ fn card() -> (Arc<Net>, UnixDatagram) {
 impl Guest {
     fn new() -> Self {
         let (net, wire) = card();
-        let memory = allocate(&Layout::new(MIN_MEMORY, 40).unwrap()).unwrap();
+        let memory = allocate(&Layout::new(MIN_MEMORY, 40, &[]).unwrap()).unwrap();
         let warnings = Arc::new(Warnings::new("test"));
         let mut msix = Msix::new(3, Arc::new(Nowhere), Box::new(Emulated), warnings);
         msix.set_control(MSIX_ON_ALL_MASKED);
