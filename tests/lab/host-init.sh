@@ -18,6 +18,11 @@ option() { case $options in *" $1 "*) return 0 ;; *) return 1 ;; esac; }
 hostname lab
 ip link set lo up
 
+# A kernel of the lab's own has all of them built in.
+if [ ! -d "/lib/modules/$(uname -r)" ]; then
+    modprobe() { :; }
+fi
+
 # igb comes before the other network drivers, so that its ports are eth0, eth1, … on every host. What
 # has nothing to do with the order of interfaces loads beside it: under emulation this takes seconds.
 modules="vfio_pci vfio_iommu_type1 tun vhost_net"
@@ -28,6 +33,25 @@ option lab.bridge && modprobe virtio_net
 option lab.shared && modprobe e1000e
 option lab.nvme && modprobe -a nvme crc32c_generic ext4
 wait
+
+# Drivers that are built in have found their cards in another order. The bridge's port gets a name of
+# its own below; nobody else's name may be in the way.
+if [ ! -d "/lib/modules/$(uname -r)" ]; then
+    cards="/sys/bus/pci/drivers/igb/*/net/* /sys/bus/virtio/drivers/virtio_net/*/net/*
+        /sys/bus/pci/drivers/e1000e/*/net/*"
+    number=0
+    for card in $cards; do
+        [ -e "$card" ] || continue
+        ip link set "${card##*/}" name "card$number"
+        number=$((number + 1))
+    done
+    number=0
+    for card in $cards; do
+        [ -e "$card" ] || continue
+        ip link set "${card##*/}" name "eth$number"
+        number=$((number + 1))
+    done
+fi
 
 # The host's own way out. The ports that are to be given away stay down: bringing one up when its
 # functions are needed is not the lab's business.

@@ -215,7 +215,7 @@ fn packages(apt: &Apt) -> Result<Vec<String>> {
 
 /// The name with the highest version between prefix and suffix. Flavours of the kernel have more
 /// words before the suffix and begin with a letter, so they are no versions.
-fn newest(names: Vec<String>, prefix: &str, suffix: &str) -> Option<String> {
+pub(crate) fn newest(names: Vec<String>, prefix: &str, suffix: &str) -> Option<String> {
     names
         .into_iter()
         .filter_map(|name| {

@@ -13,7 +13,8 @@
 //!
 //! Below it, in the order in which things come about:
 //! - `setup` finds or installs QEMU; `apt`, `kernel` and `kit` turn packages of the distribution
-//!   into a kernel with modules and a busybox, which stay in the `cache`.
+//!   into a kernel with modules and a busybox, which stay in the `cache`. `host_kernel` builds one for
+//!   hosts with iommufd.
 //! - `binaries` builds our own programs; `image` makes file systems of all that (`archive`).
 //! - `shape` turns what the scenario wants into a command line of QEMU; `machine` runs it, watches
 //!   its console and ends it in time.
@@ -35,6 +36,7 @@ mod emulator;
 pub mod fault;
 mod guest;
 mod host;
+mod host_kernel;
 pub mod image;
 mod job;
 mod kernel;
@@ -51,6 +53,7 @@ pub mod wire;
 
 pub use guest::boot_guest;
 pub use host::Host;
+pub use host_kernel::HostKernel;
 pub use job::{Job, Output};
 pub use kit::Kit;
 pub use machine::Machine;

@@ -14,6 +14,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::archive::Tree;
 use crate::host::Host;
+use crate::host_kernel::HostKernel;
 use crate::kit::Kit;
 use crate::setup::Ready;
 use crate::{AGENT_PORT, image, setup};
@@ -43,6 +44,7 @@ pub struct Shape {
     kvm: bool,
     vmlinux: bool,
     counted: bool,
+    iommufd: bool,
     limit: Duration,
     additions: Tree,
 }
@@ -61,6 +63,7 @@ impl Host {
             kvm: true,
             vmlinux: false,
             counted: false,
+            iommufd: false,
             limit: Duration::from_secs(300),
             additions: Tree::default(),
         }
@@ -125,6 +128,14 @@ impl Shape {
     ///   leases.
     pub fn cards(mut self) -> Self {
         self.cards = true;
+        self
+    }
+
+    /// Lets the host run the lab's own kernel, in which devices can be had by iommufd, and by type1
+    /// too. It has no modules, and of drivers and file systems only what a host of igb cards, an NVMe
+    /// drive, a shared group and a bridge takes.
+    pub fn iommufd(mut self) -> Self {
+        self.iommufd = true;
         self
     }
 
@@ -213,7 +224,11 @@ impl Shape {
             cmdline.push_str(" lab.nvme");
         }
         // The ELF image, by PVH: decompressing it is a second of an emulated processor's time.
-        command.arg("-kernel").arg(ready.kit.vmlinux()).arg("-initrd").arg(initrd);
+        let kernel = match self.iommufd {
+            true => HostKernel::present()?.vmlinux(),
+            false => ready.kit.vmlinux(),
+        };
+        command.arg("-kernel").arg(kernel).arg("-initrd").arg(initrd);
         command.args(["-append", &cmdline]);
         for device in self.devices(scratch) {
             command.args(device);

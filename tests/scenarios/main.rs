@@ -10,6 +10,7 @@ mod events;
 mod fallback;
 mod faults;
 mod host_and_doctor;
+mod iommufd;
 mod leases;
 mod lifecycle;
 mod looking;

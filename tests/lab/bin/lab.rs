@@ -4,7 +4,7 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use lab::{Host, Scratch, binaries, demo, image, progress, setup};
+use lab::{Host, HostKernel, Scratch, binaries, demo, image, progress, setup};
 
 /// An emulated SR-IOV host to try `assign` in: no such hardware, no KVM and no IOMMU is needed.
 #[derive(Parser)]
@@ -20,11 +20,16 @@ enum Verb {
     Demo,
     /// Install and download what the lab needs (the other verbs do it by themselves)
     Setup,
+    /// Build the kernel of hosts with iommufd (`test` does it by itself; 10 minutes and more)
+    Kernel,
     /// Boot a host and open a shell in it; assign is in its PATH, examples are in /examples
     Shell {
         /// Leave the IOMMU out
-        #[arg(long)]
+        #[arg(long, conflicts_with = "iommufd")]
         no_iommu: bool,
+        /// Run the lab's own kernel, with iommufd
+        #[arg(long)]
+        iommufd: bool,
         /// How many igb ports the host has
         #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(0..=8))]
         igb: u8,
@@ -61,7 +66,10 @@ fn main() -> ExitCode {
     let done = match Arguments::parse().verb {
         Verb::Demo => demo().map(|()| ExitCode::SUCCESS),
         Verb::Setup => setup().map(|()| ExitCode::SUCCESS),
-        Verb::Shell { no_iommu, igb } => shell(no_iommu, igb).map(|()| ExitCode::SUCCESS),
+        Verb::Kernel => kernel().map(|()| ExitCode::SUCCESS),
+        Verb::Shell { no_iommu, iommufd, igb } => {
+            shell(no_iommu, iommufd, igb).map(|()| ExitCode::SUCCESS)
+        }
         Verb::Record { host } => record(host).map(|()| ExitCode::SUCCESS),
         Verb::Bench { name } => bench(name.as_deref()),
         Verb::Test { arguments } => test(&arguments),
@@ -82,12 +90,22 @@ fn demo() -> Result<()> {
     demo::run(&setup::ready()?)
 }
 
-fn shell(no_iommu: bool, igb: u8) -> Result<()> {
+fn kernel() -> Result<()> {
+    setup::ready()?;
+    progress::note(format!("ready: {}", HostKernel::ready()?.name()));
+    Ok(())
+}
+
+fn shell(no_iommu: bool, iommufd: bool, igb: u8) -> Result<()> {
     let ready = setup::ready()?;
+    if iommufd {
+        HostKernel::ready()?;
+    }
     image::build_programs()?;
     let scratch = Scratch::new()?;
     progress::note("booting a host; leave it with `exit`, or pull the plug with Ctrl-A X");
     let shape = if no_iommu { Host::no_iommu() } else { Host::intel() };
+    let shape = if iommufd { shape.iommufd() } else { shape };
     shape.igb(igb).bridge().vmlinux().shell(&ready, scratch.path())
 }
 
@@ -121,6 +139,10 @@ fn bench(name: Option<&str>) -> Result<ExitCode> {
 
 fn test(arguments: &[String]) -> Result<ExitCode> {
     setup::ready()?;
+    // Who asks for some tests gets them without waiting for what only others need.
+    if arguments.is_empty() || arguments.iter().any(|argument| argument.contains("iommufd")) {
+        HostKernel::ready()?;
+    }
     image::build_programs()?;
     let mut nextest = setup::nextest()?;
     nextest.args(["run", "--workspace", "--run-ignored", "all"]).args(arguments);
