@@ -405,7 +405,7 @@ fn the_cases_are_of_all_kinds() {
     let mut runner = proptest::test_runner::TestRunner::deterministic();
     let strategy = (hosts::words(), wanted::texts());
     let (mut refused, mut changed, mut given, mut forced, mut kept) = (0, 0, 0, 0, 0);
-    let (mut met, mut apart, mut again, mut demanded) = (0, 0, 0, 0);
+    let (mut met, mut apart, mut again, mut demanded, mut returned) = (0, 0, 0, 0, 0);
     for _ in 0..1000 {
         let (words, texts) = strategy.new_tree(&mut runner).expect("a case").current();
         let Some(case) = Case::new(&words, &texts) else { continue };
@@ -425,6 +425,10 @@ fn the_cases_are_of_all_kinds() {
         let mut model = case.before.clone();
         if plan.steps.iter().all(|step| model.make(&step.change).is_ok()) {
             again += kept::expected(&case, &plan, &model.host).len();
+            let is_planned = plan.refusal().is_none();
+            returned += usize::from(
+                is_planned && check_shrunk(&case, &plan, &model).is_ok_and(|some| some),
+            );
         }
         let acs = policies.iter().any(|policy| policy.isolation.acs == policies::Acs::Required);
         demanded += usize::from(acs && plan.refusal().is_none());
@@ -432,8 +436,8 @@ fn the_cases_are_of_all_kinds() {
     println!(
         "refused {refused}, changed {changed}, guests with a device {given}, forced {forced}, beside \
          leases {kept}, policies that meet {met} or stand beside each other {apart}, devices that a \
-         guest has again {again}, ACS demanded and there {demanded}"
+         guest has again {again}, ACS demanded and there {demanded}, something given back {returned}"
     );
     assert!(refused > 100 && changed > 100 && given > 100 && forced > 3 && kept > 30);
-    assert!(met > 3 && apart > 20 && again > 10 && demanded > 10);
+    assert!(met > 3 && apart > 20 && again > 10 && demanded > 10 && returned > 30);
 }

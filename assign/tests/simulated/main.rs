@@ -1,7 +1,7 @@
 //! The `assign` program itself against simulated hosts: whole commands, with a kernel that answers.
 
-mod examples;
 mod draining;
+mod examples;
 #[cfg(target_arch = "x86_64")]
 mod faults;
 mod gallery;
