@@ -5,14 +5,18 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-/// The command in the profile that benchmarks have, built if it is not.
+/// The command in the profile that this benchmark has, built if it is not.
 pub fn assign() -> Result<PathBuf> {
+    // This program is in `deps`, beside which programs are, in the folder of their profile.
+    let own = std::env::current_exe()?;
+    let folder = own.parent().and_then(Path::parent).context("the folder of programs")?;
+    let profile = match folder.file_name().and_then(|name| name.to_str()) {
+        Some("debug") | None => "dev",
+        Some(name) => name,
+    };
     let built = Command::new(env!("CARGO"))
-        .args(["build", "--release", "--package", "assign", "--bin", "assign"])
+        .args(["build", "--profile", profile, "--package", "assign", "--bin", "assign"])
         .status()?;
     ensure!(built.success(), "assign cannot be built");
-    // This program is in `deps`, beside which programs are.
-    let own = std::env::current_exe()?;
-    let release = own.parent().and_then(Path::parent).context("the folder of programs")?;
-    Ok(release.join("assign"))
+    Ok(folder.join("assign"))
 }

@@ -188,6 +188,7 @@ fn a_boot_restores_the_host_from_its_files() -> Result<()> {
             .igb(1)
             .file("etc/assign/edge.yaml", policy(2, "network: {mac: derive}"))
             .file("etc/assign/broken.yaml", "apiVersion: assign/v1\nkind: Polisy\n")
+            .file("root/db.yaml", Guest::new("db", "hold").claim().to_string())
             .file("root/web.yaml", Guest::new("web", "hold").claim().to_string())
     };
     let list = "assign vf list eth0 -o json";
@@ -198,20 +199,31 @@ fn a_boot_restores_the_host_from_its_files() -> Result<()> {
         assert!(applied.stdout.contains("applied: edge"), "{}", applied.stdout);
         Ok(())
     };
-    let start = |host: &Host| -> Result<(lab::Job, String)> {
+    let owned = |host: &Host, guest: &str| -> Option<String> {
+        let all = json(&host.ok(list));
+        let vfs = all.as_array().expect("a list");
+        let own = vfs.iter().find(|vf| vf["owner"]["guest"] == guest)?;
+        own["name"].as_str().map(str::to_owned)
+    };
+    let start = |host: &Host| -> Result<lab::Job> {
         let guest = host.spawn("assign run -f web.yaml");
         guest.wait_for("guest: holding", GUEST_TIME)?;
-        let leases = json(&host.ok(list));
-        Ok((guest, leases[0]["address"].to_string()))
+        Ok(guest)
     };
     let first = shape().boot()?;
     apply(&first)?;
     let before = first.ok(list);
     let again = first.run("assign apply --all")?;
     assert!(again.stdout.contains("nothing to do"), "{}", again.stdout);
-    let (guest, had) = start(&first)?;
+    // Another guest has the first VF, so that this one gets what it would not get by itself.
+    let other = first.spawn("assign run -f db.yaml");
+    other.wait_for("db: net0: VF 0 of eth0", GUEST_TIME)?;
+    let guest = start(&first)?;
+    assert_eq!(owned(&first, "db").as_deref(), Some("eth0/0"));
+    assert_eq!(owned(&first, "web").as_deref(), Some("eth0/1"));
     let state = first.read("/var/lib/assign/state.redb");
     guest.signal(9);
+    other.signal(9);
     drop(first);
 
     // The power comes back: nothing is left but the files, and what was remembered of the last boot.
@@ -220,8 +232,10 @@ fn a_boot_restores_the_host_from_its_files() -> Result<()> {
     apply(&second)?;
     assert_eq!(second.ok(list), before, "the same VFs, addresses and drivers; and no lease");
     assert_eq!(second.run("assign diff")?.code, 0);
-    let (guest, has) = start(&second)?;
-    assert_eq!(has, had);
+    // It has its VF again, though the first one is free now.
+    let guest = start(&second)?;
+    assert_eq!(owned(&second, "web").as_deref(), Some("eth0/1"));
+    assert_eq!(owned(&second, "db"), None);
     guest.stdin("stop\n");
     assert_eq!(guest.wait(Duration::from_secs(60))?.code, 0);
 

@@ -7,6 +7,7 @@ mod boot;
 mod devices;
 mod documents;
 mod events;
+mod examples;
 mod fallback;
 mod faults;
 mod host_and_doctor;
