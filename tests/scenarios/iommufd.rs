@@ -132,7 +132,7 @@ fn an_nvme_vf_comes_by_iommufd() -> Result<()> {
 
 #[test]
 #[ignore = "boots an emulated host: cargo lab test"]
-fn a_host_without_iommufd_takes_type1_and_tells_who_demands_more() -> Result<()> {
+fn a_host_that_lacks_it_takes_type1_and_tells_who_demands_more() -> Result<()> {
     let peers = policy(2) + "  isolation: {peerToPeer: allow}\n";
     let one = Guest::new("web", "net lab.bulk").claim_or_bridge().to_string();
     let two = one.replace("web", "pair") + "    - {name: net1, claim: {pool: lan}}\n";
