@@ -235,6 +235,53 @@ fn bash_completes_addresses_although_it_splits_them() {
     assert_eq!(stdout(&output), "10.0\n10.2\n", "{}", String::from_utf8_lossy(&output.stderr));
 }
 
+/// Runs a script in a shell that not every machine has; `None` where this one has not.
+fn in_shell(shell: &str, arguments: &[&str], script: &str) -> Option<Output> {
+    let programs = Path::new(env!("CARGO_BIN_EXE_assign")).parent().expect("a folder");
+    let path = std::env::var("PATH").unwrap_or_default();
+    let mut command = Command::new(shell);
+    command.args(arguments).arg(script).env("PATH", format!("{}:{path}", programs.display()));
+    match command.output() {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            eprintln!("{shell} is not installed: its completion is not tried");
+            None
+        }
+        output => Some(output.expect("the shell runs")),
+    }
+}
+
+#[test]
+fn zsh_completes_by_its_script() {
+    let directory = lab();
+    // What belongs to its completion system, and is there only while a person types.
+    let script = format!(
+        "compdef() {{ :; }}; _files() {{ print files $*; }}\n\
+         compadd() {{ while [[ $1 != -a ]]; do shift; done; print -l -- ${{(P)2}}; }}\n\
+         source <(assign completions zsh)\n\
+         words=(assign --root {root} bind 0000:01:1) CURRENT=5; _assign\n\
+         words=(assign --root {root} plan -f '') CURRENT=6; _assign",
+        root = directory.path().display()
+    );
+    let Some(output) = in_shell("zsh", &["-f", "-c"], &script) else { return };
+    let text = stdout(&output);
+    assert_eq!(text, "0000:01:10.0\n0000:01:10.2\nfiles\n", "{output:?}");
+}
+
+#[test]
+fn fish_completes_by_its_script() {
+    let directory = lab();
+    let root = directory.path().display();
+    let script = format!(
+        "source (assign completions fish | psub)\n\
+         complete -C 'assign --root {root} bind 0000:01:1'\n\
+         complete -C 'assign --root {root} vf l'"
+    );
+    let Some(output) = in_shell("fish", &["--no-config", "-c"], &script) else { return };
+    let text = stdout(&output);
+    let words: Vec<&str> = text.lines().filter_map(|line| line.split('\t').next()).collect();
+    assert_eq!(words, ["0000:01:10.0", "0000:01:10.2", "list"], "{output:?}");
+}
+
 #[test]
 fn manual_pages_have_their_sections() {
     let directory = lab();

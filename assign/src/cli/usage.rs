@@ -74,7 +74,10 @@ fn told(error: &Error) -> (String, Option<String>) {
     };
     match error.kind() {
         ErrorKind::MissingRequiredArgument => {
-            let lacking: Vec<String> = argument.iter().map(|argument| shown(argument)).collect();
+            let mut lacking: Vec<String> =
+                argument.iter().map(|argument| shown(argument)).collect();
+            // What has to be there before that of which one is enough.
+            lacking.sort_by_key(|one| one.contains(' '));
             (format!("lacks {}", list(&lacking, "and")), None)
         }
         ErrorKind::UnknownArgument => {
