@@ -59,7 +59,8 @@ pub enum NoIommu {
     /// No device is given away.
     #[default]
     Deny,
-    /// Devices are given away all the same; a guest with one can reach all of the host's memory.
+    /// Devices may be given away all the same; a guest with one could reach all of the host's memory.
+    /// No version does it yet: the plan refuses and says so.
     Allow,
 }
 
@@ -205,7 +206,7 @@ pub(crate) static ISOLATION: Mapping = Mapping {
             "noIommu",
             Form::Words(&[
                 word("deny", "no device is given away"),
-                word("allow", "devices are given away, and a guest with one can reach all memory"),
+                word("allow", "accepted, and refused by the plan: no guest gets a device without an IOMMU yet"),
             ]),
             "deny",
             "What happens on a host without an IOMMU.",
