@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use assign::choose::{self, Because, Previous, identity};
 use assign::plan::Plan;
+use assign::plan::mac::Macs;
 use policies::{Documents, Driver, NumaChoice, Pool};
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
@@ -26,7 +27,7 @@ pub fn previous(host: &HostSnapshot, documents: &Documents, before: &[Before]) -
             None => any.clone(),
         };
         let (at, index) = *cycled(&devices, one.device)?;
-        let identity = identity(host, host.function(at)?);
+        let identity = identity(&Macs::of(host), host.function(at)?);
         let address = match one.moved {
             true => PciAddress::new(1, 0xee, 0, 0)?,
             false => at,
@@ -63,7 +64,8 @@ fn devices(host: &HostSnapshot, pool: &Pool) -> Vec<(PciAddress, Option<u16>)> {
 /// Where a device that is remembered is now, by nothing but what it is.
 fn now(host: &HostSnapshot, previous: &Previous) -> Option<Target> {
     let mut cards = host.functions.iter().filter(|one| one.vf_of.is_none());
-    let card = cards.find(|one| identity(host, one) == previous.identity)?.address;
+    let macs = Macs::of(host);
+    let card = cards.find(|one| identity(&macs, one) == previous.identity)?.address;
     Some(match previous.vf {
         Some(vf) => Target::Vf(VfRef { pf: card, index: vf.index }),
         None => Target::Function(card),
