@@ -11,7 +11,7 @@ use assign::topology::groups::Verdict;
 use assign::topology::svg::canvas::{Item, Rect};
 use assign::topology::{Standings, Topology, groups, svg, tree};
 use sriov::facts::iommu::{Region, RegionKind};
-use sriov::recorded::Tree;
+use sriov::recorded::{Function, Tree};
 use sriov::{HostSnapshot, Scope};
 
 /// A lease of this boot, by a process that nobody asks for here.
@@ -219,4 +219,35 @@ fn lay_out() {
     let (server, leases) = host("server");
     std::fs::write(directory.join("server.svg"), picture(&server, &leases)).expect("written");
     hosts::cloud(&place("cloud"));
+}
+
+/// Frames take room between devices; where there are none, nothing is left free for them.
+#[test]
+fn without_an_iommu_no_room_is_left_for_frames() {
+    let tall = |is_grouped: bool| {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let tree = Tree::new(directory.path());
+        for (group, address) in ["0000:00:03.0", "0000:00:04.0", "0000:00:05.0"].iter().enumerate()
+        {
+            let card = Function::new(address, (0x8086, 0x10d3), 0x02_0000).driver("e1000e");
+            tree.add(match is_grouped {
+                true => card.group(u32::try_from(group).expect("a small number")),
+                false => card,
+            });
+        }
+        let snapshot = HostSnapshot::read_within(&tree.root(), Scope::Whole);
+        let standings = standings(&snapshot, &[]);
+        let topology = Topology::new(&snapshot, &standings);
+        let (canvas, _) = svg::compose(&snapshot, &topology, "PCI topology", &[]);
+        let cards = canvas.items.iter().filter_map(|item| match item {
+            Item::Rect { at, class: "card", .. } => Some(at.y),
+            _ => None,
+        });
+        let tops: Vec<i32> = cards.collect();
+        assert_eq!(tops.len(), 3, "{tops:?}");
+        let steps: Vec<i32> = tops.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        assert_eq!(steps[0], steps[1], "{tops:?}");
+        steps[0]
+    };
+    assert_eq!((tall(true), tall(false)), (88 + 38, 88 + 10));
 }
