@@ -14,9 +14,17 @@ use crate::spec::Descriptor;
 #[derive(Debug, Default)]
 pub struct Inherited {
     taken: HashSet<RawFd>,
+    /// Instead, those that came with a message: a number is a place in it.
+    received: Option<Vec<Option<OwnedFd>>>,
 }
 
 impl Inherited {
+    /// The descriptors that came with a message, named by their place among them.
+    pub fn received(descriptors: Vec<OwnedFd>) -> Self {
+        let received = descriptors.into_iter().map(Some).collect();
+        Inherited { taken: HashSet::new(), received: Some(received) }
+    }
+
     /// Takes ownership of `descriptor`, which the spec says is `what`, and keeps it from leaking
     /// into any later child.
     ///
@@ -29,6 +37,11 @@ impl Inherited {
         }
         if !self.taken.insert(number) {
             return Err(Error::Spec(format!("{what}: descriptor {number} is named twice")));
+        }
+        if let Some(received) = &mut self.received {
+            let place = received.get_mut(number as usize).and_then(Option::take);
+            let missing = || Error::Spec(format!("{what}: no descriptor {number} came with it"));
+            return place.ok_or_else(missing);
         }
         // SAFETY: the borrow lasts for this call only, and a number that is not open makes the
         // call fail with EBADF, without any other effect.
@@ -61,6 +74,17 @@ mod tests {
         inherited.take(Descriptor(number), "kernel").unwrap();
         let error = inherited.take(Descriptor(number), "initrd").unwrap_err().to_string();
         assert!(error.contains("initrd") && error.contains("named twice"), "{error}");
+    }
+
+    #[test]
+    fn what_came_with_a_message_is_named_by_its_place() {
+        let null = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
+        let mut received = Inherited::received(vec![null(), null()]);
+        received.take(Descriptor(1), "group").unwrap();
+        assert!(received.take(Descriptor(1), "group").is_err());
+        // Open in this process, and yet not what came.
+        let error = received.take(Descriptor(2), "container").unwrap_err().to_string();
+        assert!(error.contains("container: no descriptor 2 came"), "{error}");
     }
 
     #[test]

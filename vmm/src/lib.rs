@@ -11,10 +11,12 @@
 
 pub mod boot;
 pub mod bus;
+pub mod control;
 #[allow(unsafe_code)]
 pub mod descriptor;
 pub mod devices;
 pub mod error;
+pub mod event;
 pub mod machine;
 pub mod pci;
 pub mod spec;

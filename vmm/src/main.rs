@@ -1,12 +1,14 @@
 //! `assign-vmm`: one process, one guest. See [`vmm::spec`] for what it is told and what it answers.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::Read;
 use std::os::fd::RawFd;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use vmm::descriptor::Inherited;
 use vmm::error::{Error, Result};
+use vmm::event::Reporter;
 use vmm::machine::Machine;
 use vmm::spec::{Descriptor, GuestEvent, GuestSpec, StopReason};
 
@@ -23,19 +25,20 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     };
     let mut inherited = Inherited::default();
-    let (spec, mut events) = match receive(number, &mut inherited) {
+    let (spec, reporter) = match receive(number, &mut inherited) {
         Ok(received) => received,
         Err(error) => {
             eprintln!("assign-vmm: {error}");
             return ExitCode::from(2);
         }
     };
-    let outcome = Machine::build(&spec, &mut inherited).and_then(|machine| {
-        send(events.as_mut(), &GuestEvent::Started);
+    let reporter = Arc::new(reporter);
+    let outcome = Machine::build(&spec, &mut inherited, &reporter).and_then(|machine| {
+        reporter.send(&GuestEvent::Started);
         machine.run()
     });
     let reason = outcome.unwrap_or_else(|error| reason(&spec, &error));
-    if events.is_none()
+    if !reporter.is_heard()
         && let StopReason::Failed { detail }
         | StopReason::NoDevices { detail, .. }
         | StopReason::Crash { detail } = &reason
@@ -43,7 +46,7 @@ fn main() -> ExitCode {
         eprintln!("assign-vmm: {}: {detail}", spec.name);
     }
     let status = reason.exit_status();
-    send(events.as_mut(), &GuestEvent::Stopped { reason });
+    reporter.send(&GuestEvent::Stopped { reason });
     // vCPU threads may still be in the guest; the process takes them along.
     std::process::exit(status.into());
 }
@@ -67,7 +70,7 @@ fn spec_descriptor(mut arguments: impl Iterator<Item = String>) -> Option<RawFd>
     (flag == "--spec" && arguments.next().is_none()).then(|| number.parse().ok()).flatten()
 }
 
-fn receive(number: RawFd, inherited: &mut Inherited) -> Result<(GuestSpec, Option<File>)> {
+fn receive(number: RawFd, inherited: &mut Inherited) -> Result<(GuestSpec, Reporter)> {
     let mut text = String::new();
     File::from(inherited.take(Descriptor(number), "the spec")?)
         .take(SPEC_MAX)
@@ -76,16 +79,5 @@ fn receive(number: RawFd, inherited: &mut Inherited) -> Result<(GuestSpec, Optio
     let spec: GuestSpec =
         serde_json::from_str(&text).map_err(|error| Error::Spec(error.to_string()))?;
     let events = spec.events.map(|events| inherited.take(events, "the event pipe")).transpose()?;
-    Ok((spec, events.map(File::from)))
-}
-
-/// A launcher that went away hears nothing; the guest's end does not depend on it.
-fn send(events: Option<&mut File>, event: &GuestEvent) {
-    let Some(events) = events else { return };
-    let written = serde_json::to_string(event)
-        .map_err(io::Error::from)
-        .and_then(|line| writeln!(events, "{line}"));
-    if let Err(error) = written {
-        eprintln!("assign-vmm: cannot report an event: {error}");
-    }
+    Ok((spec, Reporter::new(events.map(File::from))))
 }

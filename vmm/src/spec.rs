@@ -33,6 +33,8 @@ pub struct GuestSpec {
     pub console: Console,
     /// The write end of a pipe for [`GuestEvent`] lines.
     pub events: Option<Descriptor>,
+    /// One end of a pair of `SOCK_SEQPACKET` sockets, on which [`Request`]s come.
+    pub control: Option<Descriptor>,
     /// virtio-net devices, in slot order: at most 31 devices together with the passed-through ones.
     pub networks: Vec<VirtioNet>,
     /// Passed-through devices and what they reach memory by.
@@ -130,8 +132,8 @@ pub enum Iommu {
 pub struct VfioGroup {
     /// The group's number on this host, for messages.
     pub number: u32,
-    /// The open group file.
-    pub descriptor: Descriptor,
+    /// The open group file; none where a running guest has it already, for another of its devices.
+    pub descriptor: Option<Descriptor>,
 }
 
 /// One device.
@@ -160,10 +162,78 @@ pub enum DeviceSource {
 pub enum GuestEvent {
     /// The vCPUs are about to run for the first time.
     Started,
+    /// The guest has a device no more: it is closed, which reset it.
+    Detached {
+        /// Its address.
+        device: String,
+        /// Who let go of it.
+        by: Departure,
+    },
+    /// The host wants a device back: somebody is taking it from its driver, and waits.
+    Wanted {
+        /// Its address.
+        device: String,
+    },
+    /// A device met an uncorrectable error.
+    DeviceError {
+        /// Its address.
+        device: String,
+    },
     /// The guest runs no more; the last event.
     Stopped {
         /// Why.
         reason: StopReason,
+    },
+}
+
+/// How a device left its guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Departure {
+    /// The guest let it go.
+    Guest,
+    /// It was taken away without the guest's consent.
+    Forced,
+}
+
+/// What a running VMM can be asked: one JSON object a message, of at most [`MAX_REQUEST`] bytes. Each
+/// is answered by one [`Reply`], in order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Request {
+    /// Give the guest devices. Descriptors are places among those that come with the message. The
+    /// container is used only where the guest has no device so far.
+    Attach {
+        /// The devices.
+        vfio: Vfio,
+    },
+    /// Ask the guest to let a device go: [`GuestEvent::Detached`] says when it has.
+    Ask {
+        /// Its address.
+        device: String,
+    },
+    /// Take a device away now: [`GuestEvent::Detached`] says when it is closed.
+    Force {
+        /// Its address.
+        device: String,
+    },
+}
+
+/// Longest request or reply, in bytes.
+pub const MAX_REQUEST: usize = 64 << 10;
+/// Most descriptors that come with a request.
+pub const MAX_PASSED: usize = 64;
+
+/// What became of a request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "reply", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Reply {
+    /// It is done.
+    Done,
+    /// It is not, and everything is as before.
+    Failed {
+        /// The error with its causes, in one line.
+        detail: String,
     },
 }
 

@@ -1,6 +1,8 @@
 //! The ACPI tables: hardware-reduced (ACPI 6.5, 3.11.1), so that the guest needs no PIC, PIT, CMOS
 //! clock, SMI or power-management timer, none of which exist here.
 
+mod hotplug;
+
 use acpi_tables::aml::{
     AddressSpace, AddressSpaceCacheable, Device, EISAName, IO, Interrupt, Memory32Fixed, Name,
     Package, Path, ResourceTemplate, Scope, ZERO,
@@ -162,6 +164,7 @@ fn scope(layout: &Layout) -> Raw {
             &Name::new("_CCA".into(), &1u8),
             &Name::new("_CRS".into(), &Raw(windows)),
             &Name::new("_PRT".into(), &interrupt_routes()),
+            &hotplug::within_bridge(),
         ],
     )
     .to_aml_bytes(&mut body);
@@ -175,6 +178,7 @@ fn scope(layout: &Layout) -> Raw {
         ],
     )
     .to_aml_bytes(&mut body);
+    hotplug::event_device().to_aml_bytes(&mut body);
     let ports = IO::new(serial::PORT, serial::PORT, 0, serial::PORTS as u8);
     let interrupt = Interrupt::new(true, true, false, false, serial::PIN);
     Device::new(

@@ -79,14 +79,15 @@ impl Console {
     ///
     /// # Errors
     /// Where the event loop is out of room.
-    pub fn listen(self: &Arc<Self>, events: &mut EventLoop) -> Result<()> {
+    pub fn listen(self: &Arc<Self>, events: &EventLoop) -> Result<()> {
         let Some(input) = &self.input else { return Ok(()) };
         // Edge-triggered, since input that the UART has no room for must not keep us awake.
         let edge = event_loop::Trigger::Edge;
         if events.add(input.as_fd(), edge, self.clone(), INPUT).is_err() {
             return Ok(());
         }
-        events.add(borrow(&self.drained), edge, self.clone(), DRAINED)
+        events.add(borrow(&self.drained), edge, self.clone(), DRAINED)?;
+        Ok(())
     }
 
     fn take_input(&self) {

@@ -35,7 +35,10 @@ pub fn check(spec: &GuestSpec) -> Result<()> {
         return refuse(format!("{devices} devices; at most {} are possible", SLOTS - 1));
     }
     spec.networks.iter().try_for_each(check_network)?;
-    spec.vfio.as_ref().map_or(Ok(()), check_vfio)
+    let Some(vfio) = &spec.vfio else { return Ok(()) };
+    check_vfio(vfio)?;
+    let unopened = groups(vfio).iter().find(|group| group.descriptor.is_none());
+    unopened.map_or(Ok(()), |group| refuse(format!("IOMMU group {} is not open", group.number)))
 }
 
 fn refuse(text: String) -> Result<()> {
@@ -50,11 +53,19 @@ fn check_network(network: &VirtioNet) -> Result<()> {
     Ok(())
 }
 
-fn check_vfio(vfio: &Vfio) -> Result<()> {
-    let groups: &[VfioGroup] = match &vfio.iommu {
+fn groups(vfio: &Vfio) -> &[VfioGroup] {
+    match &vfio.iommu {
         Iommu::Type1 { groups, .. } => groups,
         Iommu::Iommufd { .. } => &[],
-    };
+    }
+}
+
+/// Refuses devices that cannot be given together.
+///
+/// # Errors
+/// [`Error::Spec`] naming what is wrong.
+pub fn check_vfio(vfio: &Vfio) -> Result<()> {
+    let groups = groups(vfio);
     let mut numbers = HashSet::new();
     for group in groups {
         if !numbers.insert(group.number) {
@@ -126,11 +137,12 @@ mod tests {
             boot: Boot { kernel: Descriptor(4), initrd: None, cmdline: String::new() },
             console: Console { input: None, output: Descriptor(5) },
             events: None,
+            control: None,
             networks: vec![VirtioNet { tap: Descriptor(6), mac: [2, 0, 0, 0, 0, 1] }],
             vfio: Some(Vfio {
                 iommu: Iommu::Type1 {
                     container: Descriptor(7),
-                    groups: vec![VfioGroup { number: 8, descriptor: Descriptor(8) }],
+                    groups: vec![VfioGroup { number: 8, descriptor: Some(Descriptor(8)) }],
                 },
                 devices: vec![device("0000:01:10.0", 0), device("10000:01:1f.7", 0)],
                 reserved: Vec::new(),

@@ -60,6 +60,8 @@ pub trait Delivery: Send + Sync {
     /// # Errors
     /// [`Error::Kvm`] where it was not connected.
     fn disconnect(&self, gsi: Gsi, event: &EventFd) -> Result<()>;
+    /// Gives up a reserved GSI, to which no event is connected any more.
+    fn release(&self, gsi: Gsi);
 }
 
 /// Who brings level-triggered interrupt lines to the guest.
@@ -94,7 +96,10 @@ pub struct Interrupts {
 
 #[derive(Default)]
 struct Routes {
+    /// How many were ever reserved at a time.
     reserved: u32,
+    /// Those of them that were given up.
+    free: Vec<Gsi>,
     messages: BTreeMap<Gsi, Message>,
 }
 
@@ -162,6 +167,9 @@ impl Lines for Interrupts {
 impl Delivery for Interrupts {
     fn reserve(&self) -> Result<Gsi> {
         let mut routes = crate::lock(&self.routes);
+        if let Some(gsi) = routes.free.pop() {
+            return Ok(gsi);
+        }
         let number = FIRST_MSI + routes.reserved;
         if number as usize >= KVM_MAX_IRQ_ROUTES {
             let full = io::Error::from(io::ErrorKind::StorageFull);
@@ -193,5 +201,12 @@ impl Delivery for Interrupts {
 
     fn disconnect(&self, gsi: Gsi, event: &EventFd) -> Result<()> {
         self.vm.unregister_irqfd(event, gsi.0).kvm("untie an event from an interrupt")
+    }
+
+    fn release(&self, gsi: Gsi) {
+        let mut routes = crate::lock(&self.routes);
+        // Its route is left in KVM's table until the next change: nothing leads there.
+        routes.messages.remove(&gsi);
+        routes.free.push(gsi);
     }
 }

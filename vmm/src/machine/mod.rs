@@ -10,8 +10,10 @@
 //! Whoever stops the machine says why through [`crate::devices::power::Stop`]; the first reason
 //! counts. The process ends then, and the kernel takes VM, pins and devices down with it.
 
+pub mod board;
 mod check;
 pub mod event_loop;
+pub mod hotplug;
 pub mod interrupts;
 #[allow(unsafe_code)]
 mod kvm;
@@ -23,6 +25,7 @@ pub mod vcpu;
 
 use std::fs::File;
 use std::mem::{ManuallyDrop, take};
+use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
@@ -31,14 +34,17 @@ use kvm_bindings::KVM_MAX_CPUID_ENTRIES;
 use kvm_ioctls::VmFd;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-use crate::boot;
 use crate::bus::Bus;
 use crate::descriptor::{Inherited, borrow};
+use crate::devices::hotplug::Controller;
 use crate::devices::power::{self, Keyboard, Power, Stop};
 use crate::devices::serial::{self, Console};
-use crate::error::{Error, Result, Trying};
+use crate::error::{Result, Trying};
+use crate::event::Reporter;
+use crate::machine::board::{Board, Present};
 use crate::machine::event_loop::{EventLoop, Ready, Trigger};
-use crate::machine::interrupts::{Delivery, Interrupts, Lines};
+use crate::machine::hotplug::Hotplug;
+use crate::machine::interrupts::Interrupts;
 use crate::machine::latch::Latch;
 use crate::machine::layout::{
     ECAM_BASE, ECAM_SIZE, HYPERTRANSPORT, KVM_IDENTITY_MAP, KVM_TSS, Layout, WINDOW_32, WINDOW_IO,
@@ -49,18 +55,19 @@ use crate::pci::bar::{Allocator, Windows};
 use crate::pci::root::RootComplex;
 use crate::spec::{GuestSpec, StopReason, VfioDevice};
 use crate::vfio::arrival;
-use crate::vfio::device::{self as vfio_device, VfioFunction};
+use crate::vfio::device::VfioFunction;
 use crate::vfio::dma::IoSpace;
 use crate::vfio::sys::Device;
-use crate::virtio::net::Net;
-use crate::virtio::transport::{self, Doorbells, VirtioFunction};
+use crate::{boot, control, devices};
 
 /// A guest that is ready to run.
 pub struct Machine {
     vcpus: Vec<Vcpu>,
     buses: Buses,
-    events: EventLoop,
+    events: Arc<EventLoop>,
     stop: Arc<Stop>,
+    hotplug: Arc<Hotplug>,
+    control: Option<OwnedFd>,
     // Kept until the process ends, by `run`: vCPUs, slots and pinned mappings refer to it.
     _memory: GuestMemory,
     // When the VM's descriptor is closed, KVM lets go of all events, also while vCPUs run.
@@ -72,7 +79,11 @@ impl Machine {
     ///
     /// # Errors
     /// The first thing that is wrong or refused; nothing has run by then.
-    pub fn build(spec: &GuestSpec, inherited: &mut Inherited) -> Result<Self> {
+    pub fn build(
+        spec: &GuestSpec,
+        inherited: &mut Inherited,
+        reporter: &Arc<Reporter>,
+    ) -> Result<Self> {
         check::check(spec)?;
         let kvm = kvm::open(inherited.take(spec.kvm, "/dev/kvm")?)?;
         let vm = Arc::new(kvm.create_vm().kvm("create a VM")?);
@@ -91,16 +102,21 @@ impl Machine {
         let memory = memory::allocate(&layout)?;
         memory::give_to_guest(&slots, &memory)?;
 
-        let mut events = EventLoop::new()?;
-        let stop = stop(&mut events)?;
+        let events = Arc::new(EventLoop::new()?);
+        let stop = stop(&events)?;
         let buses = Buses { memory: Arc::default(), ports: Arc::default() };
-        add_legacy_devices(spec, inherited, &buses, &interrupts, &stop, &mut events)?;
-        let parts = Parts {
-            vm: &vm,
-            slots: &slots,
-            memory: &memory,
-            bus: &buses.memory,
-            ports: &buses.ports,
+        add_legacy_devices(spec, inherited, &buses, &interrupts, &stop, &events)?;
+        let controller = hotplug_controller(&buses, &interrupts)?;
+        let board = Board {
+            slots,
+            memory: memory.clone(),
+            buses: buses.clone(),
+            interrupts: interrupts.clone(),
+            lines: interrupts.clone(),
+            doorbells: vm.clone(),
+            root: Arc::new(RootComplex::new()),
+            windows: Windows { low: WINDOW_32, high: layout.window_64.clone(), ports: WINDOW_IO },
+            events: events.clone(),
         };
         let kernel = File::from(inherited.take(spec.boot.kernel, "the kernel")?);
         let initrd = spec.boot.initrd.map(|file| inherited.take(file, "the initrd")).transpose()?;
@@ -118,7 +134,12 @@ impl Machine {
             }
             None => (load()?, None),
         };
-        add_pci_devices(spec, inherited, passed, &parts, &interrupts, &layout, &mut events)?;
+        let space = passed.as_ref().map(|passed| passed.space.clone());
+        let present = add_pci_devices(spec, inherited, passed, &board)?;
+        let control = spec.control.map(|socket| inherited.take(socket, "the control socket"));
+        let control = control.transpose()?;
+        let reporter = reporter.clone();
+        let hotplug = Hotplug::new(vm.clone(), board, controller, reporter, space, present)?;
 
         let vcpus = (0..spec.cpus)
             .map(|index| {
@@ -127,7 +148,8 @@ impl Machine {
                 Vcpu::new(descriptor, index, &cpuid, &entry)
             })
             .collect::<Result<_>>()?;
-        Ok(Machine { vcpus, buses, events, stop, _memory: memory, _vm: vm })
+        let _memory = memory;
+        Ok(Machine { vcpus, buses, events, stop, hotplug, control, _memory, _vm: vm })
     }
 
     /// Starts the vCPUs and serves the guest until it stops. The vCPUs' threads are not waited for
@@ -137,6 +159,9 @@ impl Machine {
     /// Where a thread cannot be started or waiting fails.
     pub fn run(mut self) -> Result<StopReason> {
         let vcpus = take(&mut self.vcpus);
+        if let Some(control) = self.control.take() {
+            control::serve(control, self.hotplug.clone())?;
+        }
         // Never dropped: vCPUs that still run write to the guest's RAM, and whatever came to lie in
         // its place in this process would be written over.
         let machine = ManuallyDrop::new(self);
@@ -168,7 +193,7 @@ impl Ready for Wake {
     }
 }
 
-fn stop(events: &mut EventLoop) -> Result<Arc<Stop>> {
+fn stop(events: &EventLoop) -> Result<Arc<Stop>> {
     let event = EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK).system("create an event")?;
     let stop = Arc::new(Stop::new(event));
     let wake = Arc::new(Wake(stop.clone()));
@@ -182,7 +207,7 @@ fn add_legacy_devices(
     buses: &Buses,
     interrupts: &Interrupts,
     stop: &Arc<Stop>,
-    events: &mut EventLoop,
+    events: &EventLoop,
 ) -> Result<()> {
     let output = inherited.take(spec.console.output, "the console's output")?;
     let input = spec.console.input.map(|input| inherited.take(input, "the console's input"));
@@ -199,13 +224,14 @@ fn add_legacy_devices(
     Ok(())
 }
 
-/// What PCI devices are attached to.
-struct Parts<'a> {
-    vm: &'a Arc<VmFd>,
-    slots: &'a Arc<Slots>,
-    memory: &'a GuestMemory,
-    bus: &'a Arc<Bus>,
-    ports: &'a Arc<Bus>,
+/// The registers through which the guest hears of devices that come and go.
+fn hotplug_controller(buses: &Buses, interrupts: &Interrupts) -> Result<Arc<Controller>> {
+    let line = EventFd::new(EFD_CLOEXEC).system("create an event")?;
+    interrupts.connect_pin(devices::hotplug::PIN, &line)?;
+    let controller = Arc::new(Controller::new(line));
+    let (port, ports) = (devices::hotplug::PORT.into(), devices::hotplug::PORTS.into());
+    insert(&buses.ports, port, ports, controller.clone());
+    Ok(controller)
 }
 
 /// Opened devices, each with what is said of it.
@@ -215,53 +241,26 @@ struct Passed<'a> {
     devices: Vec<(&'a VfioDevice, Device)>,
 }
 
+/// Puts all devices of the spec on the PCI bus, passed-through ones first.
 fn add_pci_devices(
     spec: &GuestSpec,
     inherited: &mut Inherited,
     passed: Option<Passed<'_>>,
-    parts: &Parts<'_>,
-    interrupts: &Arc<Interrupts>,
-    layout: &Layout,
-    events: &mut EventLoop,
-) -> Result<()> {
-    let (delivery, lines): (Arc<dyn Delivery>, Arc<dyn Lines>) =
-        (interrupts.clone(), interrupts.clone());
-    let windows = Windows { low: WINDOW_32, high: layout.window_64.clone(), ports: WINDOW_IO };
-    let mut allocator = Allocator::new(windows);
-    let mut root = RootComplex::new();
-    let full = |_| Error::Spec("more devices than the guest's PCI bus has slots".into());
+    board: &Board,
+) -> Result<Vec<Present>> {
+    let mut allocator = Allocator::new(board.windows.clone());
+    let mut present = Vec::new();
     if let Some(Passed { space, pinned, devices }) = passed {
         for (description, device) in devices {
-            let mut surroundings = vfio_device::Surroundings {
-                slots: parts.slots,
-                bus: parts.bus,
-                ports: parts.ports,
-                interrupts: &delivery,
-                lines: &lines,
-                pinned: &pinned,
-                slot: root.next_slot(),
-                allocator: &mut allocator,
-            };
-            let function =
-                VfioFunction::new(space.clone(), device, description, &mut surroundings)?;
-            root.add(Arc::new(function)).map_err(full)?;
+            let place = |function: &VfioFunction| function.place(&mut allocator);
+            present.push(board.add_passed(&space, &pinned, device, description, place)?);
         }
     }
-    let doorbells: Arc<dyn Doorbells> = parts.vm.clone();
     for network in &spec.networks {
-        let net = Arc::new(Net::new(inherited.take(network.tap, "a TAP")?, network)?);
-        net.listen(events)?;
-        let surroundings = transport::Surroundings {
-            doorbells: &doorbells,
-            bus: parts.bus,
-            interrupts: &delivery,
-            allocator: &mut allocator,
-            memory: parts.memory,
-        };
-        root.add(Arc::new(VirtioFunction::new(net, surroundings)?)).map_err(full)?;
+        board.add_network(inherited.take(network.tap, "a TAP")?, network, &mut allocator)?;
     }
-    insert(parts.bus, ECAM_BASE, ECAM_SIZE, Arc::new(root));
-    Ok(())
+    insert(&board.buses.memory, ECAM_BASE, ECAM_SIZE, board.root.clone());
+    Ok(present)
 }
 
 /// Puts a device where the fixed layout has room for it.

@@ -203,6 +203,16 @@ impl Msi {
     }
 }
 
+impl Drop for Msi {
+    /// Silences the vectors before their source, and gives up what they hold of the machine.
+    fn drop(&mut self) {
+        if self.enabled {
+            self.turn_off();
+        }
+        self.vectors.iter_mut().for_each(|vector| vector.release(&*self.delivery));
+    }
+}
+
 fn word(bytes: &[u8], at: usize) -> u16 {
     let two = bytes.get(at..at + 2).and_then(|two| two.try_into().ok());
     two.map_or(0, u16::from_le_bytes)

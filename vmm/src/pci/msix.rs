@@ -153,10 +153,20 @@ impl Msix {
     }
 }
 
+impl Drop for Msix {
+    /// Silences the vectors before their source, and gives up what they hold of the machine.
+    fn drop(&mut self) {
+        self.set_control(0);
+        self.vectors.iter_mut().for_each(|vector| vector.release(&*self.delivery));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pci::vector::record::Call::{Attach, Connect, DetachAll, Disconnect, Route};
+    use crate::pci::vector::record::Call::{
+        Attach, Connect, DetachAll, Disconnect, Release, Route,
+    };
     use crate::pci::vector::record::{Device, Record};
 
     fn msix(count: u16) -> (Msix, Arc<Record>) {
@@ -245,5 +255,15 @@ mod tests {
         msix.write_table(3 * ENTRY_SIZE - 4, &[0xff; 8]);
         msix.read_table(3 * ENTRY_SIZE - 4, &mut data);
         assert_eq!(data, [0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0]);
+    }
+
+    #[test]
+    fn a_table_that_goes_gives_up_its_routes() {
+        let (mut msix, record) = msix(3);
+        msix.set_control(CONTROL_ENABLE);
+        unmask(&mut msix, 1);
+        record.take();
+        drop(msix);
+        assert_eq!(record.take(), [Disconnect(1), DetachAll, Release(1)]);
     }
 }

@@ -1,6 +1,6 @@
 //! The root complex: ECAM accesses find the function they are for.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use super::config::{ConfigSpace, Identity};
 use crate::bus::Access;
@@ -16,9 +16,9 @@ pub trait PciFunction: Send + Sync {
 /// Devices that fit on the bus.
 pub const SLOTS: usize = 32;
 
-/// Bus 0 with a host bridge in slot 0.
+/// Bus 0 with a host bridge in slot 0. Functions come and go while vCPUs run.
 pub struct RootComplex {
-    slots: Vec<Arc<dyn PciFunction>>,
+    slots: RwLock<[Option<Arc<dyn PciFunction>>; SLOTS]>,
 }
 
 /// The bus is full.
@@ -28,34 +28,41 @@ pub struct Full;
 impl RootComplex {
     /// With nothing but the host bridge.
     pub fn new() -> Self {
-        RootComplex { slots: vec![Arc::new(HostBridge::new())] }
+        let mut slots = [const { None }; SLOTS];
+        slots[0] = Some(Arc::new(HostBridge::new()) as Arc<dyn PciFunction>);
+        RootComplex { slots: RwLock::new(slots) }
     }
 
-    /// Adds a device in the next free slot.
+    /// The first free slot. Only one thread at a time may add devices.
     ///
     /// # Errors
-    /// [`Full`] where all slots are taken.
-    pub fn add(&mut self, function: Arc<dyn PciFunction>) -> Result<(), Full> {
-        if self.slots.len() >= SLOTS {
-            return Err(Full);
-        }
-        self.slots.push(function);
-        Ok(())
+    /// [`Full`] where all are taken.
+    pub fn free_slot(&self) -> Result<usize, Full> {
+        let slots = self.slots.read().unwrap_or_else(PoisonError::into_inner);
+        slots.iter().position(Option::is_none).ok_or(Full)
     }
 
-    /// The slot that the next device gets.
-    pub fn next_slot(&self) -> usize {
-        self.slots.len()
+    /// Puts a device into a slot that [`RootComplex::free_slot`] named.
+    pub fn put(&self, slot: usize, function: Arc<dyn PciFunction>) {
+        let mut slots = self.slots.write().unwrap_or_else(PoisonError::into_inner);
+        slots[slot] = Some(function);
+    }
+
+    /// Empties a slot; what was there is answering its last accesses.
+    pub fn take(&self, slot: usize) -> Option<Arc<dyn PciFunction>> {
+        let mut slots = self.slots.write().unwrap_or_else(PoisonError::into_inner);
+        slots.get_mut(slot).and_then(Option::take)
     }
 
     /// The function at an offset into the ECAM, and the offset within its space.
-    fn find(&self, offset: u64, length: usize) -> Option<(&dyn PciFunction, usize)> {
+    fn find(&self, offset: u64, length: usize) -> Option<(Arc<dyn PciFunction>, usize)> {
         let (bus, slot, function) = (offset >> 20, offset >> 15 & 31, offset >> 12 & 7);
         let register = (offset & 0xfff) as usize;
         if bus != 0 || function != 0 || !matches!(length, 1 | 2 | 4) || register + length > 4096 {
             return None;
         }
-        self.slots.get(slot as usize).map(|function| (&**function, register))
+        let slots = self.slots.read().unwrap_or_else(PoisonError::into_inner);
+        Some((slots.get(slot as usize)?.clone()?, register))
     }
 }
 
@@ -123,10 +130,30 @@ mod tests {
 
     #[test]
     fn the_bus_has_an_end() {
-        let mut root = RootComplex::new();
-        for _ in 1..SLOTS {
-            root.add(Arc::new(HostBridge::new())).unwrap();
+        let root = RootComplex::new();
+        for slot in 1..SLOTS {
+            assert_eq!(root.free_slot(), Ok(slot));
+            root.put(slot, Arc::new(HostBridge::new()));
         }
-        assert_eq!(root.add(Arc::new(HostBridge::new())), Err(Full));
+        assert_eq!(root.free_slot(), Err(Full));
+    }
+
+    #[test]
+    fn an_empty_slot_reads_as_ones_until_it_is_filled_again() {
+        let root = RootComplex::new();
+        let third = |root: &RootComplex| {
+            let mut data = [0; 4];
+            root.read(3 << 15, &mut data);
+            u32::from_le_bytes(data)
+        };
+        for slot in 1..5 {
+            root.put(slot, Arc::new(HostBridge::new()));
+        }
+        assert_eq!(third(&root), 0x0008_1b36);
+        assert!(root.take(3).is_some() && root.take(3).is_none() && root.take(99).is_none());
+        assert_eq!(third(&root), u32::MAX);
+        assert_eq!(root.free_slot(), Ok(3));
+        root.put(3, Arc::new(HostBridge::new()));
+        assert_eq!(third(&root), 0x0008_1b36);
     }
 }

@@ -94,6 +94,16 @@ impl Vector {
         Ok(())
     }
 
+    /// Gives its GSI up, for good. Where KVM does not let go of its event it stays reserved, since
+    /// another vector's route would get that event's signals.
+    pub fn release(&mut self, delivery: &dyn Delivery) {
+        if self.silence(delivery).is_ok()
+            && let Some(gsi) = self.gsi.take()
+        {
+            delivery.release(gsi);
+        }
+    }
+
     /// The source is silent: what is pending is forgotten.
     pub fn forget(&mut self) {
         self.attached = false;
@@ -134,6 +144,8 @@ pub mod record {
         Connect(u32),
         /// It does no more.
         Disconnect(u32),
+        /// It is given up.
+        Release(u32),
         /// The source signals these: first and how many.
         Attach(u16, usize),
         /// It signals none.
@@ -179,6 +191,9 @@ pub mod record {
         fn disconnect(&self, gsi: Gsi, _: &EventFd) -> Result<()> {
             self.note(Call::Disconnect(gsi.0));
             Ok(())
+        }
+        fn release(&self, gsi: Gsi) {
+            self.note(Call::Release(gsi.0));
         }
     }
 

@@ -1,12 +1,14 @@
 //! A passed-through PCI function.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 
 use vfio_bindings::bindings::vfio::{
     VFIO_PCI_CONFIG_REGION_INDEX, VFIO_PCI_INTX_IRQ_INDEX, VFIO_PCI_MSI_IRQ_INDEX,
     VFIO_PCI_MSIX_IRQ_INDEX,
 };
+
+use vmm_sys_util::eventfd::EventFd;
 
 use super::dma::{IoSpace, failed};
 use super::filter::{Filter, MsixLayout, effective_command};
@@ -40,16 +42,17 @@ pub struct Surroundings<'a> {
     pub interrupts: &'a Arc<dyn Delivery>,
     /// Where its interrupt line goes.
     pub lines: &'a Arc<dyn Lines>,
+    /// Where its BARs may decode.
+    pub windows: &'a Windows,
     /// Opens when the device can reach guest memory.
     pub pinned: &'a Arc<Latch>,
     /// The slot it is going to have.
     pub slot: usize,
-    /// Where its BARs go at start.
-    pub allocator: &'a mut Allocator,
 }
 
 /// A VFIO device as a function on the guest's bus.
 pub struct VfioFunction {
+    address: String,
     warnings: Arc<Warnings>,
     device: Arc<Device>,
     config: RegionInfo,
@@ -69,6 +72,8 @@ struct State {
     line: Option<Intx<Arc<Device>>>,
     /// The guest has enabled these.
     messages: Messages,
+    /// It is taken away.
+    gone: bool,
 }
 
 /// Kinds of messages that a guest has enabled; while there is one, the line is silent.
@@ -93,7 +98,7 @@ impl VfioFunction {
         space: Arc<IoSpace>,
         device: Device,
         spec: &spec::VfioDevice,
-        surroundings: &mut Surroundings<'_>,
+        surroundings: &Surroundings<'_>,
     ) -> Result<Self> {
         let address = spec.address.clone();
         let unfit = |reason: String| Error::Unfit { device: address.clone(), reason };
@@ -205,12 +210,12 @@ impl VfioFunction {
             )?;
             regions.insert(index, region);
         }
-        surroundings.allocator.place(&mut bars).map_err(unfit)?;
-        let windows = surroundings.allocator.windows().clone();
+        let windows = surroundings.windows.clone();
         let messages = Messages::default();
-        let state = Mutex::new(State { filter, bars, msi, line, messages });
+        let state = Mutex::new(State { filter, bars, msi, line, messages, gone: false });
         let pinned = surroundings.pinned.clone();
         Ok(VfioFunction {
+            address,
             warnings,
             device,
             config,
@@ -221,6 +226,55 @@ impl VfioFunction {
             pinned,
             _space: space,
         })
+    }
+
+    /// Its address on the host.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Gives its BARs places, as firmware would at start. Without, they have none until the guest
+    /// gives them some.
+    ///
+    /// # Errors
+    /// [`Error::Unfit`] where the guest's PCI window is full.
+    pub fn place(&self, allocator: &mut Allocator) -> Result<()> {
+        let mut state = crate::lock(&self.state);
+        let placed = allocator.place(&mut state.bars);
+        placed.map_err(|reason| Error::Unfit { device: self.address.clone(), reason })
+    }
+
+    /// Takes it from the guest: its BARs first, then its interrupts, each cut off before the device is
+    /// silenced. It must be off its bus; what the guest still does with it fails as if nothing were
+    /// there.
+    pub fn shut_down(&self) {
+        let mut state = crate::lock(&self.state);
+        let state = &mut *state;
+        state.gone = true;
+        self.update_bars(state, 0);
+        if let Some(msix) = &self.msix {
+            crate::lock(msix).set_control(0);
+        }
+        // Turned off as it goes, as is the line.
+        state.msi = None;
+        if let Some(mut line) = state.line.take() {
+            self.warn(line.turn_off());
+        }
+    }
+
+    /// Has the kernel signal `event` for the notice with this index. False where it has none such.
+    pub fn notify(&self, index: u32, event: &EventFd) -> bool {
+        let described = self.device.interrupt(index);
+        if !described.is_ok_and(|info| info.count > 0) {
+            return false;
+        }
+        let enabled = self.device.enable_interrupts(index, 0, &[Some(event)]);
+        enabled.inspect_err(|error| self.warnings.say(error)).is_ok()
+    }
+
+    /// The device, for as long as it is open, and no longer.
+    pub fn device(&self) -> Weak<Device> {
+        Arc::downgrade(&self.device)
     }
 
     /// The command register as far as it decides where BARs decode, as it would be after a write
@@ -315,6 +369,9 @@ impl VfioFunction {
 impl PciFunction for VfioFunction {
     fn read_config(&self, offset: usize, data: &mut [u8]) {
         let state = crate::lock(&self.state);
+        if state.gone {
+            return data.fill(0xff);
+        }
         data.fill(0);
         let there = (offset + data.len()) as u64 <= self.config.size;
         if there
@@ -336,6 +393,9 @@ impl PciFunction for VfioFunction {
         }
         let mut state = crate::lock(&self.state);
         let state = &mut *state;
+        if state.gone {
+            return;
+        }
         let decides = |at: usize| touches(offset, data.len(), at..at + 2);
         let decoding =
             decides(register::COMMAND) || state.filter.power_control().is_some_and(decides);

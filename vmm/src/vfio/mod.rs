@@ -14,7 +14,8 @@
 //! [`sys`] is the system interface, one safe method an ioctl; [`arrival`] sets out on both branches;
 //! [`dma`] is the address space, by either of the kernel's interfaces; [`filter`] decides what of the
 //! configuration space a guest sees; [`region`] shows BARs to the guest; [`vectors`] and [`intx`] tie
-//! interrupts to events; [`device`] is the PCI function made of these.
+//! interrupts to events; [`notices`] hears what the host says of a device; [`device`] is the PCI
+//! function made of these.
 
 pub mod arrival;
 pub mod device;
@@ -22,6 +23,7 @@ pub mod device;
 pub mod dma;
 pub mod filter;
 pub mod intx;
+pub mod notices;
 #[allow(unsafe_code)]
 pub mod region;
 #[allow(unsafe_code)]

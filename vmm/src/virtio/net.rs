@@ -73,13 +73,14 @@ impl Net {
     ///
     /// # Errors
     /// Where they cannot be watched.
-    pub fn listen(self: &Arc<Self>, events: &mut EventLoop) -> Result<()> {
+    pub fn listen(self: &Arc<Self>, events: &EventLoop) -> Result<()> {
         for (token, kick) in self.kicks.iter().enumerate() {
             events.add(borrow(kick), Trigger::Level, self.clone(), token as u32)?;
         }
         // Frames stay in the TAP while the guest has no buffers for them: edge-triggered, or they
         // would keep the loop awake.
-        events.add(self.tap.as_fd(), Trigger::Edge, self.clone(), TOKEN_TAP)
+        events.add(self.tap.as_fd(), Trigger::Edge, self.clone(), TOKEN_TAP)?;
+        Ok(())
     }
 
     fn receive(&self) {

@@ -145,25 +145,39 @@ impl IoSpace {
         inherited: &mut Inherited,
     ) -> Result<(Arc<Self>, Vec<Arrival>)> {
         let kvm = KvmFiles::new(vm)?;
-        // Kept until the devices have come: a group that nobody is in goes.
-        let mut groups = Vec::new();
         let mapper: Box<dyn DmaMapper> = match &spec.iommu {
-            spec::Iommu::Type1 { container, groups: named } => {
+            spec::Iommu::Type1 { container, .. } => {
                 let container = inherited.take(*container, "the VFIO container")?;
-                let mapper = type1::Type1::new(container, kvm)?;
-                for group in named {
-                    let name = format!("IOMMU group {}", group.number);
-                    let file = inherited.take(group.descriptor, &name)?;
-                    let file = DeviceFile::Group { number: group.number, file };
-                    groups.push(mapper.admit(file)?);
-                }
-                Box::new(mapper)
+                Box::new(type1::Type1::new(container, kvm)?)
             }
             spec::Iommu::Iommufd { descriptor } => {
                 let file = inherited.take(*descriptor, "the iommufd")?;
                 Box::new(iommufd::Iommufd::new(file, kvm)?)
             }
         };
+        let peer_to_peer = spec.peer_to_peer;
+        let space = IoSpace { mapper, peer_to_peer, mapped: Mutex::default() };
+        let arrivals = space.admit(spec, inherited)?;
+        Ok((Arc::new(space), arrivals))
+    }
+
+    /// Lets in the devices of `spec`, in their order; its container or iommufd is of no use here.
+    ///
+    /// # Errors
+    /// [`Error::Vfio`] naming what failed.
+    pub fn admit(&self, spec: &spec::Vfio, inherited: &mut Inherited) -> Result<Vec<Arrival>> {
+        // Kept until the devices have come: a group that nobody is in goes.
+        let mut groups = Vec::new();
+        if let spec::Iommu::Type1 { groups: named, .. } = &spec.iommu {
+            for group in named {
+                let number = group.number;
+                let name = format!("IOMMU group {number}");
+                groups.push(self.mapper.admit(match group.descriptor {
+                    Some(file) => DeviceFile::Group { number, file: inherited.take(file, &name)? },
+                    None => DeviceFile::SameGroup(number),
+                })?);
+            }
+        }
         let arrival = |device: &spec::VfioDevice| {
             let address = device.address.clone();
             let entrance = match device.from {
@@ -172,14 +186,12 @@ impl IoSpace {
                 }),
                 spec::DeviceSource::Cdev(descriptor) => {
                     let file = inherited.take(descriptor, &address)?;
-                    mapper.admit(DeviceFile::Cdev { address: address.clone(), file })
+                    self.mapper.admit(DeviceFile::Cdev { address: address.clone(), file })
                 }
             };
             Ok(Arrival { entrance: entrance?, address })
         };
-        let arrivals = spec.devices.iter().map(arrival).collect::<Result<_>>()?;
-        let peer_to_peer = spec.peer_to_peer;
-        Ok((Arc::new(IoSpace { mapper, peer_to_peer, mapped: Mutex::default() }), arrivals))
+        spec.devices.iter().map(arrival).collect()
     }
 
     /// The address space itself.

@@ -57,6 +57,7 @@ impl Delivery for Nowhere {
     fn disconnect(&self, _: Gsi, _: &EventFd) -> Result<()> {
         Ok(())
     }
+    fn release(&self, _: Gsi) {}
 }
 
 /// A card, what is at the other end of its wire, and its driver.

@@ -1,0 +1,111 @@
+//! What devices are attached to: buses, memory slots, interrupts and the PCI bus, as long as the
+//! machine lives. Devices come here at the start and, by [`super::hotplug`], while the guest runs.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::machine::event_loop::EventLoop;
+use crate::machine::interrupts::{Delivery, Lines};
+use crate::machine::latch::Latch;
+use crate::machine::memory::{GuestMemory, Slots};
+use crate::machine::vcpu::Buses;
+use crate::pci::bar::{Allocator, Windows};
+use crate::pci::root::{Full, RootComplex};
+use crate::spec::{VfioDevice, VirtioNet};
+use crate::vfio::device::{Surroundings, VfioFunction};
+use crate::vfio::dma::IoSpace;
+use crate::vfio::sys::Device;
+use crate::virtio::net::Net;
+use crate::virtio::transport::{self, Doorbells, VirtioFunction};
+
+/// The machine as devices see it.
+pub struct Board {
+    /// Numbers of KVM's memory slots.
+    pub slots: Arc<Slots>,
+    /// Guest RAM.
+    pub memory: GuestMemory,
+    /// Where accesses of vCPUs go.
+    pub buses: Buses,
+    /// Where message-signalled interrupts go.
+    pub interrupts: Arc<dyn Delivery>,
+    /// Where interrupt lines go.
+    pub lines: Arc<dyn Lines>,
+    /// Notifications that need no exit.
+    pub doorbells: Arc<dyn Doorbells>,
+    /// The PCI bus.
+    pub root: Arc<RootComplex>,
+    /// Where BARs may decode.
+    pub windows: Windows,
+    /// Who waits for events.
+    pub events: Arc<EventLoop>,
+}
+
+/// A passed-through function on the bus.
+pub struct Present {
+    /// Where.
+    pub slot: usize,
+    /// What.
+    pub function: Arc<VfioFunction>,
+}
+
+impl Board {
+    /// Puts an opened device on the bus. Its BARs have no place yet; it reaches memory once `pinned`
+    /// opens.
+    ///
+    /// # Errors
+    /// The device's, or that the bus is full.
+    pub fn add_passed(
+        &self,
+        space: &Arc<IoSpace>,
+        pinned: &Arc<Latch>,
+        device: Device,
+        description: &VfioDevice,
+        placed: impl FnOnce(&VfioFunction) -> Result<()>,
+    ) -> Result<Present> {
+        let slot = self.root.free_slot().map_err(full)?;
+        let surroundings = Surroundings {
+            slots: &self.slots,
+            bus: &self.buses.memory,
+            ports: &self.buses.ports,
+            interrupts: &self.interrupts,
+            lines: &self.lines,
+            windows: &self.windows,
+            pinned,
+            slot,
+        };
+        let function = VfioFunction::new(space.clone(), device, description, &surroundings)?;
+        placed(&function)?;
+        let function = Arc::new(function);
+        self.root.put(slot, function.clone());
+        Ok(Present { slot, function })
+    }
+
+    /// Puts a virtio network card over `tap` on the bus.
+    ///
+    /// # Errors
+    /// The device's, or that the bus or its window is full.
+    pub fn add_network(
+        &self,
+        tap: OwnedFd,
+        network: &VirtioNet,
+        allocator: &mut Allocator,
+    ) -> Result<()> {
+        let slot = self.root.free_slot().map_err(full)?;
+        let net = Arc::new(Net::new(tap, network)?);
+        net.listen(&self.events)?;
+        let surroundings = transport::Surroundings {
+            doorbells: &self.doorbells,
+            bus: &self.buses.memory,
+            interrupts: &self.interrupts,
+            allocator,
+            memory: &self.memory,
+        };
+        self.root.put(slot, Arc::new(VirtioFunction::new(net, surroundings)?));
+        Ok(())
+    }
+}
+
+fn full(_: Full) -> Error {
+    Error::Spec("more devices than the guest's PCI bus has slots".into())
+}
