@@ -267,8 +267,8 @@ impl Choice {
 pub struct Device {
     /// The network or device of the guest that claims it.
     pub claim: String,
-    /// The pool it comes from.
-    pub pool: String,
+    /// The pool it comes from; none where it was named by a person.
+    pub pool: Option<String>,
     /// Where it sits.
     pub address: PciAddress,
     /// Which VF it is, where it is one.
@@ -283,7 +283,7 @@ impl Choice {
         let device = |(claim, given): (&str, &Given)| {
             Some(Device {
                 claim: claim.to_owned(),
-                pool: given.pool.clone(),
+                pool: Some(given.pool.clone()),
                 address: given.address?,
                 vf: given.vf,
                 group: given.group?,
@@ -331,6 +331,14 @@ pub fn claims(guest: &Guest) -> impl Iterator<Item = Asked<'_>> {
         let policies::GuestDevice { name, claim, .. } = device;
         Asked { name, claim, network: false }
     }))
+}
+
+/// `guest` as if all it asked for were one device of `pool`: for a device that it gets while it runs.
+pub fn asking_for(guest: &Guest, pool: &str) -> Guest {
+    let claim = Claim { pool: pool.to_owned(), numa: policies::NumaChoice::default() };
+    let device =
+        policies::GuestDevice { name: format!("a device of {pool}"), claim, optional: false };
+    Guest { networks: Vec::new(), devices: vec![device], ..guest.clone() }
 }
 
 /// Chooses for every claim of `guest`, on the host as it is.

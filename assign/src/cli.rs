@@ -13,10 +13,12 @@ use clap::{Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand, Va
 use crate::failure::Failure;
 
 mod apply;
+mod attach;
 mod bind;
 mod completions;
 mod confirm;
 mod context;
+mod detach;
 mod device;
 pub mod devices;
 mod diff;
@@ -147,6 +149,10 @@ enum Verb {
     Status(status::Status),
     /// Start a guest; its console is this terminal.
     Run(run::Run),
+    /// Give a running guest devices.
+    Attach(attach::Attach),
+    /// Take a device from a running guest, which is asked first.
+    Detach(detach::Detach),
     /// Print the completion script of a shell; it completes devices too.
     Completions(completions::Completions),
     /// Write the manual pages, one for each command.
@@ -229,7 +235,9 @@ impl Verb {
             | Verb::Apply(_)
             | Verb::Remove(_)
             | Verb::Recover(_)
-            | Verb::Run(_) => Wants::Host,
+            | Verb::Run(_)
+            | Verb::Attach(_)
+            | Verb::Detach(_) => Wants::Host,
         }
     }
 
@@ -255,6 +263,8 @@ impl Verb {
             Verb::Recover(verb) => verb.run(context),
             Verb::Status(verb) => verb.run(context),
             Verb::Run(verb) => verb.run(context),
+            Verb::Attach(verb) => verb.run(context),
+            Verb::Detach(verb) => verb.run(context),
             Verb::Completions(verb) => verb.run(context),
             Verb::Man(verb) => verb.run(context),
             Verb::Complete(verb) => verb.run(context),

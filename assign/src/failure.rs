@@ -3,14 +3,14 @@
 
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use sriov::isolation::NotViable;
 use sriov::{ChangeError, Class};
 
 use crate::apply::Undoing;
 
 /// A command that failed, or refused.
-#[derive(Debug, Clone, Serialize, thiserror::Error)]
+#[derive(Debug, Clone, Serialize, Deserialize, thiserror::Error)]
 pub struct Failure {
     /// What the caller has to do next, which is the exit code.
     pub class: Class,
@@ -23,15 +23,15 @@ pub struct Failure {
     /// What to do about it: a sentence.
     pub remedy: Option<String>,
     /// Errors in documents, each with its place.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", skip_deserializing)]
     pub documents: Option<policies::Errors>,
     /// The steps that were taken back because of it, last first, each with how that went.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", skip_deserializing)]
     pub taken_back: Option<Box<Undoing>>,
 }
 
 /// Why, for programs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Reason {
     /// The host did, or does, not allow it.
@@ -41,7 +41,7 @@ pub enum Reason {
 }
 
 /// Reasons that are not the host's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum OwnReason {
     /// The command line cannot be meant.
@@ -80,6 +80,12 @@ pub enum OwnReason {
     NotReset,
     /// A guest of this name runs already.
     GuestRuns,
+    /// No guest of this name runs.
+    NoSuchGuest,
+    /// The guest does not have the device.
+    NotWithGuest,
+    /// The device is not bound to a driver that gives it to guests.
+    NotBound,
     /// Another command is changing the host.
     Locked,
     /// The state cannot be read or written.

@@ -34,22 +34,25 @@ mod error;
 mod handles;
 mod kernel;
 mod lease;
+mod link;
 mod numa;
 mod process;
+mod serve;
 mod session;
-
 mod spec;
+mod supervisor;
 mod tap;
 mod vfio;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::thread;
 
 use policies::{Guest, Isolation};
 use rustix::pipe::PipeFlags;
 use sriov::{HostRoot, HostSnapshot, PciAddress};
-use vmm::spec::StopReason;
+use vmm::spec::{GuestEvent, StopReason};
 
 use self::console::Console;
 use self::handles::BootFiles;
@@ -58,14 +61,21 @@ use self::numa::Node;
 use self::process::Vmm;
 use self::session::Ending;
 use self::spec::Parts;
+use self::supervisor::Supervisor;
 pub use self::vfio::Interface;
-use self::vfio::{NotOpened, VfioFiles};
-use crate::apply::leases;
+use self::vfio::{Has, NotOpened, VfioFiles};
+use crate::apply::leases::{self, Used};
 use crate::choose::{self, ByForce, Choice, Device, Offer, Previous, World};
+use crate::control::{Detached, Place};
 use crate::failure::{Failure, OwnReason};
 use crate::plan::mac::Macs;
 use crate::signals::Signals;
 use crate::state::State;
+
+/// Whether the terminal is a guest's console now, and a line's end does not begin the next.
+pub fn has_raw_terminal() -> bool {
+    console::takes_terminal()
+}
 
 /// Other launchers that may take the chosen VF before we do, until we give up.
 const MOST_RACES: usize = 64;
@@ -81,9 +91,9 @@ pub struct Launch<'a> {
     /// Pools that it may claim from.
     pub offers: &'a [Offer],
     /// Is asked before a device is taken that the host uses.
-    pub confirm: &'a dyn Fn(PciAddress, &ByForce) -> Result<(), Failure>,
-    /// Is told what happens, for people or programs to read.
-    pub tell: &'a dyn Fn(Told<'_>),
+    pub confirm: &'a (dyn Fn(PciAddress, &ByForce) -> Result<(), Failure> + Sync),
+    /// Is told what happens, for people or programs to read, from whatever thread notices.
+    pub tell: &'a (dyn Fn(Told<'_>) + Sync),
 }
 
 /// What happens on the way.
@@ -106,6 +116,16 @@ pub enum Told<'a> {
     NoDevices(&'a str),
     /// The guest rebooted and is started again.
     Rebooting,
+    /// The running guest has these devices now.
+    Attached(&'a [PciAddress]),
+    /// The running guest has a device no more.
+    Detached(&'a Detached),
+    /// The host wants a device back: somebody is taking it from its driver.
+    Wanted(PciAddress),
+    /// A device met an error that it cannot recover from.
+    DeviceError(&'a str),
+    /// Something did not work, and the guest goes on.
+    Trouble(&'a Failure),
 }
 
 /// How a guest ended that did what it was to do.
@@ -124,9 +144,24 @@ type Reasons = BTreeMap<PciAddress, String>;
 struct Connected<'a> {
     choice: Choice,
     devices: Vec<Device>,
+    /// By which interface it has devices, once it has any: as long as its process lives.
+    interface: Option<Interface>,
     /// Dropped before the lease: what is open cannot be given back.
     vfio: Option<VfioFiles>,
     lease: Lease<'a>,
+}
+
+impl Connected<'_> {
+    /// The groups of which the guest has a device.
+    fn groups(&self) -> BTreeSet<u32> {
+        self.devices.iter().map(|device| device.group).collect()
+    }
+
+    /// Ends the leases on devices of groups that the guest has no more.
+    fn give_back_unused(&mut self, used: Used) -> Result<Vec<String>, Failure> {
+        let groups = self.groups();
+        self.lease.give_back_others(&groups, used)
+    }
 }
 
 impl Launch<'_> {
@@ -139,13 +174,14 @@ impl Launch<'_> {
         let boot = BootFiles::open(self.guest)?;
         let kvm = handles::open_kvm(self.root)?;
         lease::check_name(self.state, self.root, &self.guest.name)?;
+        let place = Place::take(self.root, &self.guest.name)?;
         leases::tidy(self.root, self.state)?;
         let boot = self.take_out(boot);
         // From here on, being asked to end means to end in order.
         let signals = Signals::hold().map_err(|error| self.system("hold signals back", &error))?;
         let mut failed = BTreeMap::new();
         let mut connected = self.connect(&mut failed)?;
-        let mut ending = self.live(&mut connected, boot, kvm, &signals)?;
+        let mut ending = self.live(&place, &mut connected, boot, kvm, &signals)?;
         loop {
             match &ending {
                 Ending::Guest(StopReason::Reboot) => (self.tell)(Told::Rebooting),
@@ -161,7 +197,7 @@ impl Launch<'_> {
             let boot = self.take_out(BootFiles::open(self.guest)?);
             let kvm = handles::open_kvm(self.root)?;
             connected = self.connect_again(connected, &mut failed)?;
-            ending = self.live(&mut connected, boot, kvm, &signals)?;
+            ending = self.live(&place, &mut connected, boot, kvm, &signals)?;
         }
         connected.lease.release()?;
         match ending {
@@ -231,7 +267,7 @@ impl Launch<'_> {
                     self.state.remember_choices(&self.remembered(host, &devices))?;
                     let iommu = vfio.as_ref().map(VfioFiles::interface);
                     (self.tell)(Told::Connected { choice: &choice, iommu });
-                    return Ok(Connected { choice, devices, lease, vfio });
+                    return Ok(Connected { choice, devices, lease, interface: iommu, vfio });
                 }
                 // Each round excludes one more device, so the rounds end.
                 Err(NotOpened { address, cause }) => {
@@ -259,16 +295,23 @@ impl Launch<'_> {
             return self.connect(failed);
         }
         let vfio = self.open(&devices).map_err(|error| error::not_opened(self.guest, &error))?;
-        Ok(Connected { choice, devices, lease, vfio })
+        let interface = vfio.as_ref().map(VfioFiles::interface);
+        Ok(Connected { choice, devices, lease, interface, vfio })
     }
 
     /// Opens the VFIO files of devices, as the policies of their pools say.
     fn open(&self, devices: &[Device]) -> Result<Option<VfioFiles>, NotOpened> {
+        self.open_more(devices, &Has::default())
+    }
+
+    /// The same for a guest that runs.
+    fn open_more(&self, devices: &[Device], has: &Has) -> Result<Option<VfioFiles>, NotOpened> {
         let isolation = |device: &Device| {
-            let offer = self.offers.iter().find(|offer| offer.pool.name == device.pool);
+            let offer =
+                self.offers.iter().find(|offer| Some(&offer.pool.name) == device.pool.as_ref());
             offer.map_or_else(Isolation::default, |offer| offer.isolation)
         };
-        VfioFiles::open(self.root, devices, isolation)
+        VfioFiles::open(self.root, devices, isolation, has)
     }
 
     /// What is not to be tried again: the device among `used` that the VMM names, or else all devices
@@ -295,7 +338,7 @@ impl Launch<'_> {
             Some(Previous {
                 guest: self.guest.name.clone(),
                 claim: device.claim.clone(),
-                pool: device.pool.clone(),
+                pool: device.pool.clone()?,
                 vf: device.vf,
                 address,
                 identity: choose::identity(&macs, host.function(address)?),
@@ -307,6 +350,7 @@ impl Launch<'_> {
     /// One life of the guest, from power-on to its end.
     fn live(
         &self,
+        place: &Place,
         connected: &mut Connected<'_>,
         boot: BootFiles,
         kvm: OwnedFd,
@@ -323,8 +367,18 @@ impl Launch<'_> {
         let (console, console_input) =
             Console::open().map_err(|error| self.system("take the terminal", &error))?;
         let vfio = connected.vfio.take();
-        let parts =
-            Parts { kvm, boot, console_input, console_output, events: events_of_guest, taps, vfio };
+        let (link, control) =
+            link::pair().map_err(|error| self.system("make a pair of sockets", &error))?;
+        let parts = Parts {
+            kvm,
+            boot,
+            console_input,
+            console_output,
+            events: events_of_guest,
+            control,
+            taps,
+            vfio,
+        };
         let program = process::program();
         let node = self.node(&connected.choice);
         let spec = parts.spec(self.guest);
@@ -334,8 +388,35 @@ impl Launch<'_> {
         let vmm = started.map_err(|error| error::vmm(self.guest, &program, &error))?;
         // Where that fails, or the VMM has ended by now, the launcher stays the owner.
         connected.lease.hand_to(vmm.pid()).ok();
-        session::attend(vmm, &console, signals)
+        let supervisor = Supervisor::new(self, connected, &link, vmm.pid());
+        self.attend(place, vmm, &console, signals, &supervisor)
             .map_err(|error| self.system("attend to its process", &error))
+    }
+
+    /// Stays with the running guest, and lets people speak to it.
+    fn attend(
+        &self,
+        place: &Place,
+        vmm: Vmm,
+        console: &Console,
+        signals: &Signals,
+        supervisor: &Supervisor<'_, '_, '_>,
+    ) -> io::Result<Ending> {
+        let listener = serve::listen(place)?;
+        let ending = thread::scope(|scope| {
+            serve::serve(scope, &listener, supervisor)?;
+            let hear = |event: GuestEvent| {
+                if supervisor.hear(&event) {
+                    scope.spawn(move || supervisor.attend_to(&event));
+                }
+            };
+            let ending = session::attend(vmm, console, signals, hear);
+            supervisor.end();
+            serve::stop(place);
+            ending
+        });
+        // The next life of the guest makes its own.
+        place.clear().and(ending)
     }
 
     /// The node that the guest's memory is to come from, if this host has it: what its document

@@ -9,13 +9,14 @@
 //! Facts are read in one pass by the crate `sriov`; `plan` decides without touching anything, and
 //! `choose` which device each guest gets; `inputs` is what they are made from;
 //! `apply` makes small journalled steps that it can take back; `state` remembers who has what;
-//! `launch` starts a guest; `doctor` says what is in the way, `drift` what is not as policies say. `cli` has one file per verb.
+//! `launch` starts a guest, to which `control` speaks while it runs; `doctor` says what is in the way, `drift` what is not as policies say. `cli` has one file per verb.
 
 #![deny(unsafe_code)]
 
 pub mod apply;
 pub mod choose;
 pub mod cli;
+pub mod control;
 pub mod doctor;
 pub mod drift;
 pub mod failure;

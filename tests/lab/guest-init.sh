@@ -233,17 +233,42 @@ for interface in $interfaces lo; do
     report "$interface"
 done
 
+# What came since, and what went: devices of a host that gives and takes them while we run.
+come_and_go() {
+    now=$(cat /sys/bus/pci/devices/*/modalias)
+    if [ "$now" != "$aliases" ]; then
+        aliases=$now
+        for alias in $now; do
+            modprobe "$alias" 2>/dev/null
+        done
+    fi
+    for interface in $interfaces; do
+        [ -e "/sys/class/net/$interface" ] || say "$interface: went"
+    done
+    before=$interfaces
+    interfaces=$(ls /sys/class/net | grep -v '^lo$')
+    for interface in $interfaces; do
+        case " $(echo $before) " in *" $interface "*) continue ;; esac
+        at="$(basename "$(readlink -f "/sys/class/net/$interface/device/driver")")"
+        say "$interface: came: $at, mac $(cat "/sys/class/net/$interface/address")"
+        ip link set "$interface" up
+        try "$interface"
+    done
+}
+
 case $verb in
 hold)
+    aliases=$(cat /sys/bus/pci/devices/*/modalias)
     say "holding"
     # Somebody else listens: a read with a time limit would lose a line that comes as it runs out.
     while read -r line; do
         [ "$line" = stop ] && touch /run/stop
     done </dev/console &
     until [ -e /run/stop ]; do
+        come_and_go
         for file in /run/gateway.*; do
             interface=${file##*.}
-            [ -s "$file" ] && ping -c 1 -W 1 -I "$interface" "$(cat "$file")" >/dev/null
+            [ -e "/sys/class/net/$interface" ] && [ -s "$file" ] && ping -c 1 -W 1 -I "$interface" "$(cat "$file")" >/dev/null
         done
         sleep 1
     done

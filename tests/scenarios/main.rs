@@ -11,6 +11,7 @@ mod examples;
 mod fallback;
 mod faults;
 mod host_and_doctor;
+mod hotplug;
 mod iommufd;
 mod leases;
 mod lifecycle;

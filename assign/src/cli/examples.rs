@@ -88,6 +88,14 @@ pub fn of(verb: &str) -> &'static [Example] {
             ("source <(assign completions bash)", "For this shell."),
             ("assign completions fish | source", "The same in fish."),
         ],
+        "attach" => &[
+            ("assign attach web-1 01:10.2", "A device that is bound to vfio-pci."),
+            ("assign attach web-1 --pool lan", "A free device of a pool."),
+        ],
+        "detach" => &[
+            ("assign detach web-1 01:10.2", "Its driver in the guest lets go first."),
+            ("assign detach web-1 01:10.2 --timeout 5 --force", "After 5 s, whatever it does."),
+        ],
         "man" => &[("assign man /usr/local/share/man/man1", "So that `man assign` finds them.")],
         _ => &[],
     }

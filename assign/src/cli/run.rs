@@ -1,17 +1,19 @@
 //! `assign run`: starts a guest, shows its console, and gives its devices back at the end.
 
-use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
 
 use clap::Args;
 use policies::{Documents, Guest};
 use serde::Serialize;
 use sriov::PciAddress;
+use vmm::spec::Departure;
 
 use super::{Context, Files, Format, confirm};
 use crate::choose::{ByForce, Choice, Connection, DeviceChoice, Offer};
+use crate::control::Detached;
 use crate::failure::{Failure, OwnReason};
-use crate::launch::{Ended, Interface, Launch, Told};
+use crate::launch::{self, Ended, Interface, Launch, Told};
 use crate::plan::guests;
 use crate::state::Applied;
 
@@ -46,13 +48,14 @@ impl Run {
         }
         let guest = pick(&documents.guests, self.name.as_deref())?;
         let offers = offers(&documents, &context.state.applied()?);
-        let confirmed = RefCell::new(BTreeSet::new());
+        let confirmed = Mutex::new(BTreeSet::new());
         let confirm = |device: PciAddress, by_force: &ByForce| {
             // Once, and not again where the guest starts anew with other devices beside it.
-            if !confirmed.borrow().contains(&device) {
+            let mut confirmed = confirmed.lock().unwrap_or_else(PoisonError::into_inner);
+            if !confirmed.contains(&device) {
                 let what = format!("take it from the host for {}, {by_force}", guest.name);
                 confirm::ask(context, &device.to_string(), &what)?;
-                confirmed.borrow_mut().insert(device);
+                confirmed.insert(device);
             }
             Ok(())
         };
@@ -76,7 +79,70 @@ impl Run {
     }
 }
 
+/// What happens to a running guest, for a program, beside [`Decided`].
+#[derive(Debug, Serialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+enum Happened<'a> {
+    Attached {
+        guest: &'a str,
+        devices: &'a [PciAddress],
+    },
+    Detached {
+        guest: &'a str,
+        #[serde(flatten)]
+        detached: &'a Detached,
+    },
+    Wanted {
+        guest: &'a str,
+        device: PciAddress,
+    },
+    DeviceError {
+        guest: &'a str,
+        device: &'a str,
+    },
+    Trouble {
+        guest: &'a str,
+        error: &'a Failure,
+    },
+    NoDevices {
+        guest: &'a str,
+        because: &'a str,
+    },
+    Rebooting {
+        guest: &'a str,
+    },
+}
+
+fn happened<'a>(guest: &'a str, told: &'a Told<'_>) -> Option<Happened<'a>> {
+    Some(match told {
+        Told::Attached(devices) => Happened::Attached { guest, devices },
+        Told::Detached(detached) => Happened::Detached { guest, detached },
+        Told::Wanted(device) => Happened::Wanted { guest, device: *device },
+        Told::DeviceError(device) => Happened::DeviceError { guest, device },
+        Told::Trouble(error) => Happened::Trouble { guest, error },
+        Told::NoDevices(because) => Happened::NoDevices { guest, because },
+        Told::Rebooting => Happened::Rebooting { guest },
+        Told::Connected { .. } | Told::Memory(_) | Told::Packed(_) | Told::Console => return None,
+    })
+}
+
+/// A line for people, on the terminal that may be the guest's console, and then does not begin a line
+/// by itself.
+fn say(line: &str) {
+    let end = if launch::has_raw_terminal() { "\r\n" } else { "\n" };
+    anstream::eprint!("{line}{end}");
+}
+
 fn tell(guest: &str, format: Format, told: &Told<'_>) {
+    if format == Format::Json
+        && let Some(happened) = happened(guest, told)
+    {
+        // Plain data always serializes.
+        if let Ok(text) = serde_json::to_string(&happened) {
+            say(&text);
+        }
+        return;
+    }
     match (told, format) {
         (Told::Connected { choice, iommu }, Format::Json) => {
             // Plain data always serializes.
@@ -103,11 +169,27 @@ fn tell(guest: &str, format: Format, told: &Told<'_>) {
         (Told::NoDevices(cause), _) => {
             anstream::eprintln!("assign: {guest}: starting again without: {cause}");
         }
-        (_, Format::Json) => {}
+        (Told::Console, Format::Json) => {}
         (Told::Console, _) => {
             anstream::eprintln!("console of {guest}; Ctrl-] leaves it and stops the guest");
         }
         (Told::Rebooting, _) => anstream::eprintln!("{guest}: rebooted, starting again"),
+        (Told::Attached(devices), _) => {
+            devices.iter().for_each(|device| say(&format!("{guest}: has {device} now")));
+        }
+        (Told::Detached(Detached { device, by, notes }), _) => {
+            let how = match by {
+                Departure::Guest => "has let go of",
+                Departure::Forced => "had to give up",
+            };
+            say(&format!("{guest}: {how} {device}"));
+            notes.iter().for_each(|note| say(&format!("assign: {note}")));
+        }
+        (Told::Wanted(device), _) => say(&format!("{guest}: the host wants {device} back")),
+        (Told::DeviceError(device), _) => {
+            say(&format!("{guest}: {device} met an error that it cannot recover from"));
+        }
+        (Told::Trouble(failure), _) => say(&format!("assign: {failure}")),
     }
 }
 

@@ -46,6 +46,14 @@ pub fn unconnected(guest: &Guest, unconnected: &Unconnected) -> Failure {
     failure.with_remedy(remedy)
 }
 
+/// A running guest gets no device of a pool.
+pub fn none_to_attach(guest: &Guest, unconnected: &Unconnected) -> Failure {
+    let mut failure = self::unconnected(guest, unconnected);
+    failure.message = format!("cannot have {}: {}", unconnected.claim, unconnected.because);
+    failure.remedy = None;
+    failure.with_remedy("It runs on as it is.")
+}
+
 /// The files of a VF could not be opened when the guest was to start again.
 pub fn not_opened(guest: &Guest, error: &NotOpened) -> Failure {
     let message = format!("cannot be opened for {}: {}", guest.name, error.cause);

@@ -7,7 +7,7 @@
 //! A device of a pool with `driver: host` is the host's until here and again afterwards: it is lent
 //! (see [`crate::apply::leases`]).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use policies::Driver;
 use sriov::isolation::{self, is_vfio_driver};
@@ -59,9 +59,9 @@ pub struct Lease<'a> {
 
 /// What came of taking a guest's devices.
 #[derive(Debug)]
-pub enum Taken<'a> {
+pub enum Taken<T> {
     /// They are the guest's.
-    All(Lease<'a>),
+    All(T),
     /// Somebody was faster with one of them.
     TooLate,
     /// This one cannot be had, for this reason; another one may.
@@ -81,37 +81,59 @@ impl<'a> Lease<'a> {
         host: &HostSnapshot,
         offers: &[Offer],
         devices: &[Device],
-    ) -> Result<Taken<'a>, Failure> {
+    ) -> Result<Taken<Lease<'a>>, Failure> {
         let launcher = leases::this_process(root, guest)?;
-        let loan = |device| loan(host, offers, device);
-        let entry = |device: &Device| state::Lease {
-            vf: device.vf,
-            pool: Some(device.pool.clone()),
-            group: Some(device.group),
-            loan: loan(device.address),
-            ..state::Lease::new(root, device.address, guest, launcher)
-        };
-        let mut entries: Vec<state::Lease> = devices.iter().map(entry).collect();
-        let mates = mates(host, devices);
-        entries.extend(mates.into_iter().map(|mate| state::Lease {
-            vf: mate.vf_of,
-            group: mate.iommu_group,
-            loan: loan(mate.address),
-            ..state::Lease::new(root, mate.address, guest, launcher)
-        }));
-        let held = entries.iter().map(|entry| entry.device).collect();
-        if !entries.is_empty() {
-            match leases::take(root, state, &entries) {
-                Ok(()) => leases::note_availability(root, state, Some(host)),
-                Err(NotTaken::Device(device, failure)) => return Ok(Taken::Not(device, failure)),
-                Err(NotTaken::Failed(failure)) => match failure.reason {
-                    Reason::Own(OwnReason::Leased) => return Ok(Taken::TooLate),
-                    _ => return Err(failure),
-                },
+        let entries = entries(root, host, offers, guest, devices, launcher);
+        Ok(match take(root, state, host, &entries)? {
+            Taken::All(()) => {
+                let held = entries.iter().map(|entry| entry.device).collect();
+                let used = Used::No;
+                Taken::All(Lease { state, root, launcher, owner: launcher, held, used })
             }
+            Taken::TooLate => Taken::TooLate,
+            Taken::Not(device, failure) => Taken::Not(device, failure),
+        })
+    }
+
+    /// Leases `devices` to the guest as well, which runs; those that it holds already stay as they are.
+    ///
+    /// # Errors
+    /// Why the state cannot be written; nothing more is leased then.
+    pub fn take_more(
+        &mut self,
+        guest: &str,
+        host: &HostSnapshot,
+        offers: &[Offer],
+        devices: &[Device],
+    ) -> Result<Taken<()>, Failure> {
+        let mut entries = entries(self.root, host, offers, guest, devices, self.owner);
+        entries.retain(|entry| !self.held.contains(&entry.device));
+        let taken = take(self.root, self.state, host, &entries)?;
+        if let Taken::All(()) = taken {
+            self.held.extend(entries.iter().map(|entry| entry.device));
         }
-        let used = Used::No;
-        Ok(Taken::All(Lease { state, root, launcher, owner: launcher, held, used }))
+        Ok(taken)
+    }
+
+    /// Gives back those of the devices it holds that are of none of these groups. Nobody has them open
+    /// any more. Tells what a person should know.
+    ///
+    /// # Errors
+    /// Why one could not be given back; it stays.
+    pub fn give_back_others(
+        &mut self,
+        groups: &BTreeSet<u32>,
+        used: Used,
+    ) -> Result<Vec<String>, Failure> {
+        let ours = self.state.leases_ever()?.into_iter().filter(|lease| {
+            self.held.contains(&lease.device) && [self.launcher, self.owner].contains(&lease.owner)
+        });
+        let unused = ours.filter(|lease| lease.group.is_none_or(|group| !groups.contains(&group)));
+        let devices: Vec<PciAddress> = unused.map(|lease| lease.device).collect();
+        let owners = [self.launcher, self.owner];
+        let notes = leases::release(self.root, self.state, &devices, owners, used)?;
+        self.held.retain(|device| !devices.contains(device));
+        Ok(notes)
     }
 
     /// The guest's process runs: it is the owner from now on.
@@ -167,6 +189,53 @@ impl Drop for Lease<'_> {
         // this process has ended, and the next command returns it.
         self.end().ok();
     }
+}
+
+/// Takes what these entries say: all of it or nothing.
+fn take(
+    root: &HostRoot,
+    state: &State,
+    host: &HostSnapshot,
+    entries: &[state::Lease],
+) -> Result<Taken<()>, Failure> {
+    if entries.is_empty() {
+        return Ok(Taken::All(()));
+    }
+    match leases::take(root, state, entries) {
+        Ok(()) => {
+            leases::note_availability(root, state, Some(host));
+            Ok(Taken::All(()))
+        }
+        Err(NotTaken::Device(device, failure)) => Ok(Taken::Not(device, failure)),
+        Err(NotTaken::Failed(failure)) => match failure.reason {
+            Reason::Own(OwnReason::Leased) => Ok(Taken::TooLate),
+            _ => Err(failure),
+        },
+    }
+}
+
+/// An entry for each of `devices`, and for what else the host lends with them.
+fn entries(
+    root: &HostRoot,
+    host: &HostSnapshot,
+    offers: &[Offer],
+    guest: &str,
+    devices: &[Device],
+    owner: Owner,
+) -> Vec<state::Lease> {
+    let entry = |device, vf, group, pool: Option<&String>| state::Lease {
+        vf,
+        group,
+        pool: pool.cloned(),
+        loan: loan(host, offers, device),
+        ..state::Lease::new(root, device, guest, owner)
+    };
+    let chosen = devices.iter();
+    let chosen = chosen.map(|one| entry(one.address, one.vf, Some(one.group), one.pool.as_ref()));
+    let mates = mates(host, devices).into_iter();
+    chosen
+        .chain(mates.map(|mate| entry(mate.address, mate.vf_of, mate.iommu_group, None)))
+        .collect()
 }
 
 /// Devices that are taken although the host uses them, with what it loses: of those that are lent, and
@@ -250,7 +319,7 @@ mod tests {
         let root = two_ports(directory.path()).root();
         let state = State::at(directory.path().join("state"));
         let (claim, pool) = ("net0".to_owned(), "lan".to_owned());
-        let device = Device { claim, pool, address: at(PORTS[0]), vf: None, group: 6 };
+        let device = Device { claim, pool: Some(pool), address: at(PORTS[0]), vf: None, group: 6 };
         let host = HostSnapshot::read(&root);
         let (with_host, with_guest) =
             (vec![Some("e1000e".to_owned()); 2], vec![Some("vfio-pci".to_owned()); 2]);
@@ -277,7 +346,7 @@ mod tests {
         let root = tree.root();
         let state = State::at(directory.path().join("state"));
         let (claim, pool) = ("net0".to_owned(), "lan".to_owned());
-        let device = Device { claim, pool, address: at(PORTS[0]), vf: None, group: 6 };
+        let device = Device { claim, pool: Some(pool), address: at(PORTS[0]), vf: None, group: 6 };
         let host = HostSnapshot::read(&root);
         // The host begins to use the other one.
         tree.netdev("eth9", 9, "devices/pci0000:00/0000:03:00.1/net/eth9");
@@ -317,7 +386,7 @@ mod tests {
         let host = HostSnapshot::read(&root);
         let (claim, pool) = ("net0".to_owned(), "lan".to_owned());
         // The other port of the card carries the address, and goes with this one.
-        let device = Device { claim, pool, address: at(PORTS[0]), vf: None, group: 6 };
+        let device = Device { claim, pool: Some(pool), address: at(PORTS[0]), vf: None, group: 6 };
         let devices = std::slice::from_ref(&device);
 
         let other = offers("{device: \"0000:01:00.0\", because: \"another one\"}");

@@ -23,6 +23,9 @@ const LOCKED_SLACK: u64 = 64 << 20;
 /// Longest line of events; the longest real one carries an error message.
 const MAX_LINE: usize = 64 << 10;
 
+/// Events that are kept until somebody takes them.
+const MAX_NEWS: usize = 256;
+
 /// The program: beside this one, where it is installed, else by PATH.
 pub fn program() -> PathBuf {
     let name = "assign-vmm";
@@ -140,6 +143,19 @@ impl Drop for Vmm {
     }
 }
 
+/// Lets a running VMM lock `memory_bytes` of guest memory for its first device.
+///
+/// # Errors
+/// The kernel's; who may not raise the limit may still have no need to.
+pub fn let_lock(vmm: u32, memory_bytes: u64) -> io::Result<()> {
+    let pid = i32::try_from(vmm).ok().and_then(rustix::process::Pid::from_raw);
+    let limit = raised_limit(memory_bytes.saturating_add(LOCKED_SLACK));
+    match rustix::process::prlimit(pid, Resource::Memlock, limit) {
+        Ok(_) | Err(rustix::io::Errno::PERM) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
 fn pid(child: &Child) -> rustix::process::Pid {
     rustix::process::Pid::from_child(child)
 }
@@ -192,12 +208,20 @@ pub struct Events {
     /// Whether the guest has begun to run.
     pub started: bool,
     stopped: Option<StopReason>,
+    /// What has been told and not been taken yet: a VMM that floods us is not kept up with.
+    news: Vec<GuestEvent>,
 }
 
 impl Events {
     fn new(pipe: OwnedFd) -> rustix::io::Result<Events> {
         rustix::io::ioctl_fionbio(&pipe, true)?;
-        Ok(Events { pipe: File::from(pipe), line: Vec::new(), started: false, stopped: None })
+        Ok(Events {
+            pipe: File::from(pipe),
+            line: Vec::new(),
+            started: false,
+            stopped: None,
+            news: Vec::new(),
+        })
     }
 
     /// Takes in what is there. False at the end of the stream.
@@ -214,6 +238,11 @@ impl Events {
         }
     }
 
+    /// What has been told of devices since the last time.
+    pub fn take_news(&mut self) -> Vec<GuestEvent> {
+        std::mem::take(&mut self.news)
+    }
+
     fn take(&mut self, byte: u8) {
         if byte != b'\n' {
             if self.line.len() < MAX_LINE {
@@ -224,7 +253,8 @@ impl Events {
         match serde_json::from_slice(&self.line) {
             Ok(GuestEvent::Started) => self.started = true,
             Ok(GuestEvent::Stopped { reason }) => self.stopped = Some(reason),
-            Err(_) => {}
+            Ok(event) if self.news.len() < MAX_NEWS => self.news.push(event),
+            Ok(_) | Err(_) => {}
         }
         self.line.clear();
     }
@@ -295,6 +325,7 @@ mod tests {
             },
             console: vmm::spec::Console { input: None, output: vmm::spec::Descriptor(1) },
             events: Some(vmm::spec::Descriptor(write.as_raw_fd())),
+            control: None,
             networks: Vec::new(),
             vfio: has_vfio.then_some(vfio),
         };
@@ -302,8 +333,12 @@ mod tests {
         let inherited = vec![write.as_raw_fd(), kernel.as_raw_fd()];
         let vmm = Vmm::start(&program, &spec, inherited, read, None).expect("a program that runs");
         drop((write, kernel));
-        let ending =
-            super::super::session::attend(vmm, &super::super::console::Console::Direct, &signals);
+        let ending = super::super::session::attend(
+            vmm,
+            &super::super::console::Console::Direct,
+            &signals,
+            |_| {},
+        );
         match ending.expect("an end") {
             super::super::session::Ending::Guest(StopReason::Failed { detail }) => detail,
             other => panic!("{other:?}"),

@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use vmm::spec::StopReason;
+use vmm::spec::{GuestEvent, StopReason};
 
 use super::console::{Console, Typed};
 use super::process::Vmm;
@@ -24,11 +24,16 @@ pub enum Ending {
     Asked,
 }
 
-/// Stays with the guest until its process has ended.
+/// Stays with the guest until its process has ended. `hear` is told what happens to its devices.
 ///
 /// # Errors
 /// The kernel's, from waiting; the process is killed then.
-pub fn attend(mut vmm: Vmm, console: &Console, signals: &Signals) -> io::Result<Ending> {
+pub fn attend(
+    mut vmm: Vmm,
+    console: &Console,
+    signals: &Signals,
+    hear: impl Fn(GuestEvent),
+) -> io::Result<Ending> {
     let mut asked: Option<Instant> = None;
     let mut has_events = true;
     loop {
@@ -36,6 +41,7 @@ pub fn attend(mut vmm: Vmm, console: &Console, signals: &Signals) -> io::Result<
         let ready = ready(&vmm, console, signals, has_events, wait)?;
         if ready.events {
             has_events = vmm.events.read()?;
+            vmm.events.take_news().into_iter().for_each(&hear);
         }
         if ready.ended {
             let reason = vmm.reap()?;

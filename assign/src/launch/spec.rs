@@ -28,6 +28,8 @@ pub struct Parts {
     pub console_output: OwnedFd,
     /// The write end of the pipe for events.
     pub events: OwnedFd,
+    /// The VMM's end of the sockets for requests.
+    pub control: OwnedFd,
     /// The TAP descriptor and address of each virtio network.
     pub taps: Vec<(OwnedFd, [u8; 6])>,
     /// The passed-through devices.
@@ -57,23 +59,17 @@ impl Parts {
                 .iter()
                 .map(|(tap, mac)| VirtioNet { tap: number(tap), mac: *mac })
                 .collect(),
-            vfio: self.vfio.as_ref().map(vfio),
+            control: Some(number(&self.control)),
+            vfio: self.vfio.as_ref().map(|files| vfio(files, &mut number)),
         }
     }
 
     /// Every descriptor the child inherits.
     pub fn descriptors(&self) -> Vec<RawFd> {
-        let vfio: Vec<&OwnedFd> = match self.vfio.as_ref().map(|vfio| &vfio.files) {
-            None => Vec::new(),
-            Some(Files::Type1 { container, groups, .. }) => {
-                std::iter::once(container).chain(groups.iter().map(|(_, file)| file)).collect()
-            }
-            Some(Files::Iommufd { iommu, devices }) => {
-                std::iter::once(iommu).chain(devices.iter().map(|(_, file)| file)).collect()
-            }
-        };
-        [&self.kvm, &self.boot.kernel, &self.console_input, &self.console_output, &self.events]
+        let vfio = self.vfio.iter().flat_map(VfioFiles::descriptors);
+        [&self.kvm, &self.boot.kernel, &self.console_input, &self.console_output]
             .into_iter()
+            .chain([&self.events, &self.control])
             .chain(self.boot.initrd.as_ref())
             .chain(self.taps.iter().map(|(tap, _)| tap))
             .chain(vfio)
@@ -86,30 +82,45 @@ fn number(descriptor: &OwnedFd) -> Descriptor {
     Descriptor(descriptor.as_raw_fd())
 }
 
-fn vfio(VfioFiles { files, reserved, peer_to_peer }: &VfioFiles) -> Vfio {
+/// What the VMM is told of `files`, which it knows by the descriptors that `named` gives them, each
+/// once and in the order of [`VfioFiles::descriptors`].
+fn vfio(files: &VfioFiles, named: &mut dyn FnMut(&OwnedFd) -> Descriptor) -> Vfio {
     let device = |address: &PciAddress, from| VfioDevice { address: address.to_string(), from };
+    let VfioFiles { files, reserved, peer_to_peer } = files;
     let (iommu, devices) = match files {
         Files::Type1 { container, groups, devices } => {
-            let group = |(group, file): &(u32, OwnedFd)| VfioGroup {
+            let container = named(container);
+            let group = |(group, file): &(u32, Option<OwnedFd>)| VfioGroup {
                 number: *group,
-                descriptor: number(file),
+                descriptor: file.as_ref().map(&mut *named),
             };
             let groups = groups.iter().map(group).collect();
             let from = |(address, group): &(PciAddress, usize)| {
                 device(address, DeviceSource::Group(*group))
             };
-            let container = number(container);
             (Iommu::Type1 { container, groups }, devices.iter().map(from).collect())
         }
         Files::Iommufd { iommu, devices } => {
+            let descriptor = named(iommu);
             let from = |(address, file): &(PciAddress, OwnedFd)| {
-                device(address, DeviceSource::Cdev(number(file)))
+                device(address, DeviceSource::Cdev(named(file)))
             };
-            (Iommu::Iommufd { descriptor: number(iommu) }, devices.iter().map(from).collect())
+            let devices = devices.iter().map(from).collect();
+            (Iommu::Iommufd { descriptor }, devices)
         }
     };
     let reserved = reserved.iter().map(|&(first, last)| AddressRange { first, last }).collect();
     Vfio { iommu, devices, reserved, peer_to_peer: *peer_to_peer }
+}
+
+/// The same for a VMM that runs: descriptors are named by their places among those that are passed.
+pub fn passed(files: &VfioFiles) -> (Vfio, Vec<&OwnedFd>) {
+    let mut count = 0;
+    let vfio = vfio(files, &mut |_| {
+        count += 1;
+        Descriptor(count - 1)
+    });
+    (vfio, files.descriptors())
 }
 
 #[cfg(test)]
@@ -137,6 +148,7 @@ mod tests {
             console_input: null(),
             console_output: null(),
             events: null(),
+            control: null(),
             taps: vec![(null(), [2, 0, 0, 0, 0, 1])],
             vfio: Some(VfioFiles { files, reserved, peer_to_peer: true }),
         }
@@ -147,7 +159,7 @@ mod tests {
     }
 
     fn type1() -> Parts {
-        let (groups, devices) = (vec![(9, null())], vec![(address(), 0)]);
+        let (groups, devices) = (vec![(9, Some(null()))], vec![(address(), 0)]);
         parts(Files::Type1 { container: null(), groups, devices })
     }
 
@@ -176,6 +188,7 @@ mod tests {
                 "/console/input",
                 "/console/output",
                 "/events",
+                "/control",
                 "/networks/0/tap",
             ];
             for pointer in pointers.into_iter().chain(names) {

@@ -5,6 +5,7 @@
 //! where this host has that for every one of them, else type1, unless a policy demands one
 //! (`isolation: {iommu: …}`).
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::OpenOptions;
 use std::io::ErrorKind;
@@ -54,8 +55,8 @@ pub enum Files {
     Type1 {
         /// `/dev/vfio/vfio`, with nothing set on it.
         container: OwnedFd,
-        /// Number and file of each group, each once.
-        groups: Vec<(u32, OwnedFd)>,
+        /// Number of each group, each once, and its file unless the guest has that already.
+        groups: Vec<(u32, Option<OwnedFd>)>,
         /// Each device, and the index of its group in `groups`.
         devices: Vec<(PciAddress, usize)>,
     },
@@ -66,6 +67,15 @@ pub enum Files {
         /// Each device, and its own file.
         devices: Vec<(PciAddress, OwnedFd)>,
     },
+}
+
+/// What a guest that runs has.
+#[derive(Debug, Clone, Default)]
+pub struct Has {
+    /// By which interface it has its devices, where it ever had one.
+    pub interface: Option<Interface>,
+    /// The groups of which it has devices.
+    pub groups: BTreeSet<u32>,
 }
 
 /// A device whose files could not be opened.
@@ -79,7 +89,8 @@ pub struct NotOpened {
 
 impl VfioFiles {
     /// Opens what the chosen devices take, of which `isolation` gives the rules of each one's policy;
-    /// `None` where there are none.
+    /// `None` where there are none. The guest may run and have devices: a group opens only once, and
+    /// all its devices come by one interface.
     ///
     /// # Errors
     /// The first device that could not be opened: another one may be.
@@ -87,19 +98,36 @@ impl VfioFiles {
         root: &HostRoot,
         chosen: &[Device],
         isolation: impl Fn(&Device) -> Isolation,
+        has: &Has,
     ) -> Result<Option<VfioFiles>, NotOpened> {
         let Some(first) = chosen.first() else { return Ok(None) };
         let wanted: Vec<_> =
             chosen.iter().map(|device| (device, isolation(device).iommu)).collect();
-        let interface = interface(root, &wanted)?;
+        let interface = match has.interface {
+            Some(interface) => interface,
+            None => interface(root, &wanted)?,
+        };
         let reserved = reserved(root, chosen)?;
         let files = match interface {
-            Interface::Type1 => type1(root, first, chosen)?,
+            Interface::Type1 => type1(root, first, chosen, &has.groups)?,
             Interface::Iommufd => iommufd(root, first, chosen)?,
         };
         let allows = |device| isolation(device).peer_to_peer == PeerToPeer::Allow;
         let peer_to_peer = chosen.iter().all(allows);
         Ok(Some(VfioFiles { files, reserved, peer_to_peer }))
+    }
+
+    /// All of the files.
+    pub fn descriptors(&self) -> Vec<&OwnedFd> {
+        match &self.files {
+            Files::Type1 { container, groups, .. } => {
+                let groups = groups.iter().filter_map(|(_, file)| file.as_ref());
+                std::iter::once(container).chain(groups).collect()
+            }
+            Files::Iommufd { iommu, devices } => {
+                std::iter::once(iommu).chain(devices.iter().map(|(_, file)| file)).collect()
+            }
+        }
     }
 
     /// The interface that was chosen.
@@ -129,7 +157,9 @@ fn interface(
                     "the policy of pool {} demands {wanted}, and that of pool {} demands {first} for \
                      {}, while a guest has all its devices by one: write the same `isolation: \
                      {{iommu: …}}` in both",
-                    device.pool, other.pool, other.address
+                    device.pool.as_deref().unwrap_or_default(),
+                    other.pool.as_deref().unwrap_or_default(),
+                    other.address
                 );
                 return Err(NotOpened { address: device.address, cause });
             }
@@ -175,13 +205,19 @@ fn reserved(root: &HostRoot, chosen: &[Device]) -> Result<Vec<(u64, u64)>, NotOp
     Ok(ranges)
 }
 
-fn type1(root: &HostRoot, first: &Device, chosen: &[Device]) -> Result<Files, NotOpened> {
+fn type1(
+    root: &HostRoot,
+    first: &Device,
+    chosen: &[Device],
+    held: &BTreeSet<u32>,
+) -> Result<Files, NotOpened> {
     let missing = "load vfio-pci and vfio_iommu_type1";
     let container = open(root, "vfio/vfio", first.address, missing)?;
     let mut groups = Vec::new();
     for number in choose::groups(chosen) {
         let device = chosen.iter().find(|device| device.group == number).unwrap_or(first);
-        groups.push((number, open(root, &format!("vfio/{number}"), device.address, missing)?));
+        let open = || open(root, &format!("vfio/{number}"), device.address, missing);
+        groups.push((number, (!held.contains(&number)).then(open).transpose()?));
     }
     let position = |group| groups.iter().position(|(number, _)| *number == group);
     let devices = chosen
@@ -241,7 +277,7 @@ mod tests {
 
     fn device(address: &str, pool: &str, group: u32) -> Device {
         let address = address.parse().expect("an address");
-        Device { claim: "net0".to_owned(), pool: pool.to_owned(), address, vf: None, group }
+        Device { claim: "net0".to_owned(), pool: Some(pool.to_owned()), address, vf: None, group }
     }
 
     fn devices() -> [Device; 2] {
@@ -273,7 +309,7 @@ mod tests {
     }
 
     fn opened(root: &HostRoot, iommu: IommuInterface) -> Result<Interface, String> {
-        VfioFiles::open(root, &devices(), demanding(iommu))
+        VfioFiles::open(root, &devices(), demanding(iommu), &Has::default())
             .map(|files| files.expect("two devices").interface())
             .map_err(|error| format!("{}: {}", error.address, error.cause))
     }
@@ -314,11 +350,12 @@ mod tests {
     fn policies_that_contradict_each_other_are_named() {
         let (_folder, root) = host();
         let rules = |device: &Device| {
-            let lan = device.pool == "lan";
+            let lan = device.pool.as_deref() == Some("lan");
             let iommu = if lan { IommuInterface::Type1 } else { IommuInterface::Iommufd };
             Isolation { iommu, ..Isolation::default() }
         };
-        let error = VfioFiles::open(&root, &devices(), rules).expect_err("a contradiction");
+        let error = VfioFiles::open(&root, &devices(), rules, &Has::default())
+            .expect_err("a contradiction");
         assert_eq!(error.address, devices()[1].address);
         let named = ["pool wan demands iommufd", "pool lan demands type1 for 0000:01:10.0"];
         assert!(named.iter().all(|name| error.cause.contains(name)), "{}", error.cause);
@@ -329,11 +366,11 @@ mod tests {
         let (_folder, root) = host();
         let allowed = |by: &'static [&'static str]| {
             let rules = |device: &Device| {
-                let allows = by.contains(&device.pool.as_str());
+                let allows = by.contains(&device.pool.as_deref().unwrap_or_default());
                 let peer_to_peer = if allows { PeerToPeer::Allow } else { PeerToPeer::Deny };
                 Isolation { peer_to_peer, ..Isolation::default() }
             };
-            let files = VfioFiles::open(&root, &devices(), rules).expect("files");
+            let files = VfioFiles::open(&root, &devices(), rules, &Has::default()).expect("files");
             files.expect("two devices").peer_to_peer
         };
         assert!(!allowed(&[]) && !allowed(&["lan"]) && allowed(&["lan", "wan"]));
@@ -346,7 +383,7 @@ mod tests {
             let path = format!("sys/kernel/iommu_groups/{number}/reserved_regions");
             file(folder.path(), &path, regions);
         };
-        let open = || VfioFiles::open(&root, &devices(), |_| Isolation::default());
+        let open = || VfioFiles::open(&root, &devices(), |_| Isolation::default(), &Has::default());
         let msi = "0x00000000fee00000 0x00000000feefffff msi\n";
         group(8, &format!("0x00000000000e0000 0x00000000000effff direct-relaxable\n{msi}"));
         group(9, &format!("{msi}0x000000fd00000000 0x000000ffffffffff reserved\n"));

@@ -105,7 +105,7 @@ impl Layout {
 
 /// Fills what is neither a hole nor reserved from the bottom on.
 fn ram(memory: u64, limit: u64, reserved: &[AddressRange]) -> Result<Vec<Range<u64>>> {
-    let mut holes = vec![LOW_RAM_END..HIGH_RAM_START];
+    let mut holes: Vec<_> = std::iter::once(LOW_RAM_END..HIGH_RAM_START).collect();
     // What lies beyond the CPU's reach is in nobody's way.
     let reachable = reserved.iter().filter(|range| range.first < limit);
     holes.extend(reachable.map(|range| {

@@ -1,0 +1,179 @@
+//! Talking to guests that run: JSON over HTTP on a Unix socket for each, which its launcher serves.
+//!
+//! ```text
+//! assign attach ─► client ─► /run/assign/guests/NAME/control ─► launch::serve ─► assign-vmm
+//! ```
+//! The directory is also what makes a guest's name its own: its launcher holds a lock there, which
+//! goes with its process, so that what a killed one left is nobody's and is taken over.
+
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use sriov::{HostRoot, PciAddress};
+use vmm::spec::Departure;
+
+use crate::failure::{Failure, OwnReason};
+
+pub mod client;
+pub mod http;
+
+/// Devices for a running guest: those at these addresses, which are bound for guests already, or one
+/// of a pool.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Attach {
+    /// The devices.
+    #[serde(default)]
+    pub devices: Vec<PciAddress>,
+    /// The pool to take one from.
+    #[serde(default)]
+    pub pool: Option<String>,
+}
+
+/// What a guest got.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attached {
+    /// The devices, each once.
+    pub devices: Vec<PciAddress>,
+}
+
+/// A device to be taken from a running guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Detach {
+    /// Which.
+    pub device: PciAddress,
+    /// How long its guest may take to let it go, in seconds.
+    #[serde(default = "patience")]
+    pub timeout: u64,
+    /// Take it when that is over, whatever the guest does with it.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// Seconds that a guest gets to let a device go where nothing else is said: its driver may have to
+/// write out what it holds.
+pub const PATIENCE: u64 = 30;
+
+fn patience() -> u64 {
+    PATIENCE
+}
+
+/// How a device came back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Detached {
+    /// Which.
+    pub device: PciAddress,
+    /// Who let go of it.
+    pub by: Departure,
+    /// What a person should know.
+    pub notes: Vec<String>,
+}
+
+/// A guest's place below `/run`.
+#[derive(Debug)]
+pub struct Place {
+    directory: PathBuf,
+    /// Held as long as the guest has a launcher.
+    _lock: File,
+}
+
+/// The socket's name in its guest's directory.
+const SOCKET: &str = "control";
+
+/// The directory of the guest with this name.
+fn directory(root: &HostRoot, guest: &str) -> PathBuf {
+    root.run("assign/guests").join(guest)
+}
+
+/// Its socket.
+fn socket(root: &HostRoot, guest: &str) -> PathBuf {
+    directory(root, guest).join(SOCKET)
+}
+
+impl Place {
+    /// Takes the place of `guest` for this process.
+    ///
+    /// # Errors
+    /// Refuses ([`OwnReason::GuestRuns`]) where another launcher has it; or why it cannot be made.
+    pub fn take(root: &HostRoot, guest: &str) -> Result<Place, Failure> {
+        let directory = directory(root, guest);
+        let failed = |error: &io::Error| {
+            let message = format!("cannot make {}: {error}", directory.display());
+            Failure::failed(OwnReason::Guest, guest, message)
+        };
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(&directory);
+        made.map_err(|error| failed(&error))?;
+        let lock = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(directory.join("lock"))
+            .map_err(|error| failed(&error))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(Failure::refused(OwnReason::GuestRuns, guest, "runs already")
+                    .with_remedy("Stop it first, or give this one another `metadata.name`."));
+            }
+            Err(TryLockError::Error(error)) => return Err(failed(&error)),
+        }
+        clear(&directory.join(SOCKET)).map_err(|error| failed(&error))?;
+        Ok(Place { directory, _lock: lock })
+    }
+
+    /// Where its socket goes.
+    pub fn socket(&self) -> PathBuf {
+        self.directory.join(SOCKET)
+    }
+
+    /// Removes the socket, where there is one.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn clear(&self) -> io::Result<()> {
+        clear(&self.socket())
+    }
+}
+
+fn clear(socket: &Path) -> io::Result<()> {
+    match std::fs::remove_file(socket) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        // The directory stays with its lock's file: another launcher may be waiting to look at it,
+        // and would hold the lock of a file that is gone.
+        self.clear().ok();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_for_one_launcher_and_free_when_it_is_gone() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let root = HostRoot::at(directory.path());
+        let place = Place::take(&root, "web-1").expect("nobody has it");
+        let error = Place::take(&root, "web-1").expect_err("it has a launcher");
+        assert_eq!(error.exit_code(), 3);
+        assert!(error.to_string().starts_with("web-1: runs already."), "{error}");
+        Place::take(&root, "web-2").expect("another name");
+        // A killed launcher leaves its socket, and the lock goes with it.
+        std::fs::write(place.socket(), "").expect("a file");
+        let socket = place.socket();
+        drop(place);
+        assert!(!socket.exists());
+        Place::take(&root, "web-1").expect("its launcher is gone");
+    }
+}

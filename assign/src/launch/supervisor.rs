@@ -1,0 +1,357 @@
+//! A guest that runs: devices that it gets and gives back, and what is done when the host wants one.
+//!
+//! ```text
+//! attach     chosen ─ leased, bound if lent ─ opened ─► its process: on its bus ─► the guest is told
+//! detach     ─► its process: the guest is asked ─► it lets go ─► closed, reset ─► lease ends
+//!                 └─ not in time: refused, or taken all the same
+//! wanted     the host's own wish: as detach, and taken when the time is over
+//! ```
+//! The lease on a device lives as long as the guest's process has its group open. A device that left
+//! alone of its group stays leased with the others, since nobody else could have it.
+
+use std::collections::BTreeMap;
+use std::os::fd::AsFd;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use sriov::{HostSnapshot, PciAddress, isolation, vfio};
+use vmm::spec::{Departure, GuestEvent, Request};
+
+use super::lease::Taken;
+use super::link::Link;
+use super::vfio::{Has, NotOpened};
+use super::{Connected, Launch, Told, error, lease, process, spec};
+use crate::apply::leases::Used;
+use crate::choose::{self, Device, World};
+use crate::control::{Attach, Attached, Detach, Detached};
+use crate::failure::{Failure, OwnReason};
+
+/// How long a guest gets for a device that the host wants back. Whoever wants it is waiting.
+const WANTED_WITHIN: Duration = Duration::from_secs(10);
+/// How long closing a device may take once it is off the guest's bus: its reset, and memory unpinned.
+const CLOSES_WITHIN: Duration = Duration::from_secs(60);
+
+/// A guest that runs, for those who ask something of it.
+pub struct Supervisor<'a, 'l, 'c> {
+    launch: &'a Launch<'l>,
+    link: &'a Link,
+    pid: u32,
+    running: Mutex<Running<'a, 'c>>,
+    changed: Condvar,
+    /// Held by whoever brings devices: one at a time.
+    attaching: Mutex<()>,
+}
+
+struct Running<'a, 'c> {
+    connected: &'a mut Connected<'c>,
+    /// Devices that somebody is taking away, and how each left once it has.
+    leaving: BTreeMap<PciAddress, Option<Departure>>,
+    ended: bool,
+}
+
+impl<'a, 'l, 'c> Supervisor<'a, 'l, 'c> {
+    /// Of a guest with these devices, whose process has this id.
+    pub fn new(
+        launch: &'a Launch<'l>,
+        connected: &'a mut Connected<'c>,
+        link: &'a Link,
+        pid: u32,
+    ) -> Self {
+        let running = Running { connected, leaving: BTreeMap::new(), ended: false };
+        let (running, changed) = (Mutex::new(running), Condvar::new());
+        Supervisor { launch, link, pid, running, changed, attaching: Mutex::default() }
+    }
+
+    fn running(&self) -> MutexGuard<'_, Running<'a, 'c>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn name(&self) -> &str {
+        &self.launch.guest.name
+    }
+
+    /// Whether the guest's process has ended.
+    pub fn has_gone(&self) -> bool {
+        self.running().ended
+    }
+
+    /// The guest's process has ended: nobody waits for its devices any more.
+    pub fn end(&self) {
+        self.running().ended = true;
+        self.changed.notify_all();
+    }
+
+    /// Takes in what the guest's process tells, and says whether there is more to be done about it,
+    /// which takes long: see [`Supervisor::attend_to`].
+    pub fn hear(&self, event: &GuestEvent) -> bool {
+        let GuestEvent::Detached { device, by } = event else { return true };
+        let Ok(device) = device.parse() else { return false };
+        let mut running = self.running();
+        running.connected.devices.retain(|one| one.address != device);
+        let Some(left) = running.leaving.get_mut(&device) else { return true };
+        *left = Some(*by);
+        drop(running);
+        self.changed.notify_all();
+        false
+    }
+
+    /// Does what an event calls for.
+    pub fn attend_to(&self, event: &GuestEvent) {
+        match event {
+            GuestEvent::Wanted { device } => {
+                let Ok(device) = device.parse() else { return };
+                (self.launch.tell)(Told::Wanted(device));
+                match self.take_away(device, WANTED_WITHIN, true) {
+                    Ok(detached) => (self.launch.tell)(Told::Detached(&detached)),
+                    // It has left by itself, or with its guest.
+                    Err(failure) if failure.reason == OwnReason::NotWithGuest.into() => {}
+                    Err(failure) => (self.launch.tell)(Told::Trouble(&failure)),
+                }
+            }
+            GuestEvent::DeviceError { device } => (self.launch.tell)(Told::DeviceError(device)),
+            // The guest has ejected it by itself.
+            GuestEvent::Detached { device, by } => {
+                let Ok(device) = device.parse() else { return };
+                let detached = self.given_back(device, *by);
+                (self.launch.tell)(Told::Detached(&detached));
+            }
+            GuestEvent::Started | GuestEvent::Stopped { .. } => {}
+        }
+    }
+
+    /// Gives the guest devices.
+    ///
+    /// # Errors
+    /// Why it does not get them; it has none of them then.
+    pub fn attach(&self, wanted: &Attach) -> Result<Attached, Failure> {
+        let _one = self.attaching.lock().unwrap_or_else(PoisonError::into_inner);
+        let host = self.launch.state.look(self.launch.root)?;
+        let devices = match &wanted.pool {
+            Some(pool) => self.of_pool(&host, pool)?,
+            None => self.named(&host, &wanted.devices)?,
+        };
+        let addresses: Vec<PciAddress> = devices.iter().map(|device| device.address).collect();
+        let mut running = self.running();
+        if running.ended {
+            return Err(self.has_ended());
+        }
+        let offers = self.launch.offers;
+        if let Some((device, by_force)) = lease::by_force(&host, offers, &devices).first() {
+            let message = format!("would be taken from the host, {by_force}");
+            return Err(Failure::refused(OwnReason::NotConfirmed, device, message)
+                .with_remedy("Only `assign run` asks whether that may be."));
+        }
+        match running.connected.lease.take_more(self.name(), &host, offers, &devices)? {
+            Taken::All(()) => {}
+            Taken::Not(_, failure) => return Err(failure),
+            Taken::TooLate => {
+                let message = "another guest was faster";
+                return Err(Failure::failed(OwnReason::Leased, self.name(), message)
+                    .with_remedy("Try again."));
+            }
+        }
+        let has =
+            Has { interface: running.connected.interface, groups: running.connected.groups() };
+        // Noted first: the guest may let go of one again before we hear that it came.
+        running.connected.devices.extend(devices.iter().cloned());
+        // The guest's process may answer with events, which need what is locked here.
+        drop(running);
+        if let Err(cause) = self.bring(&devices, &has) {
+            let mut running = self.running();
+            running.connected.devices.retain(|one| !addresses.contains(&one.address));
+            let mut failure = Failure::failed(OwnReason::Guest, self.name(), cause);
+            if let Err(left) = running.connected.give_back_unused(Used::No) {
+                failure.message = format!("{}; and {}", failure.message, left.message);
+            }
+            return Err(failure);
+        }
+        (self.launch.tell)(Told::Attached(&addresses));
+        Ok(Attached { devices: addresses })
+    }
+
+    /// Opens devices and hands them to the guest's process.
+    fn bring(&self, devices: &[Device], has: &Has) -> Result<(), String> {
+        let cannot = |what: &str| format!("cannot be given {}: {what}", list(devices));
+        let opened = self.launch.open_more(devices, has);
+        let files = opened.map_err(|NotOpened { address, cause }| format!("{address}: {cause}"))?;
+        let Some(files) = files else { return Err(cannot("there is none")) };
+        process::let_lock(self.pid, self.launch.guest.memory.size)
+            .map_err(|error| cannot(&format!("its limit of locked memory stays: {error}")))?;
+        let (vfio, passed) = spec::passed(&files);
+        let passed: Vec<_> = passed.iter().map(|file| file.as_fd()).collect();
+        self.link.ask(&Request::Attach { vfio }, &passed).map_err(|cause| cannot(&cause))?;
+        self.running().connected.interface = Some(files.interface());
+        Ok(())
+    }
+
+    /// A free device of a pool.
+    fn of_pool(&self, host: &HostSnapshot, pool: &str) -> Result<Vec<Device>, Failure> {
+        let launch = self.launch;
+        let holders = lease::holders(launch.state, launch.root)?;
+        let (failed, previous) = (Default::default(), launch.state.choices()?);
+        let world = World {
+            host,
+            offers: launch.offers,
+            holders: &holders,
+            failed: &failed,
+            previous: &previous,
+            runs: false,
+        };
+        let asking = choose::asking_for(launch.guest, pool);
+        let choice = choose::choose(&asking, world)
+            .map_err(|unconnected| error::none_to_attach(launch.guest, &unconnected))?;
+        Ok(choice.devices())
+    }
+
+    /// The devices at these addresses, which are ready for guests.
+    fn named(&self, host: &HostSnapshot, addresses: &[PciAddress]) -> Result<Vec<Device>, Failure> {
+        let mut devices = Vec::new();
+        for address in addresses {
+            let function = host.function(*address).ok_or_else(|| {
+                Failure::bad_input(sriov::Reason::NoSuchDevice, address, "there is no such device")
+                    .with_remedy("`assign devices` lists the devices of this host.")
+            })?;
+            let bound = function.driver.as_deref().is_some_and(isolation::is_vfio_driver);
+            if !bound {
+                let message = "is not bound to vfio-pci, so no guest can have it";
+                return Err(Failure::refused(OwnReason::NotBound, address, message)
+                    .with_remedy(format!("`assign bind {address}` does that.")));
+            }
+            isolation::viability(host, function, addresses)
+                .map_err(|cause| Failure::not_viable(address, &cause))?;
+            let has_it = |one: &Device| one.address == *address;
+            if self.running().connected.devices.iter().any(has_it) {
+                let message = format!("is with {} already", self.name());
+                return Err(Failure::bad_input(OwnReason::Leased, address, message)
+                    .with_remedy("Leave it out."));
+            }
+            let leased = self.launch.state.lease_on(*address)?;
+            let leased = leased.is_some_and(|lease| lease.holds(self.launch.root));
+            if let (false, Some(user)) = (leased, vfio::users(self.launch.root, *address).first()) {
+                let message = format!("is in use by {user}");
+                return Err(Failure::refused(sriov::Reason::DeviceOpen, address, message)
+                    .with_remedy("Stop that first."));
+            }
+            let Some(group) = function.iommu_group else { continue };
+            let (claim, pool) = (address.to_string(), None);
+            devices.push(Device { claim, pool, address: *address, vf: function.vf_of, group });
+        }
+        Ok(devices)
+    }
+
+    /// Takes a device back.
+    ///
+    /// # Errors
+    /// The guest does not have it, or did not let it go in time.
+    pub fn detach(&self, wanted: &Detach) -> Result<Detached, Failure> {
+        let limit = Duration::from_secs(wanted.timeout.min(3600));
+        let detached = self.take_away(wanted.device, limit, wanted.force)?;
+        (self.launch.tell)(Told::Detached(&detached));
+        Ok(detached)
+    }
+
+    fn take_away(
+        &self,
+        device: PciAddress,
+        limit: Duration,
+        force: bool,
+    ) -> Result<Detached, Failure> {
+        let mut running = self.running();
+        if !running.connected.devices.iter().any(|one| one.address == device) {
+            return Err(self.not_with_guest(device));
+        }
+        if running.leaving.contains_key(&device) {
+            let message = format!("is being taken from {} already", self.name());
+            return Err(Failure::failed(OwnReason::Locked, device, message)
+                .with_remedy("Wait for that to end."));
+        }
+        running.leaving.insert(device, None);
+        drop(running);
+        let taken = self.take_away_now(device, limit, force);
+        let late = self.running().leaving.remove(&device).flatten();
+        // It may have left just after the time was over.
+        Ok(self.given_back(device, late.map_or(taken, Ok)?))
+    }
+
+    fn take_away_now(
+        &self,
+        device: PciAddress,
+        limit: Duration,
+        force: bool,
+    ) -> Result<Departure, Failure> {
+        let cannot = |cause: String| {
+            let message = format!("cannot be taken from {}: {cause}", self.name());
+            Failure::failed(OwnReason::Guest, device, message)
+        };
+        let name = device.to_string();
+        self.link.ask(&Request::Ask { device: name.clone() }, &[]).map_err(cannot)?;
+        match self.wait_for(device, limit)? {
+            Some(by) => Ok(by),
+            None if !force => Err(self.kept(device, limit)),
+            None => {
+                // The guest may have let go at the last moment: then there is nothing to be taken.
+                let forced = self.link.ask(&Request::Force { device: name }, &[]);
+                let left = self.wait_for(device, CLOSES_WITHIN)?;
+                let late = || Err("it is not closed in time".to_owned());
+                left.ok_or(()).or_else(|()| forced.and_then(|()| late())).map_err(cannot)
+            }
+        }
+    }
+
+    /// Ends the lease on a device that is closed, with those of its group that stayed for it.
+    fn given_back(&self, device: PciAddress, by: Departure) -> Detached {
+        let mut running = self.running();
+        let given = running.connected.give_back_unused(Used::Yes);
+        let notes = match given {
+            Ok(notes) => notes,
+            // Its lease stays until the guest ends, and the next command tries again.
+            Err(failure) => vec![failure.to_string()],
+        };
+        Detached { device, by, notes }
+    }
+
+    /// How a device left, once it has; none where it has not in time.
+    fn wait_for(&self, device: PciAddress, limit: Duration) -> Result<Option<Departure>, Failure> {
+        let until = Instant::now() + limit;
+        let mut running = self.running();
+        loop {
+            if let Some(Some(by)) = running.leaving.get(&device) {
+                return Ok(Some(*by));
+            }
+            if running.ended {
+                return Err(self.has_ended());
+            }
+            let Some(rest) = until.checked_duration_since(Instant::now()) else {
+                return Ok(None);
+            };
+            let waited = self.changed.wait_timeout(running, rest);
+            running = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    fn has_ended(&self) -> Failure {
+        Failure::failed(OwnReason::NoSuchGuest, self.name(), "has just ended")
+            .with_remedy("Its devices are given back.")
+    }
+
+    fn not_with_guest(&self, device: PciAddress) -> Failure {
+        let message = format!("is not with {}", self.name());
+        Failure::bad_input(OwnReason::NotWithGuest, device, message)
+            .with_remedy("`assign status` shows who has which device.")
+    }
+
+    fn kept(&self, device: PciAddress, limit: Duration) -> Failure {
+        let (name, seconds) = (self.name(), limit.as_secs());
+        let message = format!("{name} did not let it go within {seconds} s");
+        Failure::failed(OwnReason::TimedOut, device, message).with_remedy(
+            "Its system may still boot, lack ACPI hot-plug, or use it (a mounted disk). `--timeout` \
+             gives it longer; `--force` takes it all the same, and what its driver has under way \
+             is lost.",
+        )
+    }
+}
+
+fn list(devices: &[Device]) -> String {
+    let names: Vec<String> = devices.iter().map(|device| device.address.to_string()).collect();
+    names.join(", ")
+}
