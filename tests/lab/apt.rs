@@ -143,6 +143,21 @@ impl Apt {
         Ok(names.lines().map(str::to_owned).collect())
     }
 
+    /// A package, and all packages of libraries that it needs directly or not.
+    pub fn libraries_for(&self, package: &str) -> Result<Vec<String>> {
+        let mut command = self.command("apt-cache");
+        command.args(["depends", "--recurse", "--no-recommends", "--no-suggests"]);
+        command.args(["--no-conflicts", "--no-breaks", "--no-replaces", "--no-enhances", package]);
+        let text = capture(&mut command)?;
+        // Packages begin their lines; what each needs is indented below, and names that several
+        // provide are in angle brackets.
+        let names = text.lines().filter(|line| {
+            line.starts_with("lib") && line.bytes().all(|byte| byte.is_ascii_graphic())
+        });
+        let libraries: BTreeSet<&str> = names.collect();
+        Ok(std::iter::once(package).chain(libraries).map(str::to_owned).collect())
+    }
+
     /// Downloads a package into `folder`, unless the same version is there already; returns the
     /// file.
     pub fn download(&self, package: &str, folder: &Path) -> Result<PathBuf> {

@@ -23,6 +23,11 @@ if [ ! -d "/lib/modules/$(uname -r)" ]; then
     modprobe() { :; }
 fi
 
+# Before there are devices, as on every host that has it.
+if option lab.udevd; then
+    systemd-udevd --daemon --resolve-names=never
+fi
+
 # igb comes before the other network drivers, so that its ports are eth0, eth1, … on every host. What
 # has nothing to do with the order of interfaces loads beside it: under emulation this takes seconds.
 modules="vfio_pci vfio_iommu_type1 tun vhost_net"

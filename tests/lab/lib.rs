@@ -48,6 +48,7 @@ mod run;
 mod scratch;
 pub mod setup;
 mod shape;
+mod udevd;
 pub mod uevent;
 pub mod wire;
 
@@ -59,6 +60,7 @@ pub use kit::Kit;
 pub use machine::Machine;
 pub use scratch::Scratch;
 pub use shape::Shape;
+pub use udevd::Udevd;
 
 /// The name of the virtio serial port that connects a host with the lab.
 pub const AGENT_PORT: &str = "lab.agent";

@@ -17,6 +17,7 @@ use crate::host::Host;
 use crate::host_kernel::HostKernel;
 use crate::kit::Kit;
 use crate::setup::Ready;
+use crate::udevd::Udevd;
 use crate::{AGENT_PORT, image, setup};
 
 /// More memory than this pushes the 64-bit PCI window above 4 GiB, where QEMU before 10.0.6 decodes
@@ -45,6 +46,7 @@ pub struct Shape {
     vmlinux: bool,
     counted: bool,
     iommufd: bool,
+    udevd: bool,
     limit: Duration,
     additions: Tree,
 }
@@ -64,6 +66,7 @@ impl Host {
             vmlinux: false,
             counted: false,
             iommufd: false,
+            udevd: false,
             limit: Duration::from_secs(300),
             additions: Tree::default(),
         }
@@ -139,6 +142,12 @@ impl Shape {
         self
     }
 
+    /// Lets udevd run, with no rules but those that are added below /etc/udev/rules.d.
+    pub fn udevd(mut self) -> Self {
+        self.udevd = true;
+        self
+    }
+
     /// Leaves KVM out: there is no /dev/kvm.
     pub fn no_kvm(mut self) -> Self {
         self.kvm = false;
@@ -177,6 +186,9 @@ impl Shape {
         let ready = setup::present()?;
         image::build_programs()?;
         self.add_vmlinux(&ready.kit)?;
+        if self.udevd {
+            Udevd::present()?.add(&mut self.additions)?;
+        }
         Host::start(&ready, &self)
     }
 
@@ -222,6 +234,9 @@ impl Shape {
         }
         if self.nvme {
             cmdline.push_str(" lab.nvme");
+        }
+        if self.udevd {
+            cmdline.push_str(" lab.udevd");
         }
         // The ELF image, by PVH: decompressing it is a second of an emulated processor's time.
         let kernel = match self.iommufd {

@@ -126,6 +126,54 @@ fn without_udevd(host: &Host) -> Result<()> {
     Ok(())
 }
 
+/// Gives the interfaces of VFs other names than the kernel does: by their numbers, which stay, since
+/// the kernel gives a name again that has become free.
+const RENAMES: &str =
+    "SUBSYSTEM==\"net\", ACTION==\"add\", DRIVERS==\"igbvf\", NAME=\"late%s{ifindex}\"\n";
+
+#[test]
+#[ignore = "boots an emulated host: cargo lab test"]
+fn where_udevd_runs_its_names_and_its_messages_are_waited_for() -> Result<()> {
+    let host =
+        Host::intel().igb(1).udevd().file("etc/udev/rules.d/70-lab.rules", RENAMES).boot()?;
+    host.ok("test -S /run/udev/control");
+    let follower = host.spawn("exec assign events -o json");
+    follower.wait_for("following", SOON)?;
+
+    // A name that is shown stays.
+    let shown = host.ok("assign vf create eth0 2 && assign vf list eth0");
+    let names: Vec<&str> =
+        shown.split_whitespace().filter(|word| word.starts_with("late")).collect();
+    assert_eq!(names.len(), 2, "{shown}");
+    for name in &names {
+        host.ok(&format!("test -e /sys/class/net/{name}"));
+    }
+    host.ok(&format!("assign bind {}", names[0]));
+    host.ok("assign release 01:10.0");
+    host.ok("assign vf destroy eth0 --yes");
+
+    follower.wait_for("\"from\":2,\"to\":0", SOON)?;
+    let lines = ended(&follower)?;
+    let vf = "source:udev,device:0000:01:10.0,vf_of:{pf:0000:01:00.0,index:0},kind:";
+    assert_eq!(
+        lines.first().map(String::as_str),
+        Some("source:udev,device:null,vf_of:null,kind:following,udev:true")
+    );
+    assert_order(
+        &lines,
+        &[
+            &format!("{vf}device-added,"),
+            &format!("{vf}interface-added,interface:late"),
+            &format!("{vf}unbound,from:igbvf,to:null"),
+            &format!("{vf}bound,from:igbvf,to:vfio-pci"),
+            &format!("{vf}device-removed,"),
+        ],
+    );
+    let other = lines.iter().find(|line| !line.starts_with("source:udev,"));
+    assert_eq!(other, None, "{}", lines.join("\n"));
+    Ok(())
+}
+
 /// A message as udev 257 sends it: a header of 40 bytes, then the properties.
 fn of_udev(properties: &str) -> Vec<u8> {
     let mut message = b"libudev\0\xfe\xed\xca\xfe".to_vec();

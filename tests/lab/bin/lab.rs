@@ -4,7 +4,7 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use lab::{Host, HostKernel, Scratch, binaries, demo, image, progress, setup};
+use lab::{Host, HostKernel, Scratch, Udevd, binaries, demo, image, progress, setup};
 
 /// An emulated SR-IOV host to try `assign` in: no such hardware, no KVM and no IOMMU is needed.
 #[derive(Parser)]
@@ -82,6 +82,7 @@ fn main() -> ExitCode {
 
 fn setup() -> Result<()> {
     let ready = setup::ready()?;
+    Udevd::ready()?;
     progress::note(format!("ready: {}, {}", ready.qemu.display(), ready.kit.name()));
     Ok(())
 }
@@ -140,8 +141,14 @@ fn bench(name: Option<&str>) -> Result<ExitCode> {
 fn test(arguments: &[String]) -> Result<ExitCode> {
     setup::ready()?;
     // Who asks for some tests gets them without waiting for what only others need.
-    if arguments.is_empty() || arguments.iter().any(|argument| argument.contains("iommufd")) {
+    let wants = |word: &str| {
+        arguments.is_empty() || arguments.iter().any(|argument| argument.contains(word))
+    };
+    if wants("iommufd") {
         HostKernel::ready()?;
+    }
+    if wants("udev") {
+        Udevd::ready()?;
     }
     image::build_programs()?;
     let mut nextest = setup::nextest()?;
