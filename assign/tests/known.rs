@@ -103,8 +103,9 @@ fn pools_that_differ_by_interface_only_keep_their_devices() {
 fn the_file_is_asked_again_each_time() {
     let lab = Lab::new();
     lab.apply(&one("left0"));
-    // The file names another card now: that is taken.
-    assert_eq!(lab.steps(&one("right0")), [given(RIGHT)]);
+    // The file names another card now: that is taken, and the one before goes back.
+    let back = format!("{LEFT}: give back to e1000e");
+    assert_eq!(lab.steps(&one("right0")), [given(RIGHT), back]);
     // Somebody takes the card from vfio-pci: it is still the one.
     let device = Target::Function(address(LEFT));
     let (from, to) = (Binding::forced("vfio-pci"), Binding::default());
