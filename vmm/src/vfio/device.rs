@@ -207,7 +207,7 @@ impl VfioFunction {
                 surroundings.slots.clone(),
                 bus.clone(),
                 space.peers(),
-            )?;
+            );
             regions.insert(index, region);
         }
         let windows = surroundings.windows.clone();

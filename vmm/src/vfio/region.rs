@@ -103,10 +103,8 @@ struct Shown {
 
 impl BarRegion {
     /// Maps what can be mapped of the region, which is nothing of I/O ports; `bus` is theirs then.
-    /// The guest's devices are to reach it if they are in an address space, `peers`.
-    ///
-    /// # Errors
-    /// Where the kernel refuses a mapping that it announced.
+    /// The guest's devices are to reach it if they are in an address space, `peers`. What the kernel
+    /// announced and does not let be mapped is trapped.
     pub fn new(
         warnings: Arc<Warnings>,
         device: Arc<Device>,
@@ -115,7 +113,7 @@ impl BarRegion {
         slots: Arc<Slots>,
         bus: Arc<Bus>,
         peers: Option<Arc<IoSpace>>,
-    ) -> Result<Self> {
+    ) -> Self {
         let trapped: Vec<_> =
             msix.iter().flat_map(|(_, part)| [part.table, part.pending]).flatten().collect();
         let mut mappings = Vec::new();
@@ -124,7 +122,7 @@ impl BarRegion {
             let at = info.offset + offset;
             // SAFETY: a new mapping at an address of the kernel's choice; its pointer is kept for
             // KVM and never followed here.
-            let host = unsafe {
+            let mapped = unsafe {
                 mmap(
                     std::ptr::null_mut(),
                     length as usize,
@@ -133,15 +131,20 @@ impl BarRegion {
                     device.as_fd(),
                     at,
                 )
-            }
-            .system("map a BAR")?;
-            if let Some(host) = NonNull::new(host.cast()) {
-                mappings.push(Mapping { offset, length, host });
+            };
+            match mapped.system("map a BAR") {
+                Ok(host) => mappings.extend(NonNull::new(host.cast()).map(|host| Mapping {
+                    offset,
+                    length,
+                    host,
+                })),
+                // Every access is an exit then: slow, and as right.
+                Err(error) => warnings.say(error),
             }
         }
         let trap = Arc::new(Trap { device, start: info.offset, msix });
         let shown = Mutex::default();
-        Ok(BarRegion { warnings, info, trap, mappings, shown, slots, bus, peers })
+        BarRegion { warnings, info, trap, mappings, shown, slots, bus, peers }
     }
 
     /// Makes the BAR appear at `address` of the guest. Returns whether there was room: another

@@ -275,7 +275,9 @@ impl KvmFiles {
     }
 
     fn add(&self, file: &impl AsRawFd) -> Result<()> {
-        self.set(KVM_DEV_VFIO_FILE_ADD, file).kvm("take note of a VFIO file")
+        // Its guest can do without the device, so it is the device's failure.
+        let added = self.set(KVM_DEV_VFIO_FILE_ADD, file).map_err(io::Error::from);
+        added.map_err(failed("KVM", "take note of a VFIO file", ""))
     }
 
     /// KVM holds a file until it is told, or until the VM ends.

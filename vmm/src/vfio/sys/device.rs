@@ -151,7 +151,7 @@ impl Device {
         request.extend_from_slice(data);
         // SAFETY: the request is as long as its first word says and outlives the call; the
         // kernel copies it byte by byte, so alignment does not matter.
-        check(unsafe { ioctl_with_ptr(&self.file, DEVICE_SET_IRQS, request.as_ptr()) }).map(drop)
+        granted(unsafe { ioctl_with_ptr(&self.file, DEVICE_SET_IRQS, request.as_ptr()) })
     }
 
     /// Reads exactly `data.len()` bytes at `offset` of the descriptor.
@@ -165,8 +165,30 @@ impl Device {
     }
 }
 
+/// What the kernel answered to a request for vectors: where it can have fewer only, their number, and
+/// then it has enabled none (Linux drivers/vfio/pci/vfio_pci_intrs.c, `vfio_msi_enable`).
+fn granted(result: i32) -> io::Result<()> {
+    match check(result)? {
+        0 => Ok(()),
+        fewer => Err(io::Error::other(format!("the host can give it {fewer} vectors only"))),
+    }
+}
+
 impl AsFd for Device {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fewer_vectors_than_asked_for_are_none() {
+        granted(0).unwrap();
+        let error = granted(3).unwrap_err().to_string();
+        assert!(error.contains("3 vectors only"), "{error}");
+        assert!(granted(-1).is_err());
     }
 }
