@@ -1,9 +1,11 @@
-//! Opening KVM.
+//! Opening KVM, and what its Rust interface does not tell.
 
 use std::io;
 use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
+use std::slice;
 
-use kvm_ioctls::{Cap, Kvm};
+use kvm_bindings::kvm_run;
+use kvm_ioctls::{Cap, Kvm, VcpuFd};
 
 use crate::error::{Error, Result};
 
@@ -38,6 +40,32 @@ pub fn open(descriptor: OwnedFd) -> Result<Kvm> {
         }
     }
     Ok(kvm)
+}
+
+/// The access to a port for which a vCPU left its guest.
+pub struct PortAccess<'a> {
+    /// The port.
+    pub port: u16,
+    /// Bytes of one access: 1, 2 or 4.
+    pub size: usize,
+    /// The bytes of all accesses: a string instruction with a repeat prefix makes several at the same
+    /// port, which KVM hands over together.
+    pub data: &'a mut [u8],
+}
+
+/// That access, right after [`VcpuFd::run`] has returned with it.
+pub fn port_access(vcpu: &mut VcpuFd) -> PortAccess<'_> {
+    let run: *mut kvm_run = vcpu.get_kvm_run();
+    // SAFETY: the structure is mapped as long as `vcpu`, which is borrowed here, and any bits of this
+    // member of its union are valid numbers.
+    let io = unsafe { (*run).__bindgen_anon_1.io };
+    let length = io.count as usize * usize::from(io.size);
+    // SAFETY: KVM puts the data at this offset into the mapping that begins with the structure, and
+    // within it (Linux Documentation/virt/kvm/api.rst, `KVM_EXIT_IO`); nobody else refers to it while
+    // `vcpu` is borrowed. Neither number is the guest's to choose.
+    let data =
+        unsafe { slice::from_raw_parts_mut(run.cast::<u8>().add(io.data_offset as usize), length) };
+    PortAccess { port: io.port, size: usize::from(io.size).max(1), data }
 }
 
 #[cfg(test)]

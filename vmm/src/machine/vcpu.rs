@@ -9,6 +9,7 @@ use rustix::io::Errno;
 use crate::boot::{Entry, EntryMode};
 use crate::bus::Bus;
 use crate::error::{Error, Result, Trying};
+use crate::machine::kvm::{self, PortAccess};
 use crate::spec::StopReason;
 
 const CR0_PE: u64 = 1 << 0;
@@ -148,8 +149,14 @@ impl Vcpu {
             match self.descriptor.run() {
                 Ok(VcpuExit::MmioRead(address, data)) => memory.read(address, data),
                 Ok(VcpuExit::MmioWrite(address, data)) => memory.write(address, data),
-                Ok(VcpuExit::IoIn(port, data)) => ports.read(port.into(), data),
-                Ok(VcpuExit::IoOut(port, data)) => ports.write(port.into(), data),
+                Ok(VcpuExit::IoIn(..)) => {
+                    let PortAccess { port, size, data } = kvm::port_access(&mut self.descriptor);
+                    data.chunks_mut(size).for_each(|one| ports.read(port.into(), one));
+                }
+                Ok(VcpuExit::IoOut(..)) => {
+                    let PortAccess { port, size, data } = kvm::port_access(&mut self.descriptor);
+                    data.chunks(size).for_each(|one| ports.write(port.into(), one));
+                }
                 Ok(VcpuExit::Intr | VcpuExit::Hlt | VcpuExit::IrqWindowOpen) => {}
                 Ok(VcpuExit::Shutdown) => return self.crash("triple fault".into()),
                 Ok(other) => {
