@@ -42,7 +42,7 @@ spec:
 #[test]
 #[ignore = "boots an emulated host: cargo lab test"]
 fn one_guest_drives_devices_of_every_kind() -> Result<()> {
-    let shape = Host::intel().igb(1).shared_group().nvme().cards();
+    let shape = Host::intel().igb(1).shared_group().nvme().cards().limit(Duration::from_secs(340));
     let host = shape.file("root/policy.yaml", POLICY).file("root/guest.yaml", GUEST).boot()?;
     // Interfaces come back under the name that is free then: giving names is udev's business.
     let drivers = "cd /sys/bus/pci/devices; for at in *; do \
@@ -55,7 +55,7 @@ fn one_guest_drives_devices_of_every_kind() -> Result<()> {
     assert!(again.contains("nothing to do"), "{again}");
     assert_eq!(host.run("assign diff")?.code, 0);
     let output =
-        host.run_within("assign run -f guest.yaml </dev/null", Duration::from_secs(150))?;
+        host.run_within("assign run -f guest.yaml </dev/null", Duration::from_secs(240))?;
     let said = format!("{}\n{}", output.stdout, output.stderr);
     assert_eq!(output.code, 0, "{said}");
     // Which interface is which is the guest kernel's affair.

@@ -8,7 +8,7 @@ use lab::{Host, Output};
 
 use crate::documents::{Guest, policy};
 
-const GUEST_TIME: Duration = Duration::from_secs(150);
+const GUEST_TIME: Duration = Duration::from_secs(240);
 
 /// A policy of eth0's VFs that demands an interface.
 fn demanding(vfs: u16, iommu: &str) -> String {
