@@ -21,5 +21,6 @@ mod nvme;
 mod policy;
 mod protection;
 mod snapshot;
+mod type1;
 mod vf_settings;
 mod virtual_functions;
