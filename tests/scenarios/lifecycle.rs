@@ -71,8 +71,10 @@ fn life_of_a_policy() -> Result<()> {
     let status = host.ok("assign status");
     assert!(status.contains("lan: 3 of 3 free") && status.contains("InSync"), "{status}");
     assert_eq!(json(&host.ok("assign status -o json"))["policies"][0]["pools"][0]["free"], 3);
-    // Who may not read what is remembered sees what the host shows, and is told so.
+    // Who may not read what is remembered sees the files and what the host shows, and is told so.
+    host.ok("mkdir -p /etc/assign && cp edge.yaml /etc/assign");
     let other = json(&host.ok("su -s /bin/sh nobody -c 'cd / && assign status -o json'"));
+    host.ok("rm /etc/assign/edge.yaml");
     assert!(other["notes"][0].as_str().is_some_and(|note| note.contains("for root to see")));
     assert!(other["policies"][0]["conditions"].to_string().contains("Hidden"), "{other}");
     let terminal = host.spawn_on_terminal("assign status", 80);
