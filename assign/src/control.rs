@@ -73,6 +73,17 @@ pub struct Detached {
     pub notes: Vec<String>,
 }
 
+impl Detached {
+    /// What its guest did, for people: to follow the guest's name.
+    pub fn told(&self) -> String {
+        let how = match self.by {
+            Departure::Guest => "has let go of",
+            Departure::Forced => "had to give up",
+        };
+        format!("{how} {}", self.device)
+    }
+}
+
 /// A guest's place below `/run`.
 #[derive(Debug)]
 pub struct Place {

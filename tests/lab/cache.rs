@@ -80,6 +80,13 @@ impl Cache {
     }
 }
 
+/// A number that differs for texts that differ (FNV-1a, 64 bits).
+pub fn fingerprint(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
 /// Takes an exclusive lock on the file at `path`, saying so if somebody else has it.
 pub fn lock(path: &Path) -> Result<File> {
     let file = File::options()

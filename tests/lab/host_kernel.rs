@@ -116,12 +116,10 @@ fn current() -> String {
     format!("current-host-kernel-{:016x}", fingerprint())
 }
 
-/// Changes with whatever decides the kernel but the package (FNV-1a, 64 bits).
+/// Changes with whatever decides the kernel but the package.
 fn fingerprint() -> u64 {
     let text = format!("{FORMAT} {}", options().collect::<Vec<_>>().join(" "));
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    })
+    cache::fingerprint(&text)
 }
 
 /// The lines of the configuration that are no comments.

@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 
 use crate::apt::{self, Apt, Family};
 use crate::archive::Tree;
-use crate::cache::{Cache, write_whole};
+use crate::cache::{self, Cache, write_whole};
 use crate::kernel::{self, ModuleTree};
 use crate::progress;
 use crate::run::capture;
@@ -180,15 +180,13 @@ fn current() -> String {
     format!("current-kit-{:016x}", fingerprint())
 }
 
-/// Changes with whatever decides a kit's content but the packages (FNV-1a, 64 bits).
+/// Changes with whatever decides a kit's content but the packages.
 fn fingerprint() -> u64 {
     let mut text = format!("{FORMAT}");
     for name in HOST_MODULES.iter().chain(GUEST_MODULES) {
         text.push_str(&format!(" {name}"));
     }
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    })
+    cache::fingerprint(&text)
 }
 
 /// Which packages: first the kernel, last busybox.

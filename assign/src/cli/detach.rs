@@ -2,7 +2,6 @@
 
 use clap::Args;
 use sriov::HostSnapshot;
-use vmm::spec::Departure;
 
 use super::{Context, Format, confirm, device, output};
 use crate::control::{Detach as Wanted, Detached, PATIENCE, client};
@@ -42,11 +41,7 @@ impl Detach {
             client::ask(&context.root, &self.guest, "/v1/detach", Some(&wanted))?;
         output::value(context.format, &detached)?;
         if context.format == Format::Table {
-            let how = match detached.by {
-                Departure::Guest => "has let go of",
-                Departure::Forced => "had to give up",
-            };
-            output::text_out(&format!("{} {how} {device}", self.guest))?;
+            output::text_out(&format!("{} {}", self.guest, detached.told()))?;
             detached.notes.iter().try_for_each(|note| output::text_out(note))?;
         }
         Ok(0)

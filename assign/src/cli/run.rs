@@ -7,7 +7,6 @@ use clap::Args;
 use policies::{Documents, Guest};
 use serde::Serialize;
 use sriov::PciAddress;
-use vmm::spec::Departure;
 
 use super::{Context, Files, Format, confirm};
 use crate::choose::{ByForce, Choice, Connection, DeviceChoice, Offer};
@@ -177,13 +176,9 @@ fn tell(guest: &str, format: Format, told: &Told<'_>) {
         (Told::Attached(devices), _) => {
             devices.iter().for_each(|device| say(&format!("{guest}: has {device} now")));
         }
-        (Told::Detached(Detached { device, by, notes }), _) => {
-            let how = match by {
-                Departure::Guest => "has let go of",
-                Departure::Forced => "had to give up",
-            };
-            say(&format!("{guest}: {how} {device}"));
-            notes.iter().for_each(|note| say(&format!("assign: {note}")));
+        (Told::Detached(detached), _) => {
+            say(&format!("{guest}: {}", detached.told()));
+            detached.notes.iter().for_each(|note| say(&format!("assign: {note}")));
         }
         (Told::Wanted(device), _) => say(&format!("{guest}: the host wants {device} back")),
         (Told::DeviceError(device), _) => {
