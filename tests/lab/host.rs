@@ -12,6 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use crate::binaries::BUILT;
+use crate::emulator;
 use crate::job::{Job, JobState, Output};
 use crate::machine::{Machine, Shared, keep};
 use crate::scratch::Scratch;
@@ -47,9 +48,9 @@ impl Link {
 }
 
 impl Host {
-    /// Boots it. QEMU 10.0 sometimes trips over an assertion of its own while firmware and kernel
-    /// rearrange the memory map under two emulated processors (`iotlb_to_section`); no scenario can
-    /// have caused that before it began, so the host is then booted once more.
+    /// Boots it. QEMU 10.0 has faults that strike while firmware and kernel start under two emulated
+    /// processors ([`emulator`]); no scenario can have caused them before it began, so the host is
+    /// then booted once more.
     pub(crate) fn start(ready: &Ready, shape: &Shape) -> Result<Self> {
         let mut again = true;
         loop {
@@ -62,11 +63,10 @@ impl Host {
                 return Ok(Host { machine, link, next_id, boot_time, _scratch: scratch });
             };
             let error = machine.error(why, BOOT, "booting the host");
-            if !machine.aborted() || !again {
-                return Err(error);
-            }
+            let fault = emulator::boot_fault(&machine.shared.lock());
+            let Some(fault) = fault.filter(|_| again) else { return Err(error) };
             again = false;
-            eprintln!("lab: QEMU has failed by itself, booting the host once more: {error:#}");
+            eprintln!("lab: {fault}: booting the host once more: {error:#}");
         }
     }
 

@@ -23,7 +23,7 @@ use crate::run::line;
 /// How much of a console or of a command's output is kept; of more, the beginning is dropped.
 const KEPT: usize = 16 << 20;
 
-/// How many lines of a console a report shows.
+/// How many lines of a console a report shows at least: more, where a kernel's error began earlier.
 const SHOWN: usize = 40;
 
 /// What is known of a machine, changed by the threads that listen to it.
@@ -34,7 +34,8 @@ pub(crate) struct State {
     pub agent_ready: bool,
     /// Why it runs no longer.
     pub ended: Option<String>,
-    /// It has ended because QEMU found itself in a state it takes for impossible.
+    /// It has ended because QEMU found itself in a state it takes for impossible (SIGABRT). No guest
+    /// is to be able to do that, so it says nothing about what runs in the machine.
     pub aborted: bool,
     stop: bool,
 }
@@ -178,12 +179,6 @@ impl Machine {
         }
     }
 
-    /// Whether QEMU has ended itself by an assertion of its own (SIGABRT). No guest is to be able to
-    /// do that, so it says nothing about what runs in the machine.
-    pub(crate) fn aborted(&self) -> bool {
-        self.shared.lock().aborted
-    }
-
     /// An error about something that did not come, with the end of the console.
     pub(crate) fn error(&self, why: InVain, limit: Duration, what: &str) -> anyhow::Error {
         let why = match why {
@@ -219,7 +214,9 @@ pub(crate) fn contains(bytes: &[u8], text: &str) -> bool {
 fn console_tail(state: &State) -> String {
     let console = String::from_utf8_lossy(&state.console);
     let lines: Vec<&str> = console.lines().map(|line| line.trim_end_matches('\r')).collect();
-    let shown = lines.len().min(SHOWN);
+    // What a kernel says of its error begins with what it is, and goes on with where it was.
+    let error = lines.iter().position(|line| line.contains("Oops: ") || line.contains(" BUG: "));
+    let shown = lines.len().min(SHOWN).max(error.map_or(0, |at| lines.len() - at).min(4 * SHOWN));
     format!(
         "--- console, last {shown} of {} lines ---\n{}\n--- end of console ---",
         lines.len(),
@@ -293,7 +290,7 @@ mod tests {
             command.args(["-c", script]);
             let machine = Machine::start(command, Duration::from_secs(30)).expect("sh starts");
             machine.wait_for_end(Duration::from_secs(20)).expect("it ends by itself");
-            machine.aborted()
+            machine.shared.lock().aborted
         };
         assert!(end_of("kill -ABRT $$"));
         assert!(!end_of("exit 1"));
