@@ -9,9 +9,6 @@ use crate::machine::Machine;
 use crate::scratch::Scratch;
 use crate::{image, setup, shape};
 
-/// One processor is what guests have mostly, and QEMU has no memory map to lose between two.
-const ONE: &[&str] = &["-accel", "tcg,thread=single", "-cpu", "max", "-smp", "1"];
-
 /// Boots the guest's kernel and file system with one virtio network card, in whose network 10.0.2.2
 /// hands out leases. `verb` is what the guest is to do (see guest-init.sh).
 pub fn boot_guest(verb: &str) -> Result<Machine> {
@@ -20,7 +17,7 @@ pub fn boot_guest(verb: &str) -> Result<Machine> {
     let initrd = scratch.path().join("guest.cpio");
     std::fs::write(&initrd, image::guest(&ready.kit)?)
         .with_context(|| format!("cannot write {}", initrd.display()))?;
-    let mut command = shape::base(&ready, "q35", ONE, "512M");
+    let mut command = shape::base(&ready, "q35", shape::ONE, "512M");
     command.arg("-kernel").arg(ready.kit.vmlinux()).arg("-initrd").arg(&initrd);
     command.args(["-append", &format!("{} lab={verb}", shape::CMDLINE)]);
     command.args(["-netdev", "user,id=lan"]);
