@@ -5,7 +5,7 @@
 //! driver then forgets: each is read back.
 
 use super::link::{port, refused, rtnetlink};
-use super::{Done, bind, function, locate, stale};
+use super::{Done, bind, function, link, locate, stale};
 use crate::address::{PciAddress, VfRef};
 use crate::attribute;
 use crate::change::{Binding, Target};
@@ -54,9 +54,16 @@ pub fn set(root: &HostRoot, vf: VfRef, setting: VfSetting) -> Result<Done, Chang
         let found = format!("{name} {}", now.before());
         return Err(stale(vf, &found, &format!("{name} {}", setting.before())));
     }
-    netlink
-        .set_vf(port.index, vf.index, value)
-        .map_err(|error| explain(vf, driver.as_deref(), asked, &error))?;
+    let changes = link::carrier_changes(root, &port);
+    let mut answer = netlink.set_vf(port.index, vf.index, value);
+    // Drivers take a rate only while there is a link, and making VFs may have cost it just now.
+    if answer.is_err()
+        && matches!(setting, VfSetting::Rate(_))
+        && link::await_lost_carrier(root, &port, vf.pf, changes)
+    {
+        answer = netlink.set_vf(port.index, vf.index, value);
+    }
+    answer.map_err(|error| explain(vf, driver.as_deref(), asked, &error))?;
     let seen = read(&mut netlink, &port, vf, &setting.to_string())?;
     match setting.from_now(&seen) {
         Some(seen) if seen.is_nothing() => Ok(Done::Changed),
