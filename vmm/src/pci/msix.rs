@@ -67,9 +67,16 @@ impl Msix {
         for number in 0..self.vectors.len() {
             self.refresh(number);
         }
-        if value & CONTROL_ENABLE == 0 && changed & CONTROL_ENABLE != 0 {
+        if changed & CONTROL_ENABLE == 0 {
+            return;
+        }
+        if value & CONTROL_ENABLE == 0 {
             self.source.detach_all();
             self.vectors.iter_mut().for_each(Vector::forget);
+        } else if !self.vectors.iter().any(|vector| vector.attached)
+            && let Err(error) = self.source.turn_on()
+        {
+            self.warnings.say(format_args!("{error}"));
         }
     }
 
@@ -165,7 +172,7 @@ impl Drop for Msix {
 mod tests {
     use super::*;
     use crate::pci::vector::record::Call::{
-        Attach, Connect, DetachAll, Disconnect, Release, Route,
+        Attach, Connect, DetachAll, Disconnect, Release, Route, TurnOn,
     };
     use crate::pci::vector::record::{Device, Record};
 
@@ -205,6 +212,18 @@ mod tests {
         assert_eq!(record.take(), [Disconnect(1)]);
         msix.set_control(CONTROL_ENABLE);
         record.take();
+        msix.set_control(0);
+        assert_eq!(record.take(), [Disconnect(1), DetachAll]);
+    }
+
+    #[test]
+    fn the_device_has_msix_on_when_the_guest_has_whatever_is_masked() {
+        let (mut msix, record) = msix(2);
+        msix.set_control(CONTROL_ENABLE | CONTROL_MASK_ALL);
+        assert_eq!(record.take(), [TurnOn], "as Linux begins");
+        unmask(&mut msix, 1);
+        msix.set_control(CONTROL_ENABLE);
+        assert_eq!(record.take(), [Route(1, MESSAGE), Connect(1), Attach(1, 1)]);
         msix.set_control(0);
         assert_eq!(record.take(), [Disconnect(1), DetachAll]);
     }

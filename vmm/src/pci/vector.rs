@@ -19,6 +19,12 @@ use crate::machine::interrupts::{Delivery, Gsi, Message};
 
 /// Who signals the vectors' events.
 pub trait Source: Send {
+    /// The guest has turned its vectors on, and all of them are masked. A device may behave otherwise
+    /// where messages are off, so they are turned on in it too.
+    ///
+    /// # Errors
+    /// Where the device cannot do that.
+    fn turn_on(&mut self) -> Result<()>;
     /// From now on the vectors from `first` on are signalled by these events.
     ///
     /// # Errors
@@ -32,6 +38,10 @@ pub trait Source: Send {
 pub struct Emulated;
 
 impl Source for Emulated {
+    fn turn_on(&mut self) -> Result<()> {
+        Ok(())
+    }
+
     fn attach(&mut self, _: u16, _: &[Arc<EventFd>]) -> Result<()> {
         Ok(())
     }
@@ -146,6 +156,8 @@ pub mod record {
         Disconnect(u32),
         /// It is given up.
         Release(u32),
+        /// The source is on, with nothing to signal.
+        TurnOn,
         /// The source signals these: first and how many.
         Attach(u16, usize),
         /// It signals none.
@@ -201,6 +213,10 @@ pub mod record {
     pub struct Device(pub Arc<Record>);
 
     impl Source for Device {
+        fn turn_on(&mut self) -> Result<()> {
+            self.0.note(Call::TurnOn);
+            Ok(())
+        }
         fn attach(&mut self, first: u16, events: &[Arc<EventFd>]) -> Result<()> {
             self.0.note(Call::Attach(first, events.len()));
             Ok(())

@@ -94,6 +94,17 @@ impl<V: Vectors> VfioVectors<V> {
 }
 
 impl<V: Vectors> Source for VfioVectors<V> {
+    fn turn_on(&mut self) -> Result<()> {
+        if self.attached.is_empty() {
+            self.device.enable(0, &[None]).map_err(|source| Error::System {
+                action: "turn the device's messages on",
+                source,
+            })?;
+            self.attached.push(None);
+        }
+        Ok(())
+    }
+
     fn attach(&mut self, first: u16, events: &[Arc<EventFd>]) -> Result<()> {
         let trying = |source: io::Error| Error::System {
             action: "let the device signal an interrupt vector",
@@ -184,6 +195,24 @@ mod tests {
                 assert!(crate::lock(&kernel.on).is_empty());
             }
             vectors.detach_all();
+        }
+    }
+
+    #[test]
+    fn messages_are_on_before_there_is_one_to_signal() {
+        for dynamic in [true, false] {
+            let (mut vectors, kernel, event) = vectors(dynamic, 5);
+            vectors.turn_on().unwrap();
+            vectors.turn_on().unwrap();
+            assert_eq!(*crate::lock(&kernel.on), [false]);
+            vectors.attach(2, std::slice::from_ref(&event)).unwrap();
+            assert_eq!(*crate::lock(&kernel.on), [false, false, true]);
+            vectors.turn_on().unwrap();
+            vectors.detach_all();
+            assert!(crate::lock(&kernel.on).is_empty());
+            vectors.turn_on().unwrap();
+            vectors.detach_all();
+            assert!(crate::lock(&kernel.on).is_empty());
         }
     }
 
