@@ -144,6 +144,10 @@ pub struct VfioDevice {
     pub address: String,
     /// How it is opened.
     pub from: DeviceSource,
+    /// Whether the host's kernel knows a way to reset it. Opening it does that; a device that then
+    /// has not been reset holds what its last user left there, and is not used.
+    #[serde(default)]
+    pub resettable: bool,
 }
 
 /// How a device is opened, as the interface to the IOMMU has it.

@@ -85,8 +85,12 @@ fn number(descriptor: &OwnedFd) -> Descriptor {
 /// What the VMM is told of `files`, which it knows by the descriptors that `named` gives them, each
 /// once and in the order of [`VfioFiles::descriptors`].
 fn vfio(files: &VfioFiles, named: &mut dyn FnMut(&OwnedFd) -> Descriptor) -> Vfio {
-    let device = |address: &PciAddress, from| VfioDevice { address: address.to_string(), from };
-    let VfioFiles { files, reserved, peer_to_peer } = files;
+    let VfioFiles { files, reserved, peer_to_peer, resettable } = files;
+    let device = |address: &PciAddress, from| VfioDevice {
+        address: address.to_string(),
+        from,
+        resettable: resettable.contains(address),
+    };
     let (iommu, devices) = match files {
         Files::Type1 { container, groups, devices } => {
             let container = named(container);
@@ -125,7 +129,7 @@ pub fn passed(files: &VfioFiles) -> (Vfio, Vec<&OwnedFd>) {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
+    use std::collections::{BTreeSet, HashSet};
     use std::fs::File;
 
     use super::*;
@@ -150,7 +154,12 @@ mod tests {
             events: null(),
             control: null(),
             taps: vec![(null(), [2, 0, 0, 0, 0, 1])],
-            vfio: Some(VfioFiles { files, reserved, peer_to_peer: true }),
+            vfio: Some(VfioFiles {
+                files,
+                reserved,
+                peer_to_peer: true,
+                resettable: BTreeSet::from(["0000:01:10.0".parse().expect("an address")]),
+            }),
         }
     }
 
@@ -208,7 +217,7 @@ mod tests {
         let vfio = spec.vfio.expect("one device");
         assert_eq!(vfio.devices[0].address, "0000:01:10.0");
         assert_eq!(vfio.reserved, [AddressRange { first: 0xfee0_0000, last: 0xfeef_ffff }]);
-        assert!(vfio.peer_to_peer);
+        assert!(vfio.peer_to_peer && vfio.devices[0].resettable);
         let Iommu::Type1 { groups, .. } = &vfio.iommu else { panic!("{vfio:?}") };
         let DeviceSource::Group(group) = vfio.devices[0].from else { panic!("{vfio:?}") };
         assert_eq!(groups[group].number, 9);

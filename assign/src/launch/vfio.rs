@@ -17,6 +17,7 @@ use sriov::facts::iommu::{Region, RegionKind, reserved_regions};
 use sriov::{HostRoot, PciAddress, vfio};
 
 use crate::choose::{self, Device};
+use crate::state::unreset::can_reset;
 
 /// By which of the kernel's interfaces a guest has its devices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -46,6 +47,8 @@ pub struct VfioFiles {
     pub reserved: Vec<(u64, u64)>,
     /// Whether the devices may reach each other's registers.
     pub peer_to_peer: bool,
+    /// Devices that the kernel knows a way to reset.
+    pub resettable: BTreeSet<PciAddress>,
 }
 
 /// What an interface takes.
@@ -114,7 +117,9 @@ impl VfioFiles {
         };
         let allows = |device| isolation(device).peer_to_peer == PeerToPeer::Allow;
         let peer_to_peer = chosen.iter().all(allows);
-        Ok(Some(VfioFiles { files, reserved, peer_to_peer }))
+        let addresses = chosen.iter().map(|device| device.address);
+        let resettable = addresses.filter(|address| can_reset(root, *address)).collect();
+        Ok(Some(VfioFiles { files, reserved, peer_to_peer, resettable }))
     }
 
     /// All of the files.

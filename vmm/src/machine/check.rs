@@ -128,6 +128,7 @@ mod tests {
         let device = |address: &str, index| VfioDevice {
             address: address.into(),
             from: DeviceSource::Group(index),
+            resettable: true,
         };
         GuestSpec {
             name: "web-1".into(),

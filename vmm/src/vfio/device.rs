@@ -14,7 +14,7 @@ use super::dma::{IoSpace, failed};
 use super::filter::{Filter, MsixLayout, effective_command};
 use super::intx::Intx;
 use super::region::{BarRegion, MsixPart};
-use super::sys::{Device, RegionInfo};
+use super::sys::{Device, RegionInfo, Traits};
 use super::vectors::{Kind, VfioVectors};
 use crate::bus::Bus;
 use crate::error::{Error, Result};
@@ -107,10 +107,8 @@ impl VfioFunction {
         // in another's way, and has the kernel announce resets only where this one worked (Linux
         // drivers/vfio/pci/vfio_pci_core.c, `vfio_pci_core_enable`, which every driver of PCI
         // devices for VFIO calls).
-        let pci = device.is_pci().map_err(failed(&address, "describe the device", ""))?;
-        if !pci {
-            return Err(unfit("it is not a PCI device".into()));
-        }
+        let traits = device.describe().map_err(failed(&address, "describe the device", ""))?;
+        check_traits(traits, spec.resettable).map_err(unfit)?;
         let config = device.region(VFIO_PCI_CONFIG_REGION_INDEX).map_err(failed(
             &address,
             "describe its configuration space",
@@ -443,6 +441,22 @@ fn msix_part(layout: &MsixLayout, index: usize) -> MsixPart {
     }
 }
 
+/// Refuses what is no PCI device, and one of which the host knows a way to reset it, and which yet
+/// has not been: it is broken, and holds what its last user left.
+fn check_traits(traits: Traits, resettable: bool) -> Result<(), String> {
+    if !traits.is_pci {
+        return Err("it is not a PCI device".into());
+    }
+    if resettable && !traits.resets {
+        return Err(
+            "its reset failed, so what its last user left may still be in it. The kernel's \
+                    log may say why; making a VF anew, or powering the card off and on, helps"
+                .into(),
+        );
+    }
+    Ok(())
+}
+
 /// Refuses an MSI-X structure that is not within a memory BAR, of which `size_of` gives the size in
 /// bytes, or lies over the other one.
 fn check_msix(layout: &MsixLayout, size_of: impl Fn(usize) -> Option<u64>) -> Result<(), String> {
@@ -465,6 +479,16 @@ fn check_msix(layout: &MsixLayout, size_of: impl Fn(usize) -> Option<u64>) -> Re
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_device_whose_reset_failed_is_not_used() {
+        let traits = |is_pci, resets| Traits { is_pci, resets };
+        assert_eq!(check_traits(traits(true, true), true), Ok(()));
+        // One that nobody can reset is its launcher's decision.
+        assert_eq!(check_traits(traits(true, false), false), Ok(()));
+        assert!(check_traits(traits(true, false), true).unwrap_err().contains("reset failed"));
+        assert!(check_traits(traits(false, true), true).unwrap_err().contains("not a PCI"));
+    }
 
     #[test]
     fn only_a_write_of_the_bit_itself_makes_a_master() {

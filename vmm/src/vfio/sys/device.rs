@@ -39,6 +39,15 @@ pub struct InterruptInfo {
     pub dynamic: bool,
 }
 
+/// What a device is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Traits {
+    /// A PCI device.
+    pub is_pci: bool,
+    /// It was reset when it was opened, and can be again.
+    pub resets: bool,
+}
+
 /// An open VFIO device. Dropped, it is closed before what it was opened by, as the kernel insists.
 pub struct Device {
     file: File,
@@ -51,13 +60,16 @@ impl Device {
         Device { file, _opened_by: opened_by }
     }
 
-    /// Whether it is a PCI device.
-    pub fn is_pci(&self) -> io::Result<bool> {
+    /// What it is.
+    pub fn describe(&self) -> io::Result<Traits> {
         let mut info =
             vfio_device_info { argsz: size_of::<vfio_device_info>() as u32, ..Default::default() };
         // SAFETY: the structure is complete, as large as `argsz` says, and outlives the call.
         check(unsafe { ioctl_with_mut_ref(&self.file, DEVICE_GET_INFO, &mut info) })?;
-        Ok(info.flags & VFIO_DEVICE_FLAGS_PCI != 0)
+        Ok(Traits {
+            is_pci: info.flags & VFIO_DEVICE_FLAGS_PCI != 0,
+            resets: info.flags & VFIO_DEVICE_FLAGS_RESET != 0,
+        })
     }
 
     /// Describes region `index`.

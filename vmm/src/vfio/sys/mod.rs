@@ -14,7 +14,7 @@ use std::os::fd::AsRawFd;
 use vfio_bindings::bindings::vfio::{VFIO_BASE, VFIO_TYPE};
 use vmm_sys_util::ioctl::ioctl_with_mut_ptr;
 
-pub use self::device::{Device, InterruptInfo, RegionInfo};
+pub use self::device::{Device, InterruptInfo, RegionInfo, Traits};
 
 const fn number(offset: u32) -> u64 {
     (VFIO_TYPE as u64) << 8 | (VFIO_BASE + offset) as u64
