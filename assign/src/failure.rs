@@ -102,6 +102,8 @@ pub enum OwnReason {
     File,
     /// The guest's machine failed.
     Guest,
+    /// A device of the guest failed.
+    DeviceError,
 }
 
 impl From<sriov::Reason> for Reason {

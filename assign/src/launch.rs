@@ -46,6 +46,7 @@ mod vfio;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::ops::ControlFlow;
 use std::os::fd::OwnedFd;
 use std::thread;
 
@@ -202,6 +203,7 @@ impl Launch<'_> {
         connected.lease.release()?;
         match ending {
             Ending::Asked => Ok(Ended::Stopped),
+            Ending::DeviceError(device) => Err(error::stopped_for(self.guest, &device)),
             Ending::Guest(StopReason::PowerOff | StopReason::Reboot) => Ok(Ended::PoweredOff),
             Ending::Guest(StopReason::Crash { detail }) => {
                 Err(error::ended(self.guest, format!("crashed: {detail}")))
@@ -406,9 +408,13 @@ impl Launch<'_> {
         let ending = thread::scope(|scope| {
             serve::serve(scope, &listener, supervisor)?;
             let hear = |event: GuestEvent| {
+                if let Some(device) = supervisor.ends_with(&event) {
+                    return ControlFlow::Break(Ending::DeviceError(device));
+                }
                 if supervisor.hear(&event) {
                     scope.spawn(move || supervisor.attend_to(&event));
                 }
+                ControlFlow::Continue(())
             };
             let ending = session::attend(vmm, console, signals, hear);
             supervisor.end();

@@ -41,6 +41,22 @@ pub struct Guest {
     pub networks: Vec<GuestNetwork>,
     /// Other devices it gets as they are, in the order of the text.
     pub devices: Vec<GuestDevice>,
+    /// What happens where one of its devices fails.
+    pub on_device_error: OnDeviceError,
+}
+
+/// What happens to a guest of which a device meets an error that it cannot recover from: an
+/// uncorrectable one, as PCI Express Advanced Error Reporting calls it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnDeviceError {
+    /// The device is taken out of the running guest and reset.
+    #[default]
+    Eject,
+    /// The guest is stopped.
+    Stop,
+    /// It is told, and nothing is done.
+    Report,
 }
 
 /// The memory of a guest.
@@ -144,6 +160,18 @@ pub(crate) static GUEST: Mapping = Mapping {
             "[{name: gpu0, claim: {pool: gpu}}]",
             "Other devices that it gets: GPUs, NVMe controllers, anything that has a pool.",
         ),
+        Field::new(
+            "onDeviceError",
+            Form::Words(&[
+                word("eject", "the guest is asked to let the device go, and goes on without it; after 10 s it is taken all the same"),
+                word("stop", "the guest is stopped, for those whose data must not be written by half"),
+                word("report", "it is told, and the guest's driver is left to cope"),
+            ]),
+            "stop",
+            "What happens where a device of the guest meets an error that it cannot recover from (an \
+             uncorrectable one of PCI Express).",
+        )
+        .or("eject"),
     ],
     rules: &[],
     later: &[later("disks", "which files and block devices are its disks")],
@@ -354,11 +382,13 @@ pub(crate) fn read(
     for fields in spec.list("devices", report) {
         devices.extend(device(&fields, &mut claims, report));
     }
+    let on_device_error = spec.word("onDeviceError", report).unwrap_or_default();
     if report.count() != before {
         return None;
     }
     let (name, _) = named?;
-    Some(Guest { name, cpus: cpus?, memory: memory?, boot: boot?, networks, devices })
+    let (cpus, memory, boot) = (cpus?, memory?, boot?);
+    Some(Guest { name, cpus, memory, boot, networks, devices, on_device_error })
 }
 
 fn memory(fields: &Fields<'_>, report: &mut Report<'_>) -> Option<Memory> {

@@ -5,12 +5,18 @@
 //! the first thing its init does, and again when its first interface has a link; what this host's
 //! clock shows since the command was started, less that, is what starting costs. All of it counts:
 //! reading the host, choosing, leasing, the VMM, and the kernel's own time for pinning and resets.
+//!
+//! The same guests are started by this machine's QEMU, in turns with ours in the same host. What it is
+//! started by has nothing to find out: it is told the addresses of VFs that are ready.
+//!
+//! At the end the goals are held against what was measured, and a miss is an error.
 
+use std::collections::BTreeMap;
 use std::env;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
-use lab::{Host, image, setup};
+use anyhow::{Context, Result, ensure};
+use lab::{Host, image, peer, setup};
 
 /// Turns of each.
 const TURNS: usize = 3;
@@ -22,11 +28,15 @@ struct Case {
     memory: u32,
 }
 
+const ONE: &str = "1 VF, 512 MiB";
+const SEVEN: &str = "7 VFs, 512 MiB";
+const LARGE: &str = "1 VF, 1536 MiB";
+
 const CASES: &[Case] = &[
     Case { name: "no device, 512 MiB", vfs: 0, memory: 512 },
-    Case { name: "1 VF, 512 MiB", vfs: 1, memory: 512 },
-    Case { name: "7 VFs, 512 MiB", vfs: 7, memory: 512 },
-    Case { name: "1 VF, 1536 MiB", vfs: 1, memory: 1536 },
+    Case { name: ONE, vfs: 1, memory: 512 },
+    Case { name: SEVEN, vfs: 7, memory: 512 },
+    Case { name: LARGE, vfs: 1, memory: 1536 },
 ];
 
 /// What starting cost until the guest's init and until its link, in seconds.
@@ -34,6 +44,25 @@ const CASES: &[Case] = &[
 struct Cost {
     up: f64,
     link: Option<f64>,
+}
+
+/// What all guests boot.
+const CMDLINE: &str = "console=ttyS0 quiet mitigations=off lab=time";
+
+/// The command that has QEMU start the same guest.
+fn qemu(case: &Case) -> String {
+    let vfs: String = (0..case.vfs)
+        .map(|index| {
+            format!(" -device vfio-pci,host=0000:01:{:02x}.{}", 0x10 + index / 4, index % 4 * 2)
+        })
+        .collect();
+    format!(
+        "{} -machine q35 -accel kvm -cpu host -m {} -nodefaults -no-user-config -display none \
+         -no-reboot -serial stdio -kernel /boot/vmlinuz -initrd /boot/guest.cpio -append \
+         '{CMDLINE}'{vfs}",
+        peer::command(),
+        case.memory
+    )
 }
 
 fn guest(case: &Case) -> String {
@@ -46,7 +75,7 @@ fn guest(case: &Case) -> String {
     format!(
         "apiVersion: assign/v1\nkind: Guest\nmetadata: {{name: bench}}\nspec:\n  memory: {{size: \
          {}MiB}}\n  boot: {{kernel: /boot/vmlinuz, initrd: /boot/guest.cpio, cmdline: \
-         \"console=ttyS0 quiet mitigations=off lab=time\"}}\n{networks}",
+         \"{CMDLINE}\"}}\n{networks}",
         case.memory
     )
 }
@@ -72,6 +101,34 @@ fn median(mut times: Vec<f64>) -> Option<f64> {
     times.get(times.len() / 2).copied()
 }
 
+/// Medians of a case, to the guest's init and to its link.
+#[derive(Debug, Clone, Copy)]
+struct Medians {
+    up: f64,
+    link: Option<f64>,
+}
+
+fn medians(costs: &[Cost]) -> Result<Medians> {
+    let up = median(costs.iter().map(|cost| cost.up).collect()).context("nothing was measured")?;
+    Ok(Medians { up, link: median(costs.iter().filter_map(|cost| cost.link).collect()) })
+}
+
+/// What a goal is about, how much it allows, and what came out.
+fn goals(ours: &BTreeMap<&str, Medians>) -> Vec<(&'static str, f64, f64)> {
+    let up = |name: &str| ours.get(name).map(|medians| medians.up);
+    let mut goals = Vec::new();
+    if let Some(one) = up(ONE) {
+        goals.push(("1 VF, 512 MiB: seconds to init", 0.20, one));
+        if let Some(seven) = up(SEVEN) {
+            goals.push(("7 VFs: times what 1 VF takes", 1.1, seven / one));
+        }
+        if let Some(large) = up(LARGE) {
+            goals.push(("seconds for each further GiB", 0.2, large - one));
+        }
+    }
+    goals
+}
+
 fn main() -> Result<()> {
     // Cargo adds options of its own.
     let wanted: Vec<String> = env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
@@ -80,27 +137,49 @@ fn main() -> Result<()> {
     };
     setup::ready()?;
     image::build_programs()?;
-    let mut shape = Host::intel().igb(1).counted().limit(Duration::from_secs(3000));
+    let mut shape = Host::intel().igb(1).counted().qemu().limit(Duration::from_secs(3000));
     shape = shape.file("root/policy.yaml", POLICY);
     for (number, case) in CASES.iter().enumerate() {
         shape = shape.file(&format!("root/guest{number}.yaml"), guest(case));
     }
     let host = shape.boot()?;
     host.ok("assign apply -f policy.yaml");
-    println!("seconds of counted time beyond the guest's own clock, medians of {TURNS} turns");
-    println!("{:24} {:>8} {:>8}", "", "to init", "to link");
+    println!("Seconds of counted time beyond the guest's own clock, medians of {TURNS} turns:\n");
+    println!("| guest | to init | to link | QEMU to init | QEMU to link |");
+    println!("|---|---|---|---|---|");
+    let mut all = BTreeMap::new();
     for (number, case) in CASES.iter().enumerate().filter(|(_, case)| is_wanted(case)) {
-        let command = format!("assign run -f guest{number}.yaml");
-        // The first brings files into memory.
-        measure(&host, &command)?;
-        let mut costs = Vec::new();
-        for _ in 0..TURNS {
-            costs.push(measure(&host, &command)?);
+        let commands = [format!("assign run -f guest{number}.yaml"), qemu(case)];
+        let mut costs = [Vec::new(), Vec::new()];
+        for turn in 0..=TURNS {
+            for (command, costs) in commands.iter().zip(&mut costs) {
+                let cost = measure(&host, command)?;
+                // The first brings files into memory.
+                if turn > 0 {
+                    costs.push(cost);
+                }
+            }
         }
-        let up = median(costs.iter().map(|cost| cost.up).collect());
-        let link = median(costs.iter().filter_map(|cost| cost.link).collect());
-        let shown = |time: Option<f64>| time.map_or("-".to_owned(), |time| format!("{time:.3}"));
-        println!("{:24} {:>8} {:>8}", case.name, shown(up), shown(link));
+        let [ours, theirs] = [medians(&costs[0])?, medians(&costs[1])?];
+        let link =
+            |medians: Medians| medians.link.map_or(String::new(), |time| format!("{time:.2}"));
+        println!(
+            "| {} | {:.2} | {} | {:.2} | {} |",
+            case.name,
+            ours.up,
+            link(ours),
+            theirs.up,
+            link(theirs)
+        );
+        all.insert(case.name, ours);
     }
+    println!();
+    let goals = goals(&all);
+    for (what, allowed, found) in &goals {
+        let verdict = if found <= allowed { "reached" } else { "MISSED" };
+        println!("{what}: {found:.2}, at most {allowed:.2}: {verdict}");
+    }
+    let missed = goals.iter().filter(|(_, allowed, found)| found > allowed).count();
+    ensure!(missed == 0, "{missed} of {} goals were missed", goals.len());
     Ok(())
 }

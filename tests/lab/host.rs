@@ -15,6 +15,7 @@ use crate::binaries::BUILT;
 use crate::emulator;
 use crate::job::{Job, JobState, Output};
 use crate::machine::{Machine, Shared, keep};
+use crate::monitor::Monitor;
 use crate::scratch::Scratch;
 use crate::setup::Ready;
 use crate::shape::Shape;
@@ -30,6 +31,7 @@ const BOOT: Duration = Duration::from_secs(90);
 pub struct Host {
     machine: Arc<Machine>,
     link: Arc<Link>,
+    monitor: Monitor,
     next_id: AtomicU32,
     boot_time: Duration,
     /// Dropped after the machine, which may have files open there.
@@ -55,12 +57,12 @@ impl Host {
         let mut again = true;
         loop {
             let scratch = Scratch::new()?;
-            let (machine, link) = Self::launch(ready, shape, scratch.path())?;
+            let (machine, link, monitor) = Self::launch(ready, shape, scratch.path())?;
             let booted = machine.shared.wait(BOOT, |state| state.agent_ready.then_some(()));
             let Err(why) = booted else {
                 let boot_time = machine.begun().elapsed();
                 let next_id = AtomicU32::new(1);
-                return Ok(Host { machine, link, next_id, boot_time, _scratch: scratch });
+                return Ok(Host { machine, link, monitor, next_id, boot_time, _scratch: scratch });
             };
             let error = machine.error(why, BOOT, "booting the host");
             let fault = emulator::boot_fault(&machine.shared.lock());
@@ -71,16 +73,23 @@ impl Host {
     }
 
     /// Starts QEMU, and listens to the agent that is going to answer.
-    fn launch(ready: &Ready, shape: &Shape, scratch: &Path) -> Result<(Arc<Machine>, Arc<Link>)> {
-        let (ours, theirs) = UnixStream::pair().context("cannot make a socket pair")?;
+    fn launch(
+        ready: &Ready,
+        shape: &Shape,
+        scratch: &Path,
+    ) -> Result<(Arc<Machine>, Arc<Link>, Monitor)> {
+        let pair = || UnixStream::pair().context("cannot make a socket pair");
+        let ((ours, agents), (monitor, qemus)) = (pair()?, pair()?);
         let mut command = shape.command(ready, scratch, "lab.agent")?;
-        command.args(Shape::agent_port(theirs.as_raw_fd()));
-        let theirs = OwnedFd::from(theirs);
+        command.args(Shape::agent_port(agents.as_raw_fd()));
+        command.args(Shape::monitor(qemus.as_raw_fd()));
+        let theirs = [OwnedFd::from(agents), OwnedFd::from(qemus)];
         // SAFETY: the closure runs between fork and exec and makes system calls only. It owns the
-        // descriptor, which therefore is still open, and still this socket, when it runs.
+        // descriptors, which therefore are still open, and still these sockets, when it runs.
         unsafe {
             command.pre_exec(move || {
-                Ok(rustix::io::fcntl_setfd(&theirs, rustix::io::FdFlags::empty())?)
+                let none = rustix::io::FdFlags::empty();
+                Ok(theirs.iter().try_for_each(|end| rustix::io::fcntl_setfd(end, none))?)
             });
         }
         let machine = Arc::new(Machine::start(command, shape.time_limit())?);
@@ -88,12 +97,19 @@ impl Host {
             let (stream, shared) = (ours.try_clone()?, machine.shared.clone());
             move || listen(stream, &shared)
         });
-        Ok((machine, Arc::new(Link(Mutex::new(ours)))))
+        Ok((machine, Arc::new(Link(Mutex::new(ours))), Monitor::new(monitor)?))
     }
 
     /// How long it took from the start of QEMU until commands could be run.
     pub fn boot_time(&self) -> Duration {
         self.boot_time
+    }
+
+    /// Has a PCI Express device of the host meet an error and report it: `id` is QEMU's name of it, see
+    /// [`Shape::frail`]. `COMP_TIME` is an uncorrectable one that is not fatal: a completion that did
+    /// not come.
+    pub fn inject_error(&self, id: &str, error: &str) -> Result<()> {
+        self.monitor.inject_error(id, error)
     }
 
     /// Everything on the host's console so far.

@@ -42,6 +42,8 @@ mod job;
 mod kernel;
 mod kit;
 mod machine;
+mod monitor;
+pub mod peer;
 pub mod progress;
 mod qemu;
 mod run;

@@ -18,7 +18,7 @@ use crate::host_kernel::HostKernel;
 use crate::kit::Kit;
 use crate::setup::Ready;
 use crate::udevd::Udevd;
-use crate::{AGENT_PORT, image, setup};
+use crate::{AGENT_PORT, image, peer, setup};
 
 /// More memory than this pushes the 64-bit PCI window above 4 GiB, where QEMU before 10.0.6 decodes
 /// the functions' BARs wrongly: every register then reads 0.
@@ -40,6 +40,7 @@ pub struct Shape {
     nvme: bool,
     display: bool,
     cards: bool,
+    frail: bool,
     bridge: bool,
     shared_group: bool,
     kvm: bool,
@@ -47,6 +48,7 @@ pub struct Shape {
     counted: bool,
     iommufd: bool,
     udevd: bool,
+    qemu: bool,
     limit: Duration,
     additions: Tree,
 }
@@ -60,6 +62,7 @@ impl Host {
             nvme: false,
             display: false,
             cards: false,
+            frail: false,
             bridge: false,
             shared_group: false,
             kvm: true,
@@ -67,6 +70,7 @@ impl Host {
             counted: false,
             iommufd: false,
             udevd: false,
+            qemu: false,
             limit: Duration::from_secs(300),
             additions: Tree::default(),
         }
@@ -134,6 +138,14 @@ impl Shape {
         self
     }
 
+    /// Gives the host a network card (virtio) whose errors it hears of, for [`Host::inject_error`] by
+    /// the name `frail`: QEMU's igb has the registers for that and does not let them be set. It has a
+    /// root port of its own, and 10.0.8.2 hands out leases in its network.
+    pub fn frail(mut self) -> Self {
+        self.frail = true;
+        self
+    }
+
     /// Lets the host run the lab's own kernel, in which devices can be had by iommufd, and by type1
     /// too. It has no modules, and of drivers and file systems only what a host of igb cards, an NVMe
     /// drive, a shared group and a bridge takes.
@@ -168,6 +180,12 @@ impl Shape {
         self
     }
 
+    /// Gives the host this machine's QEMU, to be started by [`crate::peer::command`].
+    pub fn qemu(mut self) -> Self {
+        self.qemu = true;
+        self
+    }
+
     /// Adds a file.
     pub fn file(mut self, path: &str, content: impl Into<Vec<u8>>) -> Self {
         self.additions.file(path, content);
@@ -188,6 +206,9 @@ impl Shape {
         self.add_vmlinux(&ready.kit)?;
         if self.udevd {
             Udevd::present()?.add(&mut self.additions)?;
+        }
+        if self.qemu {
+            peer::add(&mut self.additions, &ready.qemu)?;
         }
         Host::start(&ready, &self)
     }
@@ -290,6 +311,14 @@ impl Shape {
         if self.nvme {
             self.add_nvme(&mut add, scratch);
         }
+        if self.frail {
+            let port = self.igb + u8::from(self.shared_group) + u8::from(self.nvme);
+            add("-device", root_port(port, 0x12));
+            add("-netdev", network("frail", 8));
+            let place = format!("bus=port{port},netdev=frail,mac=52:54:00:00:08:00,romfile=");
+            let uses = "disable-legacy=on,iommu_platform=on,aer=on";
+            add("-device", format!("virtio-net-pci,id=frail,{place},{uses}"));
+        }
         if self.display {
             add("-device", "VGA,addr=0x17".into());
         }
@@ -346,6 +375,12 @@ impl Shape {
             "-device".into(),
             format!("virtserialport,bus=agents.0,chardev=agent,name={AGENT_PORT}"),
         ]
+    }
+
+    /// The arguments that give QEMU a monitor, whose other end is descriptor `fd`.
+    pub(crate) fn monitor(fd: i32) -> [String; 4] {
+        let socket = format!("socket,id=monitor,fd={fd}");
+        ["-chardev".into(), socket, "-mon".into(), "chardev=monitor,mode=control".into()]
     }
 }
 

@@ -4,6 +4,7 @@
 mod bad_input;
 mod binding;
 mod boot;
+mod device_errors;
 mod devices;
 mod documents;
 mod events;

@@ -73,6 +73,16 @@ pub fn system(guest: &Guest, tried: &str, error: &io::Error) -> Failure {
     Failure::failed(OwnReason::Guest, &guest.name, format!("cannot {tried}: {error}"))
 }
 
+/// The guest was stopped, as its document demands where one of its devices fails.
+pub fn stopped_for(guest: &Guest, device: &str) -> Failure {
+    let message = format!(
+        "stopped, because {device} met an error that it cannot recover from (onDeviceError: stop)"
+    );
+    Failure::failed(OwnReason::DeviceError, &guest.name, message).with_remedy(format!(
+        "The kernel's log says what the error was. `assign show {device}` says how the device is now."
+    ))
+}
+
 /// The guest ran, and did not end by itself.
 pub fn ended(guest: &Guest, cause: String) -> Failure {
     Failure::failed(OwnReason::Guest, &guest.name, cause)

@@ -337,7 +337,7 @@ mod tests {
             vmm,
             &super::super::console::Console::Direct,
             &signals,
-            |_| {},
+            |_| std::ops::ControlFlow::Continue(()),
         );
         match ending.expect("an end") {
             super::super::session::Ending::Guest(StopReason::Failed { detail }) => detail,

@@ -2,6 +2,7 @@
 //! and signals.
 
 use std::io;
+use std::ops::ControlFlow;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
@@ -22,9 +23,12 @@ pub enum Ending {
     Guest(StopReason),
     /// A signal or the key at the console asked for it.
     Asked,
+    /// Because of this device of it, as its document demands.
+    DeviceError(String),
 }
 
-/// Stays with the guest until its process has ended. `hear` is told what happens to its devices.
+/// Stays with the guest until its process has ended. `hear` is told what happens to its devices, and
+/// breaks off where the guest must not go on: that is how it ends then.
 ///
 /// # Errors
 /// The kernel's, from waiting; the process is killed then.
@@ -32,30 +36,37 @@ pub fn attend(
     mut vmm: Vmm,
     console: &Console,
     signals: &Signals,
-    hear: impl Fn(GuestEvent),
+    hear: impl Fn(GuestEvent) -> ControlFlow<Ending>,
 ) -> io::Result<Ending> {
-    let mut asked: Option<Instant> = None;
+    let mut asked: Option<(Instant, Ending)> = None;
     let mut has_events = true;
     loop {
-        let wait = asked.map(|since| GRACE.saturating_sub(since.elapsed()));
+        let since = asked.as_ref().map(|(since, _)| *since);
+        let wait = since.map(|since| GRACE.saturating_sub(since.elapsed()));
         let ready = ready(&vmm, console, signals, has_events, wait)?;
         if ready.events {
             has_events = vmm.events.read()?;
-            vmm.events.take_news().into_iter().for_each(&hear);
+            if let ControlFlow::Break(ending) =
+                vmm.events.take_news().into_iter().try_for_each(&hear)
+                && asked.is_none()
+            {
+                vmm.terminate();
+                asked = Some((Instant::now(), ending));
+            }
         }
         if ready.ended {
             let reason = vmm.reap()?;
-            return Ok(if asked.is_some() { Ending::Asked } else { Ending::Guest(reason) });
+            return Ok(asked.map_or(Ending::Guest(reason), |(_, ending)| ending));
         }
         let typed = match (ready.typed, console) {
             (true, Console::Terminal(terminal)) => terminal.pass_on(),
             _ => Typed::PassedOn,
         };
         let ask = (ready.signal && signals.came()) || typed != Typed::PassedOn;
-        match asked {
+        match since {
             None if ask => {
                 vmm.terminate();
-                asked = Some(Instant::now());
+                asked.get_or_insert((Instant::now(), Ending::Asked));
             }
             // Asked twice, or long enough ago.
             Some(since) if ask || since.elapsed() >= GRACE => vmm.kill(),

@@ -14,6 +14,7 @@ use std::os::fd::AsFd;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use policies::OnDeviceError;
 use sriov::{HostSnapshot, PciAddress, isolation, vfio};
 use vmm::spec::{Departure, GuestEvent, Request};
 
@@ -26,8 +27,11 @@ use crate::choose::{self, Device, World};
 use crate::control::{Attach, Attached, Detach, Detached};
 use crate::failure::{Failure, OwnReason};
 
-/// How long a guest gets for a device that the host wants back. Whoever wants it is waiting.
+/// How long a guest gets for a device that the host wants back, or that has failed.
 const WANTED_WITHIN: Duration = Duration::from_secs(10);
+/// Why a device that is to be taken away need not be any more.
+const ELSEWHERE: [OwnReason; 3] =
+    [OwnReason::NotWithGuest, OwnReason::NoSuchGuest, OwnReason::Locked];
 /// How long closing a device may take once it is off the guest's bus: its reset, and memory unpinned.
 const CLOSES_WITHIN: Duration = Duration::from_secs(60);
 
@@ -95,20 +99,31 @@ impl<'a, 'l, 'c> Supervisor<'a, 'l, 'c> {
         false
     }
 
+    /// The device for which the guest must not go on after this event, as its document says.
+    pub fn ends_with(&self, event: &GuestEvent) -> Option<String> {
+        let stops = self.launch.guest.on_device_error == OnDeviceError::Stop;
+        let GuestEvent::DeviceError { device } = event else { return None };
+        stops.then(|| {
+            (self.launch.tell)(Told::DeviceError(device));
+            device.clone()
+        })
+    }
+
     /// Does what an event calls for.
     pub fn attend_to(&self, event: &GuestEvent) {
         match event {
             GuestEvent::Wanted { device } => {
                 let Ok(device) = device.parse() else { return };
                 (self.launch.tell)(Told::Wanted(device));
-                match self.take_away(device, WANTED_WITHIN, true) {
-                    Ok(detached) => (self.launch.tell)(Told::Detached(&detached)),
-                    // It has left by itself, or with its guest.
-                    Err(failure) if failure.reason == OwnReason::NotWithGuest.into() => {}
-                    Err(failure) => (self.launch.tell)(Told::Trouble(&failure)),
+                self.give_up(device);
+            }
+            GuestEvent::DeviceError { device } => {
+                (self.launch.tell)(Told::DeviceError(device));
+                let Ok(device) = device.parse() else { return };
+                if self.launch.guest.on_device_error == OnDeviceError::Eject {
+                    self.give_up(device);
                 }
             }
-            GuestEvent::DeviceError { device } => (self.launch.tell)(Told::DeviceError(device)),
             // The guest has ejected it by itself.
             GuestEvent::Detached { device, by } => {
                 let Ok(device) = device.parse() else { return };
@@ -116,6 +131,16 @@ impl<'a, 'l, 'c> Supervisor<'a, 'l, 'c> {
                 (self.launch.tell)(Told::Detached(&detached));
             }
             GuestEvent::Started | GuestEvent::Stopped { .. } => {}
+        }
+    }
+
+    /// Takes a device from the guest, which is asked first, and tells of it.
+    fn give_up(&self, device: PciAddress) {
+        match self.take_away(device, WANTED_WITHIN, true) {
+            Ok(detached) => (self.launch.tell)(Told::Detached(&detached)),
+            // It has left by itself or with its guest, or somebody is taking it already.
+            Err(failure) if ELSEWHERE.iter().any(|reason| failure.reason == (*reason).into()) => {}
+            Err(failure) => (self.launch.tell)(Told::Trouble(&failure)),
         }
     }
 

@@ -1,0 +1,65 @@
+//! QEMU's own side of a host: what happens to its hardware, which no program in it can bring about.
+//!
+//! Spoken is QMP, one JSON object a line (QEMU, docs/interop/qmp-spec.rst).
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
+
+/// How long QEMU may take for an answer.
+const ANSWER: Duration = Duration::from_secs(30);
+
+/// The monitor of one machine.
+pub(crate) struct Monitor(Mutex<BufReader<UnixStream>>);
+
+impl Monitor {
+    /// At our end of a pair of sockets. QEMU need not listen yet.
+    pub fn new(socket: UnixStream) -> Result<Self> {
+        socket.set_read_timeout(Some(ANSWER)).context("cannot limit a wait for QEMU")?;
+        Ok(Monitor(Mutex::new(BufReader::new(socket))))
+    }
+
+    /// Has the device with this id in QEMU meet an error, by the name that QEMU's
+    /// `pcie_aer_inject_error` has for it, such as `COMP_TIME`.
+    pub fn inject_error(&self, device: &str, error: &str) -> Result<()> {
+        let line = format!("pcie_aer_inject_error {device} {error}");
+        // A command for people: it answers in words, and says OK where it worked.
+        let said = self.command("human-monitor-command", json!({ "command-line": line }))?;
+        let said = said.as_str().unwrap_or_default();
+        ensure!(said.starts_with("OK "), "QEMU did not do `{line}`: {said}");
+        Ok(())
+    }
+
+    fn command(&self, name: &str, arguments: Value) -> Result<Value> {
+        let mut stream = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Each time, since QEMU does not mind.
+        Self::ask(&mut stream, "qmp_capabilities", json!({}))?;
+        Self::ask(&mut stream, name, arguments)
+    }
+
+    fn ask(stream: &mut BufReader<UnixStream>, name: &str, arguments: Value) -> Result<Value> {
+        let request = json!({ "execute": name, "arguments": arguments });
+        writeln!(stream.get_mut(), "{request}").context("cannot speak to QEMU")?;
+        loop {
+            let mut line = String::new();
+            let length = stream.read_line(&mut line).context("cannot hear QEMU")?;
+            ensure!(length > 0, "QEMU has ended");
+            let mut answer: Value = serde_json::from_str(&line).context("QEMU speaks no JSON")?;
+            if let Some(result) = answer.get_mut("return") {
+                return Ok(result.take());
+            }
+            // Asked for a second time, where nothing else is wrong.
+            if name == "qmp_capabilities" && answer.get("error").is_some() {
+                return Ok(Value::Null);
+            }
+            if let Some(error) = answer.get("error") {
+                bail!("QEMU refuses {name}: {error}");
+            }
+            // Its greeting, or an event.
+        }
+    }
+}
