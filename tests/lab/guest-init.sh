@@ -6,6 +6,7 @@
 #   shell     the same, then a shell
 #   time      tell when it is up and when its first interface has a link, to the microsecond, and
 #             power off
+#   hostile   write whatever into its PCI devices, as lab.seed=NUMBER has it, and power off
 #   poweroff  power off at once
 #   reboot    reboot at once
 export PATH=/bin:/usr/bin:/sbin:/usr/sbin HOME=/root TERM=linux
@@ -57,7 +58,57 @@ cpus=$(grep -c '^processor' /proc/cpuinfo)
 memory=$(awk '/^MemTotal/ { print int($2 / 1024) }' /proc/meminfo)
 say "up after $(cut -d' ' -f1 /proc/uptime) s, $cpus, $memory MiB"
 
+# What a guest would do that wants out: values of no sense in configuration space and registers, BARs
+# over each other and over memory, vectors that lead anywhere.
+hostile() {
+    seed=$(sed -n 's/.*lab.seed=\([0-9]*\).*/\1/p' /proc/cmdline)
+    devices=$(cd /sys/bus/pci/devices && grep -lv '^0x06' */class | cut -d/ -f1)
+    for device in $devices; do
+        echo 1 >"/sys/bus/pci/devices/$device/enable"
+    done
+    bars=$(cd /sys/bus/pci/devices && for device in $devices; do
+        while read -r start end flags; do
+            [ $((end)) -gt 0 ] && [ $((flags & 0x200)) -gt 0 ] && echo "$start"
+        done <$device/resource
+    done)
+    awk -v seed="$seed" -v devices="$(echo $devices)" -v bars="$(echo $bars)" '
+        function pick(n) { return int(rand() * n) }
+        function word() { return sprintf("%04x%04x", pick(65536), pick(65536)) }
+        BEGIN {
+            srand(seed)
+            count = split(devices, device, " ")
+            known = split(bars " 0x100000 0x1000000 0xfee00000 0xfec00000 0xfffff000 0x0", place, " ")
+            own = split(bars, bar, " ")
+            for (round = 0; round < 300; round++) {
+                at = device[1 + pick(count)]
+                kind = pick(8)
+                if (kind < 2) print "config", at, pick(256) * 4, word()
+                # Decoding and bus mastering on and off, and a BAR moved meanwhile or not.
+                else if (kind == 2) print "config", at, 4, sprintf("%08x", pick(1024))
+                else if (kind < 5) print "place", at, 16 + pick(6) * 4, place[1 + pick(known)]
+                else print "memory", at, bar[1 + pick(own)] " " pick(4096) * 4, word()
+            }
+        }' >/run/hostile
+    made=0
+    while read -r kind device offset value more; do
+        case $kind in
+        config | place)
+            [ "$kind" = place ] && value=$(printf %08x $((value)))
+            bytes=$(echo "$value" | sed 's/\(..\)\(..\)\(..\)\(..\)/\\x\4\\x\3\\x\2\\x\1/')
+            printf "$bytes" | dd of="/sys/bus/pci/devices/$device/config" bs=4 seek=$((offset / 4)) \
+                conv=notrunc 2>/dev/null
+            ;;
+        memory) devmem $((offset + value)) 32 "0x$more" 2>/dev/null ;;
+        esac
+        made=$((made + 1))
+        [ $((made % 100)) = 0 ] && say "hostile: $made writes"
+    done </run/hostile
+    say "hostile: done"
+    end poweroff
+}
+
 case $verb in
+hostile) hostile ;;
 poweroff) say "powering off"; end poweroff ;;
 reboot) say "rebooting"; end reboot ;;
 esac

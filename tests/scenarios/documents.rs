@@ -51,6 +51,12 @@ impl Guest {
         self
     }
 
+    /// With another network of this name that claims one too.
+    pub fn claim_as(mut self, name: &str) -> Self {
+        self.networks += &format!("    - {{name: {name}, claim: {{pool: lan}}}}\n");
+        self
+    }
+
     /// With a network that claims a VF, or else is connected to br0.
     pub fn claim_or_bridge(mut self) -> Self {
         self.networks +=

@@ -12,6 +12,7 @@ mod examples;
 mod fallback;
 mod faults;
 mod host_and_doctor;
+mod hostile;
 mod hotplug;
 mod iommufd;
 mod leases;
