@@ -57,7 +57,7 @@ use vmm::spec::{GuestEvent, StopReason};
 
 use self::console::Console;
 use self::handles::BootFiles;
-use self::lease::{Lease, Taken};
+use self::lease::{Lease, Taken, Unused};
 use self::numa::Node;
 use self::process::Vmm;
 use self::session::Ending;
@@ -65,7 +65,7 @@ use self::spec::Parts;
 use self::supervisor::Supervisor;
 pub use self::vfio::Interface;
 use self::vfio::{Has, NotOpened, VfioFiles};
-use crate::apply::leases::{self, Used};
+use crate::apply::leases;
 use crate::choose::{self, ByForce, Choice, Device, Offer, Previous, World};
 use crate::control::{Detached, Place};
 use crate::failure::{Failure, OwnReason};
@@ -152,16 +152,15 @@ struct Connected<'a> {
     lease: Lease<'a>,
 }
 
-impl Connected<'_> {
+impl<'c> Connected<'c> {
     /// The groups of which the guest has a device.
     fn groups(&self) -> BTreeSet<u32> {
         self.devices.iter().map(|device| device.group).collect()
     }
 
-    /// Ends the leases on devices of groups that the guest has no more.
-    fn give_back_unused(&mut self, used: Used) -> Result<Vec<String>, Failure> {
-        let groups = self.groups();
-        self.lease.give_back_others(&groups, used)
+    /// What it holds of groups that the guest has no more.
+    fn unused(&self) -> Result<Unused<'c>, Failure> {
+        self.lease.unused(&self.groups())
     }
 }
 

@@ -95,45 +95,44 @@ impl<'a> Lease<'a> {
         })
     }
 
-    /// Leases `devices` to the guest as well, which runs; those that it holds already stay as they are.
-    ///
-    /// # Errors
-    /// Why the state cannot be written; nothing more is leased then.
-    pub fn take_more(
-        &mut self,
+    /// What leasing `devices` to the guest as well takes, which runs; those that it holds already stay
+    /// as they are. `host` is what they were chosen from.
+    pub fn more(
+        &self,
         guest: &str,
         host: &HostSnapshot,
         offers: &[Offer],
         devices: &[Device],
-    ) -> Result<Taken<()>, Failure> {
+    ) -> More<'a> {
         let mut entries = entries(self.root, host, offers, guest, devices, self.owner);
         entries.retain(|entry| !self.held.contains(&entry.device));
-        let taken = take(self.root, self.state, host, &entries)?;
-        if let Taken::All(()) = taken {
-            self.held.extend(entries.iter().map(|entry| entry.device));
-        }
-        Ok(taken)
+        More { state: self.state, root: self.root, entries }
     }
 
-    /// Gives back those of the devices it holds that are of none of these groups. Nobody has them open
-    /// any more. Tells what a person should know.
+    /// Holds what was taken.
+    pub fn hold(&mut self, more: &More<'_>) {
+        self.held.extend(more.entries.iter().map(|entry| entry.device));
+    }
+
+    /// Those of the devices it holds that are of none of these groups. Nobody has them open any more.
     ///
     /// # Errors
-    /// Why one could not be given back; it stays.
-    pub fn give_back_others(
-        &mut self,
-        groups: &BTreeSet<u32>,
-        used: Used,
-    ) -> Result<Vec<String>, Failure> {
-        let ours = self.state.leases_ever()?.into_iter().filter(|lease| {
-            self.held.contains(&lease.device) && [self.launcher, self.owner].contains(&lease.owner)
-        });
-        let unused = ours.filter(|lease| lease.group.is_none_or(|group| !groups.contains(&group)));
-        let devices: Vec<PciAddress> = unused.map(|lease| lease.device).collect();
+    /// Why the state cannot be read.
+    pub fn unused(&self, groups: &BTreeSet<u32>) -> Result<Unused<'a>, Failure> {
         let owners = [self.launcher, self.owner];
-        let notes = leases::release(self.root, self.state, &devices, owners, used)?;
-        self.held.retain(|device| !devices.contains(device));
-        Ok(notes)
+        let ours = self
+            .state
+            .leases_ever()?
+            .into_iter()
+            .filter(|lease| self.held.contains(&lease.device) && owners.contains(&lease.owner));
+        let unused = ours.filter(|lease| lease.group.is_none_or(|group| !groups.contains(&group)));
+        let devices = unused.map(|lease| lease.device).collect();
+        Ok(Unused { state: self.state, root: self.root, devices, owners })
+    }
+
+    /// Holds no more what was given back.
+    pub fn forget(&mut self, unused: &Unused<'_>) {
+        self.held.retain(|device| !unused.devices.contains(device));
     }
 
     /// The guest's process runs: it is the owner from now on.
@@ -188,6 +187,44 @@ impl Drop for Lease<'_> {
         // The error that led here is reported; what could not be given back here is dead when
         // this process has ended, and the next command returns it.
         self.end().ok();
+    }
+}
+
+/// Leases that a running guest is to have as well. Taking them may wait for other commands that change
+/// the host, so it borrows nothing of the guest.
+#[derive(Debug)]
+pub struct More<'a> {
+    state: &'a State,
+    root: &'a HostRoot,
+    entries: Vec<state::Lease>,
+}
+
+impl More<'_> {
+    /// Takes them, and binds devices that the host lends. `host` is what they were chosen from.
+    ///
+    /// # Errors
+    /// Why the state cannot be written; nothing is leased then.
+    pub fn take(&self, host: &HostSnapshot) -> Result<Taken<()>, Failure> {
+        take(self.root, self.state, host, &self.entries)
+    }
+}
+
+/// Devices that a running guest has no use for. Giving them back may wait, as with [`More`].
+#[derive(Debug)]
+pub struct Unused<'a> {
+    state: &'a State,
+    root: &'a HostRoot,
+    devices: Vec<PciAddress>,
+    owners: [Owner; 2],
+}
+
+impl Unused<'_> {
+    /// Gives them back. Tells what a person should know.
+    ///
+    /// # Errors
+    /// Why one could not be given back; it stays.
+    pub fn give_back(&self, used: Used) -> Result<Vec<String>, Failure> {
+        leases::release(self.root, self.state, &self.devices, self.owners, used)
     }
 }
 

@@ -42,8 +42,9 @@ pub struct Supervisor<'a, 'l, 'c> {
     pid: u32,
     running: Mutex<Running<'a, 'c>>,
     changed: Condvar,
-    /// Held by whoever brings devices: one at a time.
-    attaching: Mutex<()>,
+    /// Held by whoever changes what the guest has leased: one at a time. Others change the host
+    /// meanwhile, which is waited for, so `running` is not held then.
+    leasing: Mutex<()>,
 }
 
 struct Running<'a, 'c> {
@@ -63,7 +64,7 @@ impl<'a, 'l, 'c> Supervisor<'a, 'l, 'c> {
     ) -> Self {
         let running = Running { connected, leaving: BTreeMap::new(), ended: false };
         let (running, changed) = (Mutex::new(running), Condvar::new());
-        Supervisor { launch, link, pid, running, changed, attaching: Mutex::default() }
+        Supervisor { launch, link, pid, running, changed, leasing: Mutex::default() }
     }
 
     fn running(&self) -> MutexGuard<'_, Running<'a, 'c>> {
@@ -149,24 +150,26 @@ impl<'a, 'l, 'c> Supervisor<'a, 'l, 'c> {
     /// # Errors
     /// Why it does not get them; it has none of them then.
     pub fn attach(&self, wanted: &Attach) -> Result<Attached, Failure> {
-        let _one = self.attaching.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one = self.leasing.lock().unwrap_or_else(PoisonError::into_inner);
         let host = self.launch.state.look(self.launch.root)?;
         let devices = match &wanted.pool {
             Some(pool) => self.of_pool(&host, pool)?,
             None => self.named(&host, &wanted.devices)?,
         };
         let addresses: Vec<PciAddress> = devices.iter().map(|device| device.address).collect();
-        let mut running = self.running();
-        if running.ended {
-            return Err(self.has_ended());
-        }
         let offers = self.launch.offers;
         if let Some((device, by_force)) = lease::by_force(&host, offers, &devices).first() {
             let message = format!("would be taken from the host, {by_force}");
             return Err(Failure::refused(OwnReason::NotConfirmed, device, message)
                 .with_remedy("Only `assign run` asks whether that may be."));
         }
-        match running.connected.lease.take_more(self.name(), &host, offers, &devices)? {
+        let running = self.running();
+        if running.ended {
+            return Err(self.has_ended());
+        }
+        let more = running.connected.lease.more(self.name(), &host, offers, &devices);
+        drop(running);
+        match more.take(&host)? {
             Taken::All(()) => {}
             Taken::Not(_, failure) => return Err(failure),
             Taken::TooLate => {
@@ -175,6 +178,9 @@ impl<'a, 'l, 'c> Supervisor<'a, 'l, 'c> {
                     .with_remedy("Try again."));
             }
         }
+        let mut running = self.running();
+        // Given back with the others, also where the guest has ended in between.
+        running.connected.lease.hold(&more);
         let has =
             Has { interface: running.connected.interface, groups: running.connected.groups() };
         // Noted first: the guest may let go of one again before we hear that it came.
@@ -182,10 +188,9 @@ impl<'a, 'l, 'c> Supervisor<'a, 'l, 'c> {
         // The guest's process may answer with events, which need what is locked here.
         drop(running);
         if let Err(cause) = self.bring(&devices, &has) {
-            let mut running = self.running();
-            running.connected.devices.retain(|one| !addresses.contains(&one.address));
+            self.running().connected.devices.retain(|one| !addresses.contains(&one.address));
             let mut failure = Failure::failed(OwnReason::Guest, self.name(), cause);
-            if let Err(left) = running.connected.give_back_unused(Used::No) {
+            if let Err(left) = self.give_back_unused(Used::No) {
                 failure.message = format!("{}; and {}", failure.message, left.message);
             }
             return Err(failure);
@@ -325,14 +330,21 @@ impl<'a, 'l, 'c> Supervisor<'a, 'l, 'c> {
 
     /// Ends the lease on a device that is closed, with those of its group that stayed for it.
     fn given_back(&self, device: PciAddress, by: Departure) -> Detached {
-        let mut running = self.running();
-        let given = running.connected.give_back_unused(Used::Yes);
-        let notes = match given {
+        let _one = self.leasing.lock().unwrap_or_else(PoisonError::into_inner);
+        let notes = match self.give_back_unused(Used::Yes) {
             Ok(notes) => notes,
             // Its lease stays until the guest ends, and the next command tries again.
             Err(failure) => vec![failure.to_string()],
         };
         Detached { device, by, notes }
+    }
+
+    /// Ends the leases on devices of groups that the guest has no more. The caller holds `leasing`.
+    fn give_back_unused(&self, used: Used) -> Result<Vec<String>, Failure> {
+        let unused = self.running().connected.unused()?;
+        let notes = unused.give_back(used)?;
+        self.running().connected.lease.forget(&unused);
+        Ok(notes)
     }
 
     /// How a device left, once it has; none where it has not in time.
