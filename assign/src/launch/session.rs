@@ -24,7 +24,7 @@ pub enum Ending {
     Asked,
 }
 
-/// Stays with the guest until its process has ended. `hear` is told what happens to its devices.
+/// Stays with the guest until its process has ended. `hear` is told what happens meanwhile.
 ///
 /// # Errors
 /// The kernel's, from waiting; the process is killed then.
