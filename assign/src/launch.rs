@@ -58,7 +58,6 @@ use vmm::spec::{GuestEvent, StopReason};
 
 use self::console::Console;
 use self::handles::BootFiles;
-use self::kernel::Origin;
 use self::lease::{Lease, Taken};
 use self::numa::Node;
 use self::process::Vmm;
@@ -235,12 +234,7 @@ impl Launch<'_> {
     fn take_out(&self, files: BootFiles) -> BootFiles {
         let start = Moment::now();
         let kernel = kernel::take_out(files.kernel, &self.state.kernels());
-        let phase = match kernel.origin {
-            Origin::Image => Launching::KernelAsIs,
-            Origin::Unpacked => Launching::UnpackKernel,
-            Origin::Cache => Launching::KernelFromCache,
-        };
-        self.timeline.note(phase, start);
+        self.timeline.note(kernel.origin.into(), start);
         if let Some(why) = &kernel.packed_because {
             (self.tell)(Told::Packed(why));
         }

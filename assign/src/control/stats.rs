@@ -149,7 +149,7 @@ impl fmt::Display for Phase {
         f.write_str(match self {
             Phase::Assign(Launching::ReadDocuments) => "documents read",
             Phase::Assign(Launching::OpenBootFiles) => "kernel, initrd and KVM opened",
-            Phase::Assign(Launching::ReturnLeftovers) => "what dead guests had returned",
+            Phase::Assign(Launching::ReturnLeftovers) => "leftovers of dead guests returned",
             Phase::Assign(Launching::KernelAsIs) => "kernel used as it is",
             Phase::Assign(Launching::KernelFromCache) => "kernel found in the cache",
             Phase::Assign(Launching::UnpackKernel) => "kernel unpacked, and kept",

@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use rustix::time::{ClockId, clock_gettime};
 use vmm::spec::Span;
 
+use super::kernel::Origin;
 use crate::control::stats::{Entry, Launching, Phase, Process};
 
 /// Phases that are kept: a launch has some ten, and a few for each device that was tried in vain.
@@ -36,6 +37,16 @@ impl Moment {
     /// Milliseconds since `earlier`, to the microsecond.
     fn since(self, earlier: Moment) -> f64 {
         (self.0.saturating_sub(earlier.0) / 1000) as f64 / 1000.0
+    }
+}
+
+impl From<Origin> for Launching {
+    fn from(kernel: Origin) -> Launching {
+        match kernel {
+            Origin::Image => Launching::KernelAsIs,
+            Origin::Unpacked => Launching::UnpackKernel,
+            Origin::Cache => Launching::KernelFromCache,
+        }
     }
 }
 
