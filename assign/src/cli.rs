@@ -41,6 +41,7 @@ mod run;
 mod schema;
 mod show;
 mod snapshot;
+mod stats;
 mod status;
 mod topology;
 mod usage;
@@ -153,6 +154,8 @@ enum Verb {
     Attach(attach::Attach),
     /// Take a device from a running guest, which is asked first.
     Detach(detach::Detach),
+    /// Show what is counted of a running guest: exits, interrupts, pinned memory, its start.
+    Stats(stats::Stats),
     /// Print the completion script of a shell; it completes devices too.
     Completions(completions::Completions),
     /// Write the manual pages, one for each command.
@@ -237,7 +240,8 @@ impl Verb {
             | Verb::Recover(_)
             | Verb::Run(_)
             | Verb::Attach(_)
-            | Verb::Detach(_) => Wants::Host,
+            | Verb::Detach(_)
+            | Verb::Stats(_) => Wants::Host,
         }
     }
 
@@ -265,6 +269,7 @@ impl Verb {
             Verb::Run(verb) => verb.run(context),
             Verb::Attach(verb) => verb.run(context),
             Verb::Detach(verb) => verb.run(context),
+            Verb::Stats(verb) => verb.run(context),
             Verb::Completions(verb) => verb.run(context),
             Verb::Man(verb) => verb.run(context),
             Verb::Complete(verb) => verb.run(context),

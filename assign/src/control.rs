@@ -12,13 +12,14 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use sriov::{HostRoot, PciAddress};
+use sriov::{HostRoot, PciAddress, attribute};
 use vmm::spec::Departure;
 
 use crate::failure::{Failure, OwnReason};
 
 pub mod client;
 pub mod http;
+pub mod stats;
 
 /// Devices for a running guest: those at these addresses, which are bound for guests already, or one
 /// of a pool.
@@ -98,6 +99,13 @@ const SOCKET: &str = "control";
 /// The directory of the guest with this name.
 fn directory(root: &HostRoot, guest: &str) -> PathBuf {
     root.run("assign/guests").join(guest)
+}
+
+/// Names of guests that can be spoken to, or that a killed launcher has left; none where this user may
+/// not see them.
+pub fn guests(root: &HostRoot) -> Vec<String> {
+    let names = attribute::entries(&root.run("assign/guests")).unwrap_or_default();
+    names.into_iter().filter(|name| socket(root, name).exists()).collect()
 }
 
 /// Its socket.
@@ -180,8 +188,10 @@ mod tests {
         assert_eq!(error.exit_code(), 3);
         assert!(error.to_string().starts_with("web-1: runs already."), "{error}");
         Place::take(&root, "web-2").expect("another name");
+        assert!(guests(&root).is_empty(), "none of them listens yet");
         // A killed launcher leaves its socket, and the lock goes with it.
         std::fs::write(place.socket(), "").expect("a file");
+        assert_eq!(guests(&root), ["web-1"]);
         let socket = place.socket();
         drop(place);
         assert!(!socket.exists());

@@ -40,8 +40,10 @@ mod process;
 mod serve;
 mod session;
 mod spec;
+mod stats;
 mod supervisor;
 mod tap;
+mod timeline;
 mod vfio;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -63,10 +65,13 @@ use self::process::Vmm;
 use self::session::Ending;
 use self::spec::Parts;
 use self::supervisor::Supervisor;
+use self::timeline::Moment;
+pub use self::timeline::Timeline;
 pub use self::vfio::Interface;
 use self::vfio::{Has, NotOpened, VfioFiles};
 use crate::apply::leases;
 use crate::choose::{self, ByForce, Choice, Device, Offer, Previous, World};
+use crate::control::stats::{Entry, Launching};
 use crate::control::{Detached, Place};
 use crate::failure::{Failure, OwnReason};
 use crate::plan::mac::Macs;
@@ -95,6 +100,10 @@ pub struct Launch<'a> {
     pub confirm: &'a (dyn Fn(PciAddress, &ByForce) -> Result<(), Failure> + Sync),
     /// Is told what happens, for people or programs to read, from whatever thread notices.
     pub tell: &'a (dyn Fn(Told<'_>) + Sync),
+    /// Takes note of how the launch goes.
+    pub timeline: &'a Timeline,
+    /// Whether that is to be told at each start.
+    pub show_timeline: bool,
 }
 
 /// What happens on the way.
@@ -111,6 +120,8 @@ pub enum Told<'a> {
     Memory(&'a str),
     /// Why its kernel has to unpack itself, which takes time at each start.
     Packed(&'a str),
+    /// The guest has started, and what that took.
+    Timeline(&'a [Entry]),
     /// The guest's console is this terminal from now on.
     Console,
     /// Why devices are of no use to the guest, which is started again without them.
@@ -171,11 +182,10 @@ impl Launch<'_> {
     /// Why it did not start, or how it ended other than by itself or by request. Its devices are
     /// given back in any case.
     pub fn run(&self) -> Result<Ended, Failure> {
-        let boot = BootFiles::open(self.guest)?;
-        let kvm = handles::open_kvm(self.root)?;
+        let (boot, kvm) = self.open_files()?;
         lease::check_name(self.state, self.root, &self.guest.name)?;
         let place = Place::take(self.root, &self.guest.name)?;
-        leases::tidy(self.root, self.state)?;
+        self.timeline.time(Launching::ReturnLeftovers, || leases::tidy(self.root, self.state))?;
         let boot = self.take_out(boot);
         // From here on, being asked to end means to end in order.
         let signals = Signals::hold().map_err(|error| self.system("hold signals back", &error))?;
@@ -194,8 +204,9 @@ impl Launch<'_> {
                 }
                 _ => break,
             }
-            let boot = self.take_out(BootFiles::open(self.guest)?);
-            let kvm = handles::open_kvm(self.root)?;
+            self.timeline.restart();
+            let (boot, kvm) = self.open_files()?;
+            let boot = self.take_out(boot);
             connected = self.connect_again(connected, &mut failed)?;
             ending = self.live(&place, &mut connected, boot, kvm, &signals)?;
         }
@@ -213,9 +224,18 @@ impl Launch<'_> {
         }
     }
 
+    /// What is opened before anything is touched.
+    fn open_files(&self) -> Result<(BootFiles, OwnedFd), Failure> {
+        self.timeline.time(Launching::OpenBootFiles, || {
+            Ok((BootFiles::open(self.guest)?, handles::open_kvm(self.root)?))
+        })
+    }
+
     /// The same files with the kernel itself in place of an image that would have to unpack itself.
     fn take_out(&self, files: BootFiles) -> BootFiles {
+        let start = Moment::now();
         let kernel = kernel::take_out(files.kernel, &self.state.kernels());
+        self.timeline.note(kernel.origin.into(), start);
         if let Some(why) = &kernel.packed_because {
             (self.tell)(Told::Packed(why));
         }
@@ -227,9 +247,11 @@ impl Launch<'_> {
     fn connect(&self, failed: &mut Reasons) -> Result<Connected<'_>, Failure> {
         let mut races = 0;
         loop {
+            let reading = Moment::now();
             let host = self.state.look(self.root)?;
             let holders = lease::holders(self.state, self.root)?;
             let previous = self.state.choices()?;
+            self.timeline.note(Launching::ReadHost, reading);
             let world = World {
                 host: &host,
                 offers: self.offers,
@@ -238,14 +260,18 @@ impl Launch<'_> {
                 previous: &previous,
                 runs: false,
             };
-            let choice = choose::choose(self.guest, world)
+            let choice = self
+                .timeline
+                .time(Launching::ChooseDevices, || choose::choose(self.guest, world))
                 .map_err(|unconnected| error::unconnected(self.guest, &unconnected))?;
             let devices = choice.devices();
             let (guest, host) = (&self.guest.name, &host);
             for (device, by_force) in lease::by_force(host, self.offers, &devices) {
                 (self.confirm)(device, &by_force)?;
             }
-            let taken = Lease::take(self.state, self.root, guest, host, self.offers, &devices)?;
+            let taken = self.timeline.time(Launching::LeaseDevices, || {
+                Lease::take(self.state, self.root, guest, host, self.offers, &devices)
+            })?;
             let lease = match taken {
                 Taken::All(lease) => lease,
                 // Each round excludes one more device, so the rounds end.
@@ -302,7 +328,7 @@ impl Launch<'_> {
 
     /// Opens the VFIO files of devices, as the policies of their pools say.
     fn open(&self, devices: &[Device]) -> Result<Option<VfioFiles>, NotOpened> {
-        self.open_more(devices, &Has::default())
+        self.timeline.time(Launching::OpenDevices, || self.open_more(devices, &Has::default()))
     }
 
     /// The same for a guest that runs.
@@ -357,7 +383,9 @@ impl Launch<'_> {
         kvm: OwnedFd,
         signals: &Signals,
     ) -> Result<Ending, Failure> {
-        let taps = handles::open_taps(self.root, self.guest, &connected.choice.networks)?;
+        let taps = self.timeline.time(Launching::ConnectNetworks, || {
+            handles::open_taps(self.root, self.guest, &connected.choice.networks)
+        })?;
         let (events, events_of_guest) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)
             .map_err(|error| self.system("make a pipe", &error.into()))?;
         let console_output =
@@ -383,7 +411,9 @@ impl Launch<'_> {
         let program = process::program();
         let node = self.node(&connected.choice);
         let spec = parts.spec(self.guest);
-        let started = Vmm::start(&program, &spec, parts.descriptors(), events, node);
+        let started = self.timeline.time(Launching::StartVmm, || {
+            Vmm::start(&program, &spec, parts.descriptors(), events, node)
+        });
         // Ours are closed now: the VMM's end alone frees devices, interfaces and pipes.
         drop(parts);
         let vmm = started.map_err(|error| error::vmm(self.guest, &program, &error))?;

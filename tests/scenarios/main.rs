@@ -23,6 +23,7 @@ mod nvme;
 mod policy;
 mod protection;
 mod snapshot;
+mod stats;
 mod type1;
 mod vf_settings;
 mod virtual_functions;

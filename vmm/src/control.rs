@@ -16,16 +16,16 @@ use rustix::net::{
 
 use crate::descriptor::Inherited;
 use crate::error::{Error, Result, Trying};
-use crate::machine::hotplug::Hotplug;
+use crate::machine::stats::Statistics;
 use crate::spec::{MAX_PASSED, MAX_REQUEST, Reply, Request};
 
 /// Serves `socket` from now on, until the launcher closes its end.
 ///
 /// # Errors
 /// Where a thread cannot be started.
-pub fn serve(socket: OwnedFd, hotplug: Arc<Hotplug>) -> Result<()> {
+pub fn serve(socket: OwnedFd, machine: Arc<Statistics>) -> Result<()> {
     let work = move || {
-        let ended = serve_all(&socket, |request, received| answer(&hotplug, request, received));
+        let ended = serve_all(&socket, |request, received| answer(&machine, request, received));
         if let Err(error) = ended {
             eprintln!("assign-vmm: requests are heard no more: {error}");
         }
@@ -34,8 +34,10 @@ pub fn serve(socket: OwnedFd, hotplug: Arc<Hotplug>) -> Result<()> {
     Ok(())
 }
 
-fn answer(hotplug: &Hotplug, request: Request, received: &mut Inherited) -> Reply {
+fn answer(machine: &Statistics, request: Request, received: &mut Inherited) -> Reply {
+    let hotplug = &machine.hotplug;
     let done = match request {
+        Request::Stats => return Reply::Stats(machine.read()),
         Request::Attach { vfio } => hotplug.attach(&vfio, received),
         Request::Ask { device } => hotplug.ask(&device),
         Request::Force { device } => hotplug.force(&device),

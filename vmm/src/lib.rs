@@ -20,6 +20,7 @@ pub mod event;
 pub mod machine;
 pub mod pci;
 pub mod spec;
+pub mod timeline;
 pub mod vfio;
 pub mod virtio;
 pub mod warnings;

@@ -33,10 +33,7 @@ fn main() -> ExitCode {
         }
     };
     let reporter = Arc::new(reporter);
-    let outcome = Machine::build(&spec, &mut inherited, &reporter).and_then(|machine| {
-        reporter.send(&GuestEvent::Started);
-        machine.run()
-    });
+    let outcome = Machine::build(&spec, &mut inherited, &reporter).and_then(Machine::run);
     let reason = outcome.unwrap_or_else(|error| reason(&spec, &error));
     if !reporter.is_heard()
         && let StopReason::Failed { detail }

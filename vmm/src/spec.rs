@@ -9,6 +9,10 @@ use std::os::fd::RawFd;
 
 use serde::{Deserialize, Serialize};
 
+mod stats;
+
+pub use stats::{DeviceStats, Exits, KvmStats, Phase, Span, Stats};
+
 /// An inherited descriptor, by its number in the VMM process. It must be open, and is owned by the
 /// VMM from the start on: each number may appear once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -166,6 +170,9 @@ pub enum DeviceSource {
 pub enum GuestEvent {
     /// The vCPUs are about to run for the first time.
     Started,
+    /// The devices that the guest started with reach its memory; before or after
+    /// [`GuestEvent::Started`]. Without devices it never comes.
+    Pinned,
     /// The guest has a device no more: it is closed, which reset it.
     Detached {
         /// Its address.
@@ -221,6 +228,8 @@ pub enum Request {
         /// Its address.
         device: String,
     },
+    /// Tell what has been counted and timed, which [`Reply::Stats`] does.
+    Stats,
 }
 
 /// Longest request or reply, in bytes.
@@ -234,6 +243,8 @@ pub const MAX_PASSED: usize = 64;
 pub enum Reply {
     /// It is done.
     Done,
+    /// What has been counted and timed.
+    Stats(Stats),
     /// It is not, and everything is as before.
     Failed {
         /// The error with its causes, in one line.

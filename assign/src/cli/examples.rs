@@ -83,7 +83,10 @@ pub fn of(verb: &str) -> &'static [Example] {
             ("assign status", "Pools, devices and who has them."),
             ("assign status -o json", "With every condition, for programs."),
         ],
-        "run" => &[("assign run -f web-1.yaml", "Ctrl-] on its console stops the guest.")],
+        "run" => &[
+            ("assign run -f web-1.yaml", "Ctrl-] on its console stops the guest."),
+            ("assign run -f web-1.yaml --timeline", "What its start spends time on."),
+        ],
         "completions" => &[
             ("source <(assign completions bash)", "For this shell."),
             ("assign completions fish | source", "The same in fish."),
@@ -95,6 +98,10 @@ pub fn of(verb: &str) -> &'static [Example] {
         "detach" => &[
             ("assign detach web-1 01:10.2", "Its driver in the guest lets go first."),
             ("assign detach web-1 01:10.2 --timeout 5 --force", "After 5 s, whatever it does."),
+        ],
+        "stats" => &[
+            ("assign stats web-1", "Does its traffic go past user space?"),
+            ("assign stats web-1 -o json", "By vCPU and vector, with all that KVM counts."),
         ],
         "man" => &[("assign man /usr/local/share/man/man1", "So that `man assign` finds them.")],
         _ => &[],
@@ -111,6 +118,15 @@ pub fn prose(verb: &str) -> &'static [&'static str] {
             DRAINING,
         ],
         "vf destroy" => &[DRAINING],
+        "stats" => &[
+            "Exits are counted where they are handled. One to user space, to assign-vmm, costs most: \
+             with a device of its own a guest has them while it starts, and then hardly any, whatever \
+             its traffic. What is handled in the kernel is told by KVM (Linux 5.14 or newer): halts, \
+             timers, interrupts.",
+            "Interrupts of a passed-through device are the host's count, of the vectors that the guest \
+             has enabled now, since it enabled them. Those of a virtio device are counted by \
+             assign-vmm.",
+        ],
         "vf set" => &[
             "A VF is named by its PF and number (eth0/0, 0000:01:00.0/0), its address, or its own \
              interface. Each setting is made alone and read back; should one fail, those made before \

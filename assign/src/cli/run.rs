@@ -8,11 +8,12 @@ use policies::{Documents, Guest};
 use serde::Serialize;
 use sriov::PciAddress;
 
-use super::{Context, Files, Format, confirm};
+use super::{Context, Files, Format, confirm, output, stats};
 use crate::choose::{ByForce, Choice, Connection, DeviceChoice, Offer};
 use crate::control::Detached;
+use crate::control::stats::{Entry, Launching};
 use crate::failure::{Failure, OwnReason};
-use crate::launch::{self, Ended, Interface, Launch, Told};
+use crate::launch::{self, Ended, Interface, Launch, Timeline, Told};
 use crate::plan::guests;
 use crate::state::Applied;
 
@@ -24,6 +25,9 @@ pub struct Run {
     /// Which guest, where the files hold several.
     #[arg(value_name = "NAME")]
     name: Option<String>,
+    /// Tell what starting it took, a line a phase, once it has started.
+    #[arg(long)]
+    timeline: bool,
 }
 
 /// The decisions for a program, one object in one line on standard error: standard output is the
@@ -39,7 +43,8 @@ struct Decided<'a> {
 
 impl Run {
     pub fn run(&self, context: &Context) -> Result<u8, Failure> {
-        let documents = self.files.load()?;
+        let timeline = Timeline::begin();
+        let documents = timeline.time(Launching::ReadDocuments, || self.files.load())?;
         if !context.root.is_live() {
             let message = "guests start on this host only, not on a recorded one";
             return Err(Failure::bad_input(OwnReason::Usage, "--root", message)
@@ -66,6 +71,8 @@ impl Run {
             offers: &offers,
             confirm: &confirm,
             tell: &tell,
+            timeline: &timeline,
+            show_timeline: self.timeline,
         };
         let ended = launch.run()?;
         if context.format == Format::Table {
@@ -103,6 +110,10 @@ enum Happened<'a> {
         guest: &'a str,
         error: &'a Failure,
     },
+    Timeline {
+        guest: &'a str,
+        timeline: &'a [Entry],
+    },
     NoDevices {
         guest: &'a str,
         because: &'a str,
@@ -119,6 +130,7 @@ fn happened<'a>(guest: &'a str, told: &'a Told<'_>) -> Option<Happened<'a>> {
         Told::Wanted(device) => Happened::Wanted { guest, device: *device },
         Told::DeviceError(device) => Happened::DeviceError { guest, device },
         Told::Trouble(error) => Happened::Trouble { guest, error },
+        Told::Timeline(timeline) => Happened::Timeline { guest, timeline },
         Told::NoDevices(because) => Happened::NoDevices { guest, because },
         Told::Rebooting => Happened::Rebooting { guest },
         Told::Connected { .. } | Told::Memory(_) | Told::Packed(_) | Told::Console => return None,
@@ -171,6 +183,11 @@ fn tell(guest: &str, format: Format, told: &Told<'_>) {
         (Told::Console, Format::Json) => {}
         (Told::Console, _) => {
             anstream::eprintln!("console of {guest}; Ctrl-] leaves it and stops the guest");
+        }
+        (Told::Timeline(entries), _) => {
+            say(&format!("{guest}: what its start took:"));
+            let width = output::width(std::io::stderr()).map(usize::from);
+            stats::timeline(entries).lines(width).iter().for_each(|line| say(line));
         }
         (Told::Rebooting, _) => anstream::eprintln!("{guest}: rebooted, starting again"),
         (Told::Attached(devices), _) => {

@@ -33,6 +33,19 @@ pub struct Kernel {
     pub file: OwnedFd,
     /// Why it has to unpack itself, where it has to.
     pub packed_because: Option<String>,
+    /// Where it came from.
+    pub origin: Origin,
+}
+
+/// Where a guest's kernel comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// The image as it is.
+    Image,
+    /// The image, from which it was taken now.
+    Unpacked,
+    /// The image, from which it was taken before.
+    Cache,
 }
 
 /// The kernel inside the image `file`, where there is one and it can be had; otherwise the image as
@@ -41,11 +54,13 @@ pub fn take_out(file: OwnedFd, folder: &Path) -> Kernel {
     let file = File::from(file);
     // An ELF kernel, or something that the VMM will refuse with its reasons.
     if !image::is_bzimage(&file) {
-        return Kernel { file: file.into(), packed_because: None };
+        return Kernel { file: file.into(), packed_because: None, origin: Origin::Image };
     }
+    let mut origin = Origin::Unpacked;
     let unpacked = image::payload(&file).and_then(|payload| {
         let cache = Cache::at(folder);
         if let Some(found) = cache.find(&file, payload) {
+            origin = Origin::Cache;
             return found;
         }
         // A decoder that meets a bug of its own leaves nothing behind that is used again.
@@ -53,8 +68,8 @@ pub fn take_out(file: OwnedFd, folder: &Path) -> Kernel {
             .unwrap_or_else(|_| Err("the decoder gave up on it".to_owned()))
     });
     match unpacked {
-        Ok(unpacked) => Kernel { file: unpacked.into(), packed_because: None },
-        Err(why) => Kernel { file: file.into(), packed_because: Some(why) },
+        Ok(unpacked) => Kernel { file: unpacked.into(), packed_because: None, origin },
+        Err(why) => Kernel { file: file.into(), packed_because: Some(why), origin: Origin::Image },
     }
 }
 
@@ -84,7 +99,8 @@ mod tests {
     }
 
     fn taken_out(image: &[u8], folder: &Path) -> (Vec<u8>, Option<String>) {
-        let Kernel { file, packed_because } = take_out(file(image).into(), folder);
+        let Kernel { file, packed_because, origin } = take_out(file(image).into(), folder);
+        assert!(packed_because.is_none() || origin == Origin::Image);
         let mut bytes = Vec::new();
         let mut file = File::from(file);
         std::io::Seek::rewind(&mut file).expect("a regular file");

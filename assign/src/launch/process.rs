@@ -205,8 +205,6 @@ pub struct Events {
     /// The pipe, which never blocks.
     pub pipe: File,
     line: Vec<u8>,
-    /// Whether the guest has begun to run.
-    pub started: bool,
     stopped: Option<StopReason>,
     /// What has been told and not been taken yet: a VMM that floods us is not kept up with.
     news: Vec<GuestEvent>,
@@ -215,13 +213,7 @@ pub struct Events {
 impl Events {
     fn new(pipe: OwnedFd) -> rustix::io::Result<Events> {
         rustix::io::ioctl_fionbio(&pipe, true)?;
-        Ok(Events {
-            pipe: File::from(pipe),
-            line: Vec::new(),
-            started: false,
-            stopped: None,
-            news: Vec::new(),
-        })
+        Ok(Events { pipe: File::from(pipe), line: Vec::new(), stopped: None, news: Vec::new() })
     }
 
     /// Takes in what is there. False at the end of the stream.
@@ -238,7 +230,7 @@ impl Events {
         }
     }
 
-    /// What has been told of devices since the last time.
+    /// What has been told since the last time.
     pub fn take_news(&mut self) -> Vec<GuestEvent> {
         std::mem::take(&mut self.news)
     }
@@ -251,7 +243,6 @@ impl Events {
             return;
         }
         match serde_json::from_slice(&self.line) {
-            Ok(GuestEvent::Started) => self.started = true,
             Ok(GuestEvent::Stopped { reason }) => self.stopped = Some(reason),
             Ok(event) if self.news.len() < MAX_NEWS => self.news.push(event),
             Ok(_) | Err(_) => {}
@@ -277,7 +268,7 @@ mod tests {
             "{\"event\":\"started\"}\nrubbish\n{\"event\":\"stopped\",\"reason\":{\"kind\":\"reboot\"}}\n",
         );
         assert!(!events.read().expect("a readable pipe"));
-        assert!(events.started);
+        assert_eq!(events.take_news(), [GuestEvent::Started]);
         assert_eq!(events.stopped, Some(StopReason::Reboot));
     }
 

@@ -85,7 +85,8 @@ fn respond(request: &Request, supervisor: &Supervisor<'_, '_, '_>) -> Response {
     match (request.method.as_str(), request.path.as_str()) {
         ("POST", "/v1/attach") => with(request, |wanted| supervisor.attach(&wanted)),
         ("POST", "/v1/detach") => with(request, |wanted| supervisor.detach(&wanted)),
-        (_, "/v1/attach" | "/v1/detach") => {
+        ("GET", "/v1/stats") => told(supervisor.stats()),
+        (_, "/v1/attach" | "/v1/detach" | "/v1/stats") => {
             let message = format!("cannot be asked by {}", request.method);
             refuse(405, &Failure::bad_input(OwnReason::Usage, &request.path, message))
         }
@@ -104,7 +105,11 @@ fn with<T: DeserializeOwned, R: Serialize>(
         let message = format!("is not understood: {error}");
         Failure::bad_input(OwnReason::Usage, "the request", message)
     });
-    match wanted.and_then(work) {
+    told(wanted.and_then(work))
+}
+
+fn told(done: Result<impl Serialize, Failure>) -> Response {
+    match done {
         // Plain data always serializes.
         Ok(done) => Response { status: 200, body: serde_json::to_vec(&done).unwrap_or_default() },
         Err(failure) => {

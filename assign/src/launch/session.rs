@@ -27,7 +27,7 @@ pub enum Ending {
     DeviceError(String),
 }
 
-/// Stays with the guest until its process has ended. `hear` is told what happens to its devices, and
+/// Stays with the guest until its process has ended. `hear` is told what happens meanwhile, and
 /// breaks off where the guest must not go on: that is how it ends then.
 ///
 /// # Errors

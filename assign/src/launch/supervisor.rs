@@ -21,9 +21,10 @@ use vmm::spec::{Departure, GuestEvent, Request};
 use super::lease::Taken;
 use super::link::Link;
 use super::vfio::{Has, NotOpened};
-use super::{Connected, Launch, Told, error, lease, process, spec};
+use super::{Connected, Launch, Told, error, lease, process, spec, stats};
 use crate::apply::leases::Used;
 use crate::choose::{self, Device, World};
+use crate::control::stats::Stats;
 use crate::control::{Attach, Attached, Detach, Detached};
 use crate::failure::{Failure, OwnReason};
 
@@ -51,6 +52,8 @@ struct Running<'a, 'c> {
     connected: &'a mut Connected<'c>,
     /// Devices that somebody is taking away, and how each left once it has.
     leaving: BTreeMap<PciAddress, Option<Departure>>,
+    /// Events without which it has not started yet.
+    awaited: Vec<GuestEvent>,
     ended: bool,
 }
 
@@ -62,7 +65,11 @@ impl<'a, 'l, 'c> Supervisor<'a, 'l, 'c> {
         link: &'a Link,
         pid: u32,
     ) -> Self {
-        let running = Running { connected, leaving: BTreeMap::new(), ended: false };
+        let mut awaited = vec![GuestEvent::Started];
+        if !connected.devices.is_empty() {
+            awaited.push(GuestEvent::Pinned);
+        }
+        let running = Running { connected, leaving: BTreeMap::new(), awaited, ended: false };
         let (running, changed) = (Mutex::new(running), Condvar::new());
         Supervisor { launch, link, pid, running, changed, leasing: Mutex::default() }
     }
@@ -89,7 +96,17 @@ impl<'a, 'l, 'c> Supervisor<'a, 'l, 'c> {
     /// Takes in what the guest's process tells, and says whether there is more to be done about it,
     /// which takes long: see [`Supervisor::attend_to`].
     pub fn hear(&self, event: &GuestEvent) -> bool {
-        let GuestEvent::Detached { device, by } = event else { return true };
+        let (device, by) = match event {
+            GuestEvent::Started | GuestEvent::Pinned => {
+                let mut running = self.running();
+                let awaited = &mut running.awaited;
+                let before = awaited.len();
+                awaited.retain(|one| one != event);
+                return before > 0 && awaited.is_empty() && self.launch.show_timeline;
+            }
+            GuestEvent::Detached { device, by } => (device, by),
+            _ => return true,
+        };
         let Ok(device) = device.parse() else { return false };
         let mut running = self.running();
         running.connected.devices.retain(|one| one.address != device);
@@ -131,7 +148,12 @@ impl<'a, 'l, 'c> Supervisor<'a, 'l, 'c> {
                 let detached = self.given_back(device, *by);
                 (self.launch.tell)(Told::Detached(&detached));
             }
-            GuestEvent::Started | GuestEvent::Stopped { .. } => {}
+            GuestEvent::Started | GuestEvent::Pinned => {
+                // A guest may have ended by now, and its process taken its part along.
+                let vmm = self.link.stats().unwrap_or_default();
+                (self.launch.tell)(Told::Timeline(&self.launch.timeline.with(&vmm.timeline)));
+            }
+            GuestEvent::Stopped { .. } => {}
         }
     }
 
@@ -143,6 +165,20 @@ impl<'a, 'l, 'c> Supervisor<'a, 'l, 'c> {
             Err(failure) if ELSEWHERE.iter().any(|reason| failure.reason == (*reason).into()) => {}
             Err(failure) => (self.launch.tell)(Told::Trouble(&failure)),
         }
+    }
+
+    /// What is counted and timed of the guest.
+    ///
+    /// # Errors
+    /// Its process does not answer.
+    pub fn stats(&self) -> Result<Stats, Failure> {
+        let counted = self.link.stats().map_err(|cause| {
+            let message = format!("its counters cannot be read: {cause}");
+            Failure::failed(OwnReason::Guest, self.name(), message)
+                .with_remedy("It may just have ended: see `assign status`.")
+        })?;
+        let Launch { root, timeline, .. } = self.launch;
+        Ok(stats::gather(root, self.name(), self.pid, counted, timeline))
     }
 
     /// Gives the guest devices.

@@ -13,6 +13,7 @@ use crate::machine::vcpu::Buses;
 use crate::pci::bar::{Allocator, Windows};
 use crate::pci::root::{Full, RootComplex};
 use crate::spec::{VfioDevice, VirtioNet};
+use crate::timeline::Timeline;
 use crate::vfio::device::{Surroundings, VfioFunction};
 use crate::vfio::dma::IoSpace;
 use crate::vfio::sys::Device;
@@ -39,6 +40,8 @@ pub struct Board {
     pub windows: Windows,
     /// Who waits for events.
     pub events: Arc<EventLoop>,
+    /// How the machine's start goes.
+    pub timeline: Arc<Timeline>,
 }
 
 /// A passed-through function on the bus.
@@ -72,6 +75,7 @@ impl Board {
             lines: &self.lines,
             windows: &self.windows,
             pinned,
+            timeline: &self.timeline,
             slot,
         };
         let function = VfioFunction::new(space.clone(), device, description, &surroundings)?;

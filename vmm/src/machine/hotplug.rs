@@ -114,7 +114,7 @@ impl Hotplug {
             }
             None => IoSpace::new(&self.vm, wanted, received)?,
         };
-        let ((), devices) = arrival::open(arrivals, || Ok(()))?;
+        let ((), devices) = arrival::open(arrivals, &Arc::default(), || Ok(()))?;
         space.map_memory(&self.board.memory)?;
         let added = self.add_all(&space, wanted.devices.iter().zip(devices))?;
         let mut state = crate::lock(&self.state);
@@ -182,6 +182,12 @@ impl Hotplug {
         let device = self.remove(|one| one.function.address() == address);
         self.leave(device.ok_or_else(|| absent(address))?, Departure::Forced);
         Ok(())
+    }
+
+    /// Bytes of guest memory that are pinned for devices.
+    pub fn pinned_bytes(&self) -> u64 {
+        let space = crate::lock(&self.state).space.clone();
+        space.map_or(0, |space| space.pinned_bytes())
     }
 
     /// Takes a device off the bus.

@@ -1,13 +1,21 @@
 //! Opening KVM, and what its Rust interface does not tell.
 
+use std::fs::File;
 use std::io;
-use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::slice;
 
 use kvm_bindings::kvm_run;
 use kvm_ioctls::{Cap, Kvm, VcpuFd};
+use vmm_sys_util::ioctl::ioctl;
+use vmm_sys_util::ioctl_io_nr;
 
 use crate::error::{Error, Result};
+
+/// The type of KVM's ioctls (Linux uapi/linux/kvm.h, `KVMIO`).
+const KVMIO: u32 = 0xae;
+
+ioctl_io_nr!(KVM_GET_STATS_FD, KVMIO, 0xce);
 
 /// `KVM_API_VERSION`, which has not changed since Linux 2.6.22.
 const API_VERSION: i32 = 12;
@@ -42,6 +50,15 @@ pub fn open(descriptor: OwnedFd) -> Result<Kvm> {
     Ok(kvm)
 }
 
+/// The file with KVM's statistics of a VM or vCPU; none where KVM has none (Linux before 5.14) or
+/// descriptors are short. Of a vCPU that runs this would wait until it does not.
+pub fn stats_file(of: &impl AsRawFd) -> Option<File> {
+    // SAFETY: the call has no argument, and touches no memory of ours.
+    let descriptor = unsafe { ioctl(of, KVM_GET_STATS_FD()) };
+    // SAFETY: the kernel has just opened it for us, and nobody else knows its number.
+    (descriptor >= 0).then(|| unsafe { File::from_raw_fd(descriptor) })
+}
+
 /// The access to a port for which a vCPU left its guest.
 pub struct PortAccess<'a> {
     /// The port.
@@ -71,6 +88,12 @@ pub fn port_access(vcpu: &mut VcpuFd) -> PortAccess<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_that_has_no_statistics_is_no_error() {
+        let file = std::fs::File::open("/dev/null").unwrap();
+        assert!(stats_file(&file).is_none());
+    }
 
     #[test]
     fn another_file_is_not_taken_for_kvm() {

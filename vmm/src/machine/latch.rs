@@ -26,6 +26,11 @@ impl Latch {
         self.end(Outcome::Broken);
     }
 
+    /// Whether nobody has to wait any more, or is turned away.
+    pub fn is_open(&self) -> bool {
+        *crate::lock(&self.outcome) == Some(Outcome::Open)
+    }
+
     /// Waits until it is open; false where it was given up.
     pub fn pass(&self) -> bool {
         let ended = self
@@ -52,6 +57,7 @@ mod tests {
     #[test]
     fn nobody_passes_before_it_opens_and_everybody_afterwards() {
         let (latch, opens) = (Latch::default(), AtomicBool::new(false));
+        assert!(!latch.is_open());
         thread::scope(|scope| {
             let waiting = [(); 3].map(|()| {
                 scope.spawn(|| {
@@ -66,7 +72,7 @@ mod tests {
             latch.open();
             assert!(waiting.into_iter().all(|thread| thread.join().unwrap()));
         });
-        assert!(latch.pass());
+        assert!(latch.is_open() && latch.pass());
     }
 
     #[test]

@@ -13,14 +13,17 @@
 pub mod board;
 mod check;
 pub mod event_loop;
+pub mod exits;
 pub mod hotplug;
 pub mod interrupts;
 #[allow(unsafe_code)]
 mod kvm;
+mod kvm_stats;
 pub mod latch;
 pub mod layout;
 #[allow(unsafe_code)]
 pub mod memory;
+pub mod stats;
 pub mod vcpu;
 
 use std::fs::File;
@@ -49,11 +52,13 @@ use crate::machine::latch::Latch;
 use crate::machine::layout::{
     ECAM_BASE, ECAM_SIZE, HYPERTRANSPORT, KVM_IDENTITY_MAP, KVM_TSS, Layout, WINDOW_32, WINDOW_IO,
 };
-use crate::machine::memory::{GuestMemory, Slots};
+use crate::machine::memory::Slots;
+use crate::machine::stats::{Counters, Statistics};
 use crate::machine::vcpu::{Buses, Vcpu};
 use crate::pci::bar::{Allocator, Windows};
 use crate::pci::root::RootComplex;
-use crate::spec::{GuestSpec, StopReason, VfioDevice};
+use crate::spec::{GuestEvent, GuestSpec, Phase, StopReason, VfioDevice};
+use crate::timeline::Timeline;
 use crate::vfio::arrival;
 use crate::vfio::device::VfioFunction;
 use crate::vfio::dma::IoSpace;
@@ -66,10 +71,9 @@ pub struct Machine {
     buses: Buses,
     events: Arc<EventLoop>,
     stop: Arc<Stop>,
-    hotplug: Arc<Hotplug>,
+    statistics: Arc<Statistics>,
+    reporter: Arc<Reporter>,
     control: Option<OwnedFd>,
-    // Kept until the process ends, by `run`: vCPUs, slots and pinned mappings refer to it.
-    _memory: GuestMemory,
     // When the VM's descriptor is closed, KVM lets go of all events, also while vCPUs run.
     _vm: Arc<VmFd>,
 }
@@ -84,6 +88,8 @@ impl Machine {
         inherited: &mut Inherited,
         reporter: &Arc<Reporter>,
     ) -> Result<Self> {
+        let timeline = Arc::new(Timeline::default());
+        let creating = timeline.begin(Phase::CreateVm, None);
         check::check(spec)?;
         let kvm = kvm::open(inherited.take(spec.kvm, "/dev/kvm")?)?;
         let vm = Arc::new(kvm.create_vm().kvm("create a VM")?);
@@ -117,39 +123,50 @@ impl Machine {
             root: Arc::new(RootComplex::new()),
             windows: Windows { low: WINDOW_32, high: layout.window_64.clone(), ports: WINDOW_IO },
             events: events.clone(),
+            timeline: timeline.clone(),
         };
+        timeline.end(creating);
         let kernel = File::from(inherited.take(spec.boot.kernel, "the kernel")?);
         let initrd = spec.boot.initrd.map(|file| inherited.take(file, "the initrd")).transpose()?;
         let load = || {
+            let loading = timeline.begin(Phase::LoadKernel, None);
             boot::acpi::write(&memory, &layout, spec.cpus)?;
-            boot::prepare(&memory, &layout, kernel, initrd.map(File::from), &spec.boot.cmdline)
+            let initrd = initrd.map(File::from);
+            let entry = boot::prepare(&memory, &layout, kernel, initrd, &spec.boot.cmdline)?;
+            timeline.end(loading);
+            Ok(entry)
         };
         let (entry, passed) = match &spec.vfio {
             Some(vfio) => {
                 let (space, arrivals) = IoSpace::new(&vm, vfio, inherited)?;
-                let pinned = arrival::pin(space.clone(), memory.clone(), stop.clone())?;
-                let (entry, devices) = arrival::open(arrivals, load)?;
+                let pinned = arrival::pin(&space, &memory, &stop, &timeline, reporter)?;
+                let (entry, devices) = arrival::open(arrivals, &timeline, load)?;
                 let devices = vfio.devices.iter().zip(devices).collect();
                 (entry, Some(Passed { space, pinned, devices }))
             }
             None => (load()?, None),
         };
+        let creating = timeline.begin(Phase::CreateVcpus, None);
         let space = passed.as_ref().map(|passed| passed.space.clone());
         let present = add_pci_devices(spec, inherited, passed, &board)?;
         let control = spec.control.map(|socket| inherited.take(socket, "the control socket"));
         let control = control.transpose()?;
-        let reporter = reporter.clone();
-        let hotplug = Hotplug::new(vm.clone(), board, controller, reporter, space, present)?;
+        let (reporter, root) = (reporter.clone(), board.root.clone());
+        let heard = reporter.clone();
+        let hotplug = Hotplug::new(vm.clone(), board, controller, heard, space, present)?;
 
+        let mut counters = Counters::new(&vm);
         let vcpus = (0..spec.cpus)
             .map(|index| {
                 let descriptor = vm.create_vcpu(index.into()).kvm("create a vCPU")?;
                 let cpuid = vcpu::cpuid_for(&supported, index, spec.cpus);
-                Vcpu::new(descriptor, index, &cpuid, &entry)
+                let exits = counters.add(&descriptor);
+                Vcpu::new(descriptor, index, &cpuid, &entry, exits)
             })
             .collect::<Result<_>>()?;
-        let _memory = memory;
-        Ok(Machine { vcpus, buses, events, stop, hotplug, control, _memory, _vm: vm })
+        timeline.end(creating);
+        let statistics = Arc::new(Statistics { counters, root, hotplug, memory, timeline });
+        Ok(Machine { vcpus, buses, events, stop, statistics, reporter, control, _vm: vm })
     }
 
     /// Starts the vCPUs and serves the guest until it stops. The vCPUs' threads are not waited for
@@ -160,16 +177,26 @@ impl Machine {
     pub fn run(mut self) -> Result<StopReason> {
         let vcpus = take(&mut self.vcpus);
         if let Some(control) = self.control.take() {
-            control::serve(control, self.hotplug.clone())?;
+            control::serve(control, self.statistics.clone())?;
         }
         // Never dropped: vCPUs that still run write to the guest's RAM, and whatever came to lie in
         // its place in this process would be written over.
         let machine = ManuallyDrop::new(self);
         for (index, vcpu) in vcpus.into_iter().enumerate() {
             let (buses, stop) = (machine.buses.clone(), machine.stop.clone());
+            // The others wait for the first.
+            let begins = (index == 0)
+                .then(|| (machine.statistics.timeline.clone(), machine.reporter.clone()));
+            let work = move || {
+                if let Some((timeline, reporter)) = begins {
+                    timeline.mark(Phase::RunVcpus);
+                    reporter.send(&GuestEvent::Started);
+                }
+                stop.request(run_vcpu(vcpu, &buses));
+            };
             thread::Builder::new()
                 .name(format!("vcpu{index}"))
-                .spawn(move || stop.request(run_vcpu(vcpu, &buses)))
+                .spawn(work)
                 .system("start a vCPU's thread")?;
         }
         machine.events.run(|| machine.stop.reason())

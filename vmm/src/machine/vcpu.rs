@@ -9,6 +9,7 @@ use rustix::io::Errno;
 use crate::boot::{Entry, EntryMode};
 use crate::bus::Bus;
 use crate::error::{Error, Result, Trying};
+use crate::machine::exits::ExitCounters;
 use crate::machine::kvm::{self, PortAccess};
 use crate::spec::StopReason;
 
@@ -108,14 +109,22 @@ pub fn is_amd(supported: &CpuId) -> bool {
 pub struct Vcpu {
     descriptor: VcpuFd,
     index: u8,
+    exits: Arc<ExitCounters>,
 }
 
 impl Vcpu {
-    /// Sets up CPU `index`. All but the first wait for the guest to start them.
+    /// Sets up CPU `index`, whose exits are counted in `exits`. All but the first wait for the guest
+    /// to start them.
     ///
     /// # Errors
     /// [`Error::Kvm`] where KVM refuses the state.
-    pub fn new(descriptor: VcpuFd, index: u8, cpuid: &CpuId, entry: &Entry) -> Result<Self> {
+    pub fn new(
+        descriptor: VcpuFd,
+        index: u8,
+        cpuid: &CpuId,
+        entry: &Entry,
+        exits: Arc<ExitCounters>,
+    ) -> Result<Self> {
         descriptor.set_cpuid2(cpuid).kvm("set a vCPU's features")?;
         let model_specific = [
             (MSR_MISC_ENABLE, MISC_ENABLE_FAST_STRINGS),
@@ -140,13 +149,18 @@ impl Vcpu {
             }
             descriptor.set_regs(&registers).kvm("set a vCPU's registers")?;
         }
-        Ok(Vcpu { descriptor, index })
+        Ok(Vcpu { descriptor, index, exits })
     }
 
     /// Runs the CPU until the machine must stop, and says why. Never returns while the guest runs.
     pub fn run(&mut self, memory: &Bus, ports: &Bus) -> StopReason {
         loop {
-            match self.descriptor.run() {
+            let exit = self.descriptor.run();
+            match &exit {
+                Ok(exit) => self.exits.count(exit),
+                Err(_) => self.exits.count_interruption(),
+            }
+            match exit {
                 Ok(VcpuExit::MmioRead(address, data)) => memory.read(address, data),
                 Ok(VcpuExit::MmioWrite(address, data)) => memory.write(address, data),
                 Ok(VcpuExit::IoIn(..)) => {

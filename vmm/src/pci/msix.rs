@@ -28,6 +28,7 @@ pub struct Msix {
     delivery: Arc<dyn Delivery>,
     source: Box<dyn Source>,
     warnings: Arc<Warnings>,
+    raised: u64,
 }
 
 impl Msix {
@@ -44,7 +45,7 @@ impl Msix {
             entry[12] = ENTRY_MASKED;
         }
         let vectors = (0..count).map(|_| Vector::default()).collect();
-        Msix { table, vectors, control: 0, delivery, source, warnings }
+        Msix { table, vectors, control: 0, delivery, source, warnings, raised: 0 }
     }
 
     /// Bytes of the table.
@@ -123,7 +124,13 @@ impl Msix {
         {
             // A full counter means that it is pending already.
             let _ = event.write(1);
+            self.raised += 1;
         }
+    }
+
+    /// How many interrupts [`Msix::signal`] has raised, those that were left pending too.
+    pub fn raised(&self) -> u64 {
+        self.raised
     }
 
     fn message(&self, number: usize) -> Message {
@@ -238,6 +245,7 @@ mod tests {
         msix.signal(3);
         msix.signal(u16::MAX);
         assert_eq!(pending(&msix), 1 << 2);
+        assert_eq!(msix.raised(), 1, "the others reached nobody");
         msix.set_control(0);
         assert_eq!(pending(&msix), 0);
         msix.set_control(CONTROL_ENABLE);

@@ -4,6 +4,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use super::config::{ConfigSpace, Identity};
 use crate::bus::Access;
+use crate::spec::DeviceStats;
 
 /// One function on bus 0.
 pub trait PciFunction: Send + Sync {
@@ -11,6 +12,10 @@ pub trait PciFunction: Send + Sync {
     fn read_config(&self, offset: usize, data: &mut [u8]);
     /// Writes 1, 2 or 4 bytes of configuration space at `offset` below 4096.
     fn write_config(&self, offset: usize, data: &[u8]);
+    /// What has been counted of it, as the device in this slot; none of what is part of the board.
+    fn stats(&self, _slot: usize) -> Option<DeviceStats> {
+        None
+    }
 }
 
 /// Devices that fit on the bus.
@@ -52,6 +57,13 @@ impl RootComplex {
     pub fn take(&self, slot: usize) -> Option<Arc<dyn PciFunction>> {
         let mut slots = self.slots.write().unwrap_or_else(PoisonError::into_inner);
         slots.get_mut(slot).and_then(Option::take)
+    }
+
+    /// What has been counted of each device.
+    pub fn stats(&self) -> Vec<DeviceStats> {
+        let slots = self.slots.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let stats = |(slot, function): (usize, Option<Arc<dyn PciFunction>>)| function?.stats(slot);
+        slots.into_iter().enumerate().filter_map(stats).collect()
     }
 
     /// The function at an offset into the ECAM, and the offset within its space.

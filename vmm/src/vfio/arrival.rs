@@ -24,25 +24,28 @@ use super::dma::{Arrival, IoSpace};
 use super::sys::Device;
 use crate::devices::power::Stop;
 use crate::error::{Error, Result, Trying};
+use crate::event::Reporter;
 use crate::machine::latch::Latch;
 use crate::machine::memory::{GuestMemory, populate};
-use crate::spec::StopReason;
+use crate::spec::{GuestEvent, Phase, StopReason};
+use crate::timeline::Timeline;
 
 /// Opens the devices at once, each in a thread of its own, since each is reset by that, which takes
 /// 100 ms and more, most of it waiting; on this thread, does what is to be done `meanwhile`. Returns
-/// the devices in their order.
+/// the devices in their order. `timeline` takes note of each.
 ///
 /// # Errors
 /// The first of: what went wrong meanwhile, with a device.
 pub fn open<T>(
     arrivals: Vec<Arrival>,
+    timeline: &Arc<Timeline>,
     meanwhile: impl FnOnce() -> Result<T>,
 ) -> Result<(T, Vec<Device>)> {
     let open = |Arrival { address, entrance }| {
-        thread::Builder::new()
-            .name("open".into())
-            .spawn(move || entrance.open(&address))
-            .system("start a thread")
+        let timeline = timeline.clone();
+        let work =
+            move || timeline.time(Phase::OpenDevice, Some(&address), || entrance.open(&address));
+        thread::Builder::new().name("open".into()).spawn(work).system("start a thread")
     };
     let opening: Vec<_> = arrivals.into_iter().map(open).collect::<Result<_>>()?;
     let done = meanwhile();
@@ -60,20 +63,37 @@ fn joined<T>(thread: JoinHandle<Result<T>>) -> Result<T> {
 }
 
 /// Begins to pin `memory` for the devices of `space`. The latch opens when they can reach it; where
-/// that fails, the machine is stopped and the latch given up, in this order.
+/// that fails, the machine is stopped and the latch given up, in this order. `timeline` takes note of
+/// it, and `reporter` tells when it is done.
 ///
 /// # Errors
 /// Where a thread cannot be started.
-pub fn pin(space: Arc<IoSpace>, memory: GuestMemory, stop: Arc<Stop>) -> Result<Arc<Latch>> {
+pub fn pin(
+    space: &Arc<IoSpace>,
+    memory: &GuestMemory,
+    stop: &Arc<Stop>,
+    timeline: &Arc<Timeline>,
+    reporter: &Arc<Reporter>,
+) -> Result<Arc<Latch>> {
+    let (space, memory, stop) = (space.clone(), memory.clone(), stop.clone());
+    let (timeline, reporter) = (timeline.clone(), reporter.clone());
     let latch = Arc::new(Latch::default());
     let pinned = latch.clone();
     let work = move || {
-        populate(&memory);
-        space.map_memory(&memory)
+        timeline.time(Phase::PopulateMemory, None, || populate(&memory));
+        timeline.time(Phase::PinMemory, None, || space.map_memory(&memory))?;
+        // Now, and not when each vCPU comes round to it: whoever hears of this finds it whole.
+        timeline.end_all(Phase::HoldBusMaster);
+        Ok(())
     };
     thread::Builder::new()
         .name("pin".into())
-        .spawn(move || finish(work, &pinned, &stop))
+        .spawn(move || {
+            finish(work, &pinned, &stop);
+            if pinned.is_open() {
+                reporter.send(&GuestEvent::Pinned);
+            }
+        })
         .system("start a thread")?;
     Ok(latch)
 }

@@ -27,7 +27,8 @@ use crate::pci::msi::Msi;
 use crate::pci::msix::{self, ENTRY_SIZE, Msix};
 use crate::pci::register;
 use crate::pci::root::PciFunction;
-use crate::spec;
+use crate::spec::{self, DeviceStats, Phase};
+use crate::timeline::Timeline;
 use crate::warnings::Warnings;
 
 /// What a passed-through device needs of the machine.
@@ -46,6 +47,8 @@ pub struct Surroundings<'a> {
     pub windows: &'a Windows,
     /// Opens when the device can reach guest memory.
     pub pinned: &'a Arc<Latch>,
+    /// Takes note of a vCPU that waits for that.
+    pub timeline: &'a Arc<Timeline>,
     /// The slot it is going to have.
     pub slot: usize,
 }
@@ -61,6 +64,7 @@ pub struct VfioFunction {
     windows: Windows,
     state: Mutex<State>,
     pinned: Arc<Latch>,
+    timeline: Arc<Timeline>,
     // Where the device reaches memory; it leaves that by itself.
     _space: Arc<IoSpace>,
 }
@@ -211,7 +215,7 @@ impl VfioFunction {
         let windows = surroundings.windows.clone();
         let messages = Messages::default();
         let state = Mutex::new(State { filter, bars, msi, line, messages, gone: false });
-        let pinned = surroundings.pinned.clone();
+        let (pinned, timeline) = (surroundings.pinned.clone(), surroundings.timeline.clone());
         Ok(VfioFunction {
             address,
             warnings,
@@ -222,6 +226,7 @@ impl VfioFunction {
             windows,
             state,
             pinned,
+            timeline,
             _space: space,
         })
     }
@@ -273,6 +278,17 @@ impl VfioFunction {
     /// The device, for as long as it is open, and no longer.
     pub fn device(&self) -> Weak<Device> {
         Arc::downgrade(&self.device)
+    }
+
+    /// Waits until the device reaches guest memory; false where it never will.
+    fn wait_for_memory(&self) -> bool {
+        if self.pinned.is_open() {
+            return true;
+        }
+        let hold = self.timeline.begin(Phase::HoldBusMaster, Some(&self.address));
+        let passed = self.pinned.pass();
+        self.timeline.end(hold);
+        passed
     }
 
     /// The command register as far as it decides where BARs decode, as it would be after a write
@@ -386,7 +402,7 @@ impl PciFunction for VfioFunction {
     fn write_config(&self, offset: usize, data: &[u8]) {
         // The vCPU is held here until there is memory for the device to reach. Where there will be
         // none the machine stops, and the device never gets the write.
-        if makes_master(offset, data) && !self.pinned.pass() {
+        if makes_master(offset, data) && !self.wait_for_memory() {
             return;
         }
         let mut state = crate::lock(&self.state);
@@ -422,6 +438,11 @@ impl PciFunction for VfioFunction {
             self.update_bars(state, command);
         }
         self.update_interrupts(state, offset, data.len());
+    }
+
+    fn stats(&self, slot: usize) -> Option<DeviceStats> {
+        let exits = self.regions.values().map(BarRegion::accesses).sum();
+        Some(DeviceStats { slot, host: Some(self.address.clone()), exits, interrupts: None })
     }
 }
 

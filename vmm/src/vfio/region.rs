@@ -4,6 +4,7 @@
 use std::ops::Range;
 use std::os::fd::AsFd;
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
@@ -142,7 +143,7 @@ impl BarRegion {
                 Err(error) => warnings.say(error),
             }
         }
-        let trap = Arc::new(Trap { device, start: info.offset, msix });
+        let trap = Arc::new(Trap { device, start: info.offset, msix, accesses: AtomicU64::new(0) });
         let shown = Mutex::default();
         BarRegion { warnings, info, trap, mappings, shown, slots, bus, peers }
     }
@@ -198,6 +199,11 @@ impl BarRegion {
         self.bus.remove(address);
     }
 
+    /// Accesses so far that were not direct: each has cost an exit.
+    pub fn accesses(&self) -> u64 {
+        self.trap.accesses.load(Ordering::Relaxed)
+    }
+
     /// Whether neither the guest's CPUs nor its devices reach the mappings any more.
     fn take_away(&self, shown: &mut Shown) -> bool {
         if let Some(space) = &self.peers {
@@ -230,6 +236,7 @@ struct Trap {
     device: Arc<Device>,
     start: u64,
     msix: Option<(Arc<Mutex<Msix>>, MsixPart)>,
+    accesses: AtomicU64,
 }
 
 /// Who answers for a byte of a BAR, and the offset within what is theirs.
@@ -287,6 +294,7 @@ impl Trap {
 
 impl Access for Trap {
     fn read(&self, offset: u64, data: &mut [u8]) {
+        self.accesses.fetch_add(1, Ordering::Relaxed);
         let Some((msix, part)) = &self.msix else { return self.read_device(offset, data) };
         for (owner, piece) in part.divide(offset, data.len()) {
             let data = &mut data[piece];
@@ -299,6 +307,7 @@ impl Access for Trap {
     }
 
     fn write(&self, offset: u64, data: &[u8]) {
+        self.accesses.fetch_add(1, Ordering::Relaxed);
         let Some((msix, part)) = &self.msix else { return self.write_device(offset, data) };
         for (owner, piece) in part.divide(offset, data.len()) {
             match owner {

@@ -8,7 +8,7 @@
 //! Queues and their vectors can be changed until the device is active, and then no more: it works
 //! on a copy that was checked against guest memory.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use virtio_queue::{Queue, QueueT};
@@ -101,6 +101,8 @@ pub struct Structures {
     pub(super) msix: Arc<Mutex<Msix>>,
     memory: GuestMemory,
     broken: Arc<AtomicBool>,
+    /// Accesses so far: each has cost an exit.
+    pub(super) accesses: AtomicU64,
 }
 
 impl Structures {
@@ -112,6 +114,7 @@ impl Structures {
             msix: Arc::new(Mutex::new(msix)),
             memory,
             broken: Arc::default(),
+            accesses: AtomicU64::new(0),
         }
     }
 
@@ -239,6 +242,7 @@ impl Structures {
 
 impl Access for Structures {
     fn read(&self, offset: u64, data: &mut [u8]) {
+        self.accesses.fetch_add(1, Ordering::Relaxed);
         let (part, at) = (offset / PART_SIZE * PART_SIZE, offset % PART_SIZE);
         match part {
             COMMON => {
@@ -254,6 +258,7 @@ impl Access for Structures {
     }
 
     fn write(&self, offset: u64, data: &[u8]) {
+        self.accesses.fetch_add(1, Ordering::Relaxed);
         let (part, at) = (offset / PART_SIZE * PART_SIZE, offset % PART_SIZE);
         let mut bytes = [0; 8];
         let length = data.len().min(8);

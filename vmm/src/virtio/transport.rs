@@ -5,6 +5,7 @@
 //!         0x3000 notifications, 4 bytes a queue   0x4000 MSI-X table   0x5000 pending bits
 //! ```
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
 use kvm_ioctls::{IoEventAddress, NoDatamatch, VmFd};
@@ -25,6 +26,7 @@ use crate::pci::msix::Msix;
 use crate::pci::root::PciFunction;
 use crate::pci::vector::Emulated;
 use crate::pci::{capability, register};
+use crate::spec::DeviceStats;
 use crate::warnings::Warnings;
 
 const VENDOR: u16 = 0x1af4;
@@ -241,5 +243,11 @@ impl PciFunction for VirtioFunction {
         {
             self.bar.write(at, &data[..length]);
         }
+    }
+
+    fn stats(&self, slot: usize) -> Option<DeviceStats> {
+        let exits = self.bar.accesses.load(Ordering::Relaxed);
+        let interrupts = Some(crate::lock(&self.bar.msix).raised());
+        Some(DeviceStats { slot, host: None, exits, interrupts })
     }
 }

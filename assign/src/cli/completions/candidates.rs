@@ -7,6 +7,7 @@ use std::time::Duration;
 use sriov::facts::{names, pci};
 use sriov::{HostRoot, PciAddress, attribute};
 
+use crate::control;
 use crate::state::{DIRECTORY, State};
 
 /// What a value's name in `--help` stands for.
@@ -22,7 +23,7 @@ pub enum Kind {
     Group,
     /// A PCI driver that is loaded.
     Driver,
-    /// A guest that has devices.
+    /// A guest that runs, or has devices.
     Guest,
 }
 
@@ -73,8 +74,10 @@ impl Host {
             }
             Kind::Guest => {
                 let leases = self.state.leases(&self.root).unwrap_or_default();
+                let of_leases = leases.into_iter().map(|lease| lease.guest);
+                let guests = of_leases.chain(control::guests(&self.root));
                 let mut guests: Vec<(String, String)> =
-                    leases.into_iter().map(|lease| (lease.guest, String::new())).collect();
+                    guests.map(|guest| (guest, String::new())).collect();
                 guests.sort();
                 guests.dedup();
                 guests

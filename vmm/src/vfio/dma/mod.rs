@@ -19,6 +19,7 @@ mod type1;
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use kvm_bindings::{
@@ -132,6 +133,8 @@ pub struct IoSpace {
     peer_to_peer: bool,
     /// The filling that holds guest memory.
     mapped: Mutex<Option<u64>>,
+    /// Bytes of guest memory in it, also while more is being mapped.
+    pinned: AtomicU64,
 }
 
 impl IoSpace {
@@ -156,9 +159,13 @@ impl IoSpace {
             }
         };
         let peer_to_peer = spec.peer_to_peer;
-        let space = IoSpace { mapper, peer_to_peer, mapped: Mutex::default() };
+        let space = IoSpace::of(mapper, peer_to_peer);
         let arrivals = space.admit(spec, inherited)?;
         Ok((Arc::new(space), arrivals))
+    }
+
+    fn of(mapper: Box<dyn DmaMapper>, peer_to_peer: bool) -> Self {
+        IoSpace { mapper, peer_to_peer, mapped: Mutex::default(), pinned: AtomicU64::new(0) }
     }
 
     /// Lets in the devices of `spec`, in their order; its container or iommufd is of no use here.
@@ -220,6 +227,7 @@ impl IoSpace {
         }
         let regions = || memory.iter().map(|region| (region.start_addr().0, region.len()));
         let clear = || {
+            self.pinned.store(0, Ordering::Relaxed);
             for (start, size) in regions() {
                 // A range of which nothing is mapped is refused, and is what is wanted.
                 self.mapper.unmap(start, size).ok();
@@ -234,6 +242,12 @@ impl IoSpace {
             Err(_) => clear(),
         }
         done
+    }
+
+    /// Bytes of guest memory that are pinned for the devices now.
+    pub fn pinned_bytes(&self) -> u64 {
+        // The last device takes all mappings along.
+        self.mapper.filling().map_or(0, |_| self.pinned.load(Ordering::Relaxed))
     }
 
     fn map_regions(&self, memory: &GuestMemory) -> Result<()> {
@@ -257,6 +271,7 @@ impl IoSpace {
             // it runs, and no device masters the bus before this returns; nothing in this process
             // holds references into it.
             unsafe { self.mapper.map(start, region.as_ptr(), region.len(), Mapped::Memory)? };
+            self.pinned.fetch_add(region.len(), Ordering::Relaxed);
         }
         Ok(())
     }
@@ -374,7 +389,7 @@ mod tests {
     }
 
     fn space(mapper: &Arc<Pretended>) -> IoSpace {
-        IoSpace { mapper: Box::new(mapper.clone()), peer_to_peer: false, mapped: Mutex::default() }
+        IoSpace::of(Box::new(mapper.clone()), false)
     }
 
     #[test]
@@ -391,14 +406,19 @@ mod tests {
             mapper.filling.store(filling, Ordering::Relaxed);
             space.map_memory(&memory).unwrap();
             assert_eq!(*crate::lock(&mapper.mapped), all);
+            assert_eq!(space.pinned_bytes(), 4 << 30);
         }
+        mapper.filling.store(0, Ordering::Relaxed);
+        assert_eq!(space.pinned_bytes(), 0, "the last device is gone");
     }
 
     #[test]
     fn what_cannot_be_mapped_leaves_nothing_behind() {
         let memory = allocate(&Layout::new(4 << 30, 40, &[]).unwrap()).unwrap();
         let mapper = pretended((5 << 30) - 1);
-        let error = space(&mapper).map_memory(&memory).unwrap_err().to_string();
+        let space = space(&mapper);
+        let error = space.map_memory(&memory).unwrap_err().to_string();
+        assert_eq!(space.pinned_bytes(), 0);
         assert!(error.starts_with("/dev/pretended: cannot map guest memory"), "{error}");
         assert!(error.contains("0x100000000 to 0x13fffffff"), "{error}");
         assert!(crate::lock(&mapper.mapped).is_empty());

@@ -1,0 +1,202 @@
+//! `assign stats`: what is counted and timed of a running guest.
+
+use clap::Args;
+
+use super::output::{self, Table};
+use super::page::{Page, bytes};
+use super::{Context, Format};
+use crate::control::client;
+use crate::control::stats::{Device, Entry, ExitStats, Memory, Stats as Counted};
+use crate::failure::Failure;
+
+/// Arguments of `assign stats`.
+#[derive(Debug, Args)]
+pub struct Stats {
+    /// The guest's name.
+    #[arg(value_name = "GUEST")]
+    guest: String,
+}
+
+impl Stats {
+    pub fn run(&self, context: &Context) -> Result<u8, Failure> {
+        let nothing = None::<&()>;
+        let counted: Counted = client::ask(&context.root, &self.guest, "/v1/stats", nothing)?;
+        output::value(context.format, &counted)?;
+        if context.format == Format::Table {
+            page(&counted).print()?;
+            output::text_out("")?;
+            if !counted.devices.is_empty() {
+                devices(&counted.devices).print()?;
+                output::text_out("")?;
+            }
+            timeline(&counted.timeline).print()?;
+        }
+        Ok(0)
+    }
+}
+
+fn page(counted: &Counted) -> Page {
+    let Counted { guest, pid, exits, memory, .. } = counted;
+    let mut page = Page::default();
+    page.section(guest);
+    page.fact("process", pid.to_string());
+    exit_facts(&mut page, exits);
+    memory_facts(&mut page, memory);
+    page
+}
+
+fn exit_facts(page: &mut Page, exits: &ExitStats) {
+    page.section("exits to user space");
+    page.fact("all", exits.user_space.to_string());
+    let sum = |reason: usize| {
+        let counts = exits.vcpus.iter().filter_map(|vcpu| Some(vcpu.by_reason().get(reason)?.1));
+        counts.fold(0, u64::saturating_add)
+    };
+    let pair = |first: usize, [one, other]: [&str; 2]| {
+        format!("{} {one}, {} {other}", sum(first), sum(first + 1))
+    };
+    page.fact("PCI configuration", pair(0, ["read", "written"]));
+    page.fact("device registers", pair(2, ["read", "written"]));
+    page.fact("I/O ports", pair(4, ["in", "out"]));
+    let rest = ["halts", "interruptions", "shutdowns", "others"];
+    let rest = rest.into_iter().zip(6..).filter(|(_, reason)| sum(*reason) > 0);
+    let rest: Vec<String> = rest.map(|(name, reason)| format!("{} {name}", sum(reason))).collect();
+    page.fact("other", rest.join(", "));
+    page.section("exits handled in the kernel");
+    page.fact("all", exits.kernel.map(|count| count.to_string()).unwrap_or_default());
+    let Some(kvm) = &exits.kvm else { return };
+    // Those that tell most, by KVM's names; `-o json` has them all. Its `io_exits` and `mmio_exits` are
+    // none of them: most of what they count goes to user space, and is counted above.
+    let named = |name: &str| kvm.vcpus.get(name).map(u64::to_string).unwrap_or_default();
+    page.fact("halts", named("halt_exits"));
+    page.fact("host interrupts", named("irq_exits"));
+    page.section("interrupts injected");
+    page.fact("all", named("irq_injections"));
+}
+
+fn memory_facts(page: &mut Page, memory: &Memory) {
+    page.section("memory");
+    page.fact("RAM", bytes(memory.ram_bytes));
+    page.fact("pinned for devices", bytes(memory.ram_pinned_bytes));
+    let accounts = [(memory.locked_bytes, "locked"), (memory.pinned_bytes, "pinned")];
+    let accounts = accounts.into_iter().filter_map(|(count, what)| Some((count?, what)));
+    let accounts: Vec<String> =
+        accounts.map(|(count, what)| format!("{} {what}", bytes(count))).collect();
+    page.fact("by the kernel's books", accounts.join(", "));
+    page.fact("VMM beside RAM", memory.vmm_bytes.map(bytes).unwrap_or_default());
+}
+
+fn devices(devices: &[Device]) -> Table {
+    let mut table = Table::new(&["DEVICE", "IN GUEST", "INTERRUPTS", "EXITS"], &[0, 1, 2, 3]);
+    for device in devices {
+        table.row(&[
+            device.address.map_or("virtio".to_owned(), |address| address.to_string()),
+            device.guest_address.to_string(),
+            device.interrupts.map_or("-".to_owned(), |count| count.to_string()),
+            device.exits.to_string(),
+        ]);
+    }
+    table
+}
+
+/// A launch, a line a phase.
+pub fn timeline(entries: &[Entry]) -> Table {
+    let number = |ms: f64| format!("{ms:>9.1}");
+    let mut table = Table::new(&[" START ms", "  TOOK ms", "PROCESS", "PHASE"], &[0, 1, 2]);
+    for entry in entries {
+        let device = entry.device.as_deref().map(|device| format!(": {device}"));
+        table.row(&[
+            number(entry.start_ms),
+            entry.took_ms.map_or("    lasts".to_owned(), number),
+            entry.process.to_string(),
+            format!("{}{}", entry.phase, device.unwrap_or_default()),
+        ]);
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use sriov::facts::interrupts::Interrupt;
+    use vmm::spec::{Exits, KvmStats, Phase as VmmPhase};
+
+    use super::*;
+    use crate::control::stats::{Launching, Phase, Process};
+
+    fn counted() -> Counted {
+        let exits = Exits { config_read: 311, mmio_write: u64::MAX, intr: 2, ..Exits::default() };
+        let kvm = KvmStats {
+            vcpus: BTreeMap::from([("halt_exits".to_owned(), 99)]),
+            vm: BTreeMap::new(),
+        };
+        let entry = |process, phase, device: Option<&str>, took_ms| Entry {
+            process,
+            phase,
+            device: device.map(str::to_owned),
+            start_ms: 123_456.78,
+            took_ms,
+        };
+        let held = Phase::Vmm(VmmPhase::HoldBusMaster);
+        let read = Phase::Assign(Launching::ReadHost);
+        let address = |text: &str| text.parse().expect("an address");
+        Counted {
+            guest: "web-1".to_owned(),
+            pid: 312,
+            exits: ExitStats {
+                user_space: u64::MAX,
+                kernel: Some(5),
+                vcpus: vec![exits; 2],
+                kvm: Some(kvm),
+            },
+            devices: vec![Device {
+                guest_address: address("0000:00:01.0"),
+                address: Some(address("0000:01:10.0")),
+                interrupts: Some(u64::MAX),
+                vectors: vec![Interrupt { name: "msix[0]".to_owned(), count: 7 }],
+                exits: u64::MAX,
+            }],
+            memory: Memory {
+                ram_bytes: 256 << 20,
+                ram_pinned_bytes: 256 << 20,
+                locked_bytes: Some(256 << 20),
+                pinned_bytes: Some(0),
+                vmm_bytes: None,
+            },
+            timeline: vec![
+                entry(Process::Assign, read, None, Some(0.25)),
+                entry(Process::AssignVmm, held, Some("0000:01:10.0"), None),
+            ],
+        }
+    }
+
+    #[test]
+    fn what_people_see_fits_a_terminal() {
+        let counted = counted();
+        let page = anstream::adapter::strip_str(&page(&counted).render(Some(80))).to_string();
+        let (devices, timeline) = (devices(&counted.devices), timeline(&counted.timeline));
+        let tables = [devices.lines(Some(80)), timeline.lines(Some(80))].concat();
+        let tables: Vec<String> =
+            tables.iter().map(|line| anstream::adapter::strip_str(line).to_string()).collect();
+        for line in page.lines().chain(tables.iter().map(String::as_str)) {
+            assert!(line.chars().count() <= 80, "{line}");
+        }
+        assert!(page.contains("622 read, 0 written"), "{page}");
+        assert!(page.contains("4 interruptions") && !page.contains("shutdowns"), "{page}");
+        assert!(!page.contains("VMM beside"), "what is not known is left out: {page}");
+        let told = tables.join("\n");
+        assert!(told.contains("123456.8        0.2  assign      host read"), "{told}");
+        assert!(
+            told.contains("lasts  assign-vmm  vCPU held until memory is pinned: 0000"),
+            "{told}"
+        );
+    }
+
+    #[test]
+    fn a_program_reads_what_was_written() {
+        let counted = counted();
+        let text = serde_json::to_string(&counted).expect("plain data");
+        assert_eq!(serde_json::from_str::<Counted>(&text).expect("the same"), counted);
+    }
+}

@@ -1,0 +1,188 @@
+//! What is counted and timed of a running guest: the answer to `GET /v1/stats`.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use sriov::PciAddress;
+use sriov::facts::interrupts::Interrupt;
+use vmm::spec::{self, Exits, KvmStats};
+
+/// All of it. Counters begin with the guest's present life: its start, or its last reboot.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Stats {
+    /// The guest's name.
+    pub guest: String,
+    /// Id of its process, `assign-vmm`.
+    pub pid: u32,
+    /// How often its vCPUs stopped running guest code.
+    pub exits: ExitStats,
+    /// The devices on its bus, by slot.
+    pub devices: Vec<Device>,
+    /// Its memory.
+    pub memory: Memory,
+    /// Its start, by the beginning of each phase.
+    pub timeline: Vec<Entry>,
+}
+
+/// Exits of the vCPUs. What leaves the kernel for `assign-vmm` costs most; what goes from device to
+/// guest directly costs neither.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExitStats {
+    /// To user space, all vCPUs.
+    pub user_space: u64,
+    /// Handled by KVM in the kernel; none where the kernel does not count (Linux before 5.14).
+    pub kernel: Option<u64>,
+    /// Those to user space by reason, for each vCPU.
+    pub vcpus: Vec<Exits>,
+    /// What KVM counts, under its own names.
+    pub kvm: Option<KvmStats>,
+}
+
+/// A device on the guest's bus.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Device {
+    /// Its address in the guest.
+    pub guest_address: PciAddress,
+    /// Its address on the host, if it is passed through; virtio otherwise.
+    pub address: Option<PciAddress>,
+    /// Interrupts, of all its vectors. None where `/proc/interrupts` cannot be read.
+    pub interrupts: Option<u64>,
+    /// The vectors of a passed-through device as the host counts them: those enabled now, each since
+    /// it was enabled.
+    pub vectors: Vec<Interrupt>,
+    /// Accesses to its BARs that were exits to user space.
+    pub exits: u64,
+}
+
+/// The guest's memory, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Memory {
+    /// Its RAM.
+    pub ram_bytes: u64,
+    /// As much of it as is pinned for devices.
+    pub ram_pinned_bytes: u64,
+    /// What the kernel says that its process has locked (`VmLck`), as type1 accounts for pins.
+    pub locked_bytes: Option<u64>,
+    /// What the kernel says that its process has pinned (`VmPin`), as iommufd accounts for pins.
+    pub pinned_bytes: Option<u64>,
+    /// What its process has beside RAM: its share of its mappings (Pss).
+    pub vmm_bytes: Option<u64>,
+}
+
+/// A phase of the start.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Which of the two did it.
+    pub process: Process,
+    /// What.
+    pub phase: Phase,
+    /// Address on the host of the device that it is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
+    /// Milliseconds from the beginning of all to that of the phase.
+    pub start_ms: f64,
+    /// Milliseconds that it took; none while it lasts.
+    pub took_ms: Option<f64>,
+}
+
+/// Who works at a start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Process {
+    /// The launcher.
+    Assign,
+    /// The guest's process.
+    AssignVmm,
+}
+
+impl fmt::Display for Process {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Process::Assign => "assign",
+            Process::AssignVmm => "assign-vmm",
+        })
+    }
+}
+
+/// A phase of either.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Phase {
+    /// Of the launcher.
+    Assign(Launching),
+    /// Of the guest's process.
+    Vmm(spec::Phase),
+}
+
+/// What the launcher does to start a guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Launching {
+    /// Documents and applied policies.
+    ReadDocuments,
+    /// Kernel, initial RAM disk and `/dev/kvm`.
+    OpenBootFiles,
+    /// What dead guests had, back to the host or their pools.
+    ReturnLeftovers,
+    /// The kernel is no bzImage, or cannot be taken out of it.
+    KernelAsIs,
+    /// The kernel was taken out of its bzImage at an earlier start.
+    KernelFromCache,
+    /// The kernel, taken out of its bzImage now.
+    UnpackKernel,
+    /// The snapshot that is chosen from.
+    ReadHost,
+    /// Which device for which claim.
+    ChooseDevices,
+    /// The devices' owner, written down; those the host lends bound.
+    LeaseDevices,
+    /// The devices' VFIO files.
+    OpenDevices,
+    /// TAP interfaces of virtio networks.
+    ConnectNetworks,
+    /// `assign-vmm`, up to the first instruction of its own.
+    StartVmm,
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Phase::Assign(Launching::ReadDocuments) => "documents read",
+            Phase::Assign(Launching::OpenBootFiles) => "kernel, initrd and KVM opened",
+            Phase::Assign(Launching::ReturnLeftovers) => "leftovers of dead guests returned",
+            Phase::Assign(Launching::KernelAsIs) => "kernel used as it is",
+            Phase::Assign(Launching::KernelFromCache) => "kernel found in the cache",
+            Phase::Assign(Launching::UnpackKernel) => "kernel unpacked, and kept",
+            Phase::Assign(Launching::ReadHost) => "host read",
+            Phase::Assign(Launching::ChooseDevices) => "devices chosen",
+            Phase::Assign(Launching::LeaseDevices) => "devices leased",
+            Phase::Assign(Launching::OpenDevices) => "VFIO files opened",
+            Phase::Assign(Launching::ConnectNetworks) => "virtio networks connected",
+            Phase::Assign(Launching::StartVmm) => "assign-vmm started",
+            Phase::Vmm(spec::Phase::CreateVm) => "VM created",
+            Phase::Vmm(spec::Phase::LoadKernel) => "kernel and initrd loaded",
+            Phase::Vmm(spec::Phase::OpenDevice) => "device opened and reset",
+            Phase::Vmm(spec::Phase::PopulateMemory) => "memory populated",
+            Phase::Vmm(spec::Phase::PinMemory) => "memory pinned",
+            Phase::Vmm(spec::Phase::CreateVcpus) => "devices on the bus, vCPUs created",
+            Phase::Vmm(spec::Phase::RunVcpus) => "first vCPU runs",
+            Phase::Vmm(spec::Phase::HoldBusMaster) => "vCPU held until memory is pinned",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_phase_of_either_process_is_one_word_and_read_again() {
+        for (phase, word) in [
+            (Phase::Assign(Launching::KernelFromCache), "\"kernel-from-cache\""),
+            (Phase::Vmm(spec::Phase::HoldBusMaster), "\"hold-bus-master\""),
+        ] {
+            assert_eq!(serde_json::to_string(&phase).expect("plain data"), word);
+            assert_eq!(serde_json::from_str::<Phase>(word).expect("a phase"), phase);
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! What is counted of a running guest: that the traffic of a VF goes past user space, and what the
+//! start took.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use lab::Host;
+use serde_json::Value;
+
+use crate::documents::{Guest, policy};
+
+const GUEST_TIME: Duration = Duration::from_secs(180);
+/// In the guest a ping goes out each second, or a little less often.
+const PINGS: Duration = Duration::from_secs(15);
+
+fn stats(host: &Host, guest: &str) -> Value {
+    serde_json::from_str(&host.ok(&format!("assign stats {guest} -o json"))).expect("JSON")
+}
+
+fn number(stats: &Value, pointer: &str) -> u64 {
+    let number = stats.pointer(pointer).and_then(Value::as_u64);
+    number.unwrap_or_else(|| panic!("{pointer} of {stats:#}"))
+}
+
+/// The phases and when each began and ended, in milliseconds.
+fn phases(stats: &Value) -> Vec<(String, f64, f64)> {
+    let phase = |entry: &Value| {
+        let (start, took) = (entry["start_ms"].as_f64(), entry["took_ms"].as_f64());
+        let (start, took) = (start.expect("a start"), took.expect("it is over"));
+        (entry["phase"].as_str().expect("a word").to_owned(), start, start + took)
+    };
+    stats["timeline"].as_array().expect("a list").iter().map(phase).collect()
+}
+
+/// Each of `wanted` is there and begins no earlier than the one before has ended.
+fn in_order(phases: &[(String, f64, f64)], wanted: &[&str]) {
+    let mut ended = 0.0;
+    for wanted in wanted {
+        let found = phases.iter().find(|(phase, ..)| phase == wanted);
+        let (_, start, end) = found.unwrap_or_else(|| panic!("{wanted}: {phases:#?}"));
+        // Both are rounded to the microsecond.
+        assert!(*start >= ended - 0.01, "{wanted}: {phases:#?}");
+        ended = *end;
+    }
+}
+
+#[test]
+#[ignore = "boots an emulated host: cargo lab test"]
+fn stats_show_that_a_vfs_traffic_goes_past_user_space() -> Result<()> {
+    let host = Host::intel()
+        .igb(1)
+        .file("root/policy.yaml", policy(1))
+        .file("root/web.yaml", Guest::new("web", "hold").claim().to_string())
+        .file("root/bare.yaml", Guest::new("bare", "hold").to_string())
+        .limit(Duration::from_secs(600))
+        .boot()?;
+    host.ok("assign apply -f policy.yaml");
+    let unknown = host.run("assign stats web")?;
+    assert_eq!(unknown.code, 2, "{}", unknown.stderr);
+    assert!(unknown.stderr.contains("web: no guest of this name runs"), "{}", unknown.stderr);
+
+    let guest = host.spawn("assign run -f web.yaml --timeline");
+    guest.wait_for("guest: holding", GUEST_TIME)?;
+    let before = stats(&host, "web");
+    std::thread::sleep(PINGS);
+    let after = stats(&host, "web");
+
+    let device = &after["devices"][0];
+    assert_eq!(device["address"], "0000:01:10.0", "{after:#}");
+    assert_eq!(device["guest_address"], "0000:00:01.0");
+    let grown = |pointer: &str| number(&after, pointer) - number(&before, pointer);
+    let interrupts = grown("/devices/0/interrupts");
+    let (user_space, kernel) = (grown("/exits/user_space"), grown("/exits/kernel"));
+    println!("{interrupts} interrupts, {user_space} exits to user space, {kernel} in the kernel");
+    // A packet there and one back, each with its interrupt; the host's seconds may be shorter.
+    assert!(interrupts >= 6, "{after:#}");
+    // What its driver does once in a while, and no more.
+    assert!(user_space < interrupts / 2, "{before:#}\n{after:#}");
+    assert!(kernel > interrupts, "{after:#}");
+    assert!(number(&after, "/exits/vcpus/0/config_read") > 0, "{after:#}");
+    assert_eq!(grown("/devices/0/exits"), 0, "no register of it is trapped: {after:#}");
+    assert!(number(&after, "/exits/kvm/vcpus/halt_exits") > 0, "{after:#}");
+
+    let ram = 256 << 20;
+    let ram_bytes = number(&after, "/memory/ram_bytes");
+    assert_eq!((ram_bytes, number(&after, "/memory/ram_pinned_bytes")), (ram, ram));
+    assert!(number(&after, "/memory/locked_bytes") >= ram, "{after:#}");
+    let beside = number(&after, "/memory/vmm_bytes");
+    assert!(beside > 0 && beside < 16 << 20, "{after:#}");
+
+    let phases = phases(&after);
+    let launcher = ["read-documents", "open-boot-files", "return-leftovers", "unpack-kernel"];
+    let chooses = ["read-host", "choose-devices", "lease-devices", "open-devices"];
+    let starts = ["connect-networks", "start-vmm"];
+    in_order(&phases, &[&launcher[..], &chooses, &starts].concat());
+    in_order(&phases, &["lease-devices", "create-vm", "load-kernel", "create-vcpus", "run-vcpus"]);
+    in_order(&phases, &["create-vm", "open-device", "create-vcpus"]);
+    in_order(&phases, &["create-vm", "populate-memory", "pin-memory"]);
+
+    // For people: what was told at the start, and all of it, in 80 columns.
+    let told = guest.output_so_far();
+    println!("{told}");
+    for line in ["web: what its start took:", "host read", "memory pinned", "first vCPU runs"] {
+        assert!(told.contains(line), "{line}: {told}");
+    }
+    let page = host.ok("assign stats web");
+    println!("{page}");
+    assert!(page.lines().all(|line| line.chars().count() <= 80), "{page}");
+    guest.stdin("stop\n");
+    let ended = guest.wait(Duration::from_secs(60))?;
+    assert_eq!(ended.code, 0, "{}", ended.stderr);
+
+    // A guest without a device has neither pins nor interrupts, and its kernel is in the cache.
+    let bare = host.spawn("assign run -f bare.yaml --timeline -o json");
+    bare.wait_for("guest: holding", GUEST_TIME)?;
+    let counted = stats(&host, "bare");
+    assert_eq!(counted["devices"], Value::Array(Vec::new()), "{counted:#}");
+    assert_eq!(number(&counted, "/memory/ram_pinned_bytes"), 0);
+    let told = bare.output_so_far();
+    let event = told.lines().find(|line| line.contains("\"event\":\"timeline\""));
+    let event: Value = serde_json::from_str(event.unwrap_or_else(|| panic!("{told}")))?;
+    assert_eq!(event["timeline"], counted["timeline"]);
+    in_order(&self::phases(&counted), &["kernel-from-cache", "start-vmm", "run-vcpus"]);
+    bare.stdin("stop\n");
+    assert_eq!(bare.wait(Duration::from_secs(60))?.code, 0);
+    Ok(())
+}
