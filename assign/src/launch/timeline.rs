@@ -113,8 +113,12 @@ mod tests {
 
     #[test]
     fn phases_of_both_processes_are_in_the_order_they_began() {
+        // Beginnings within the same microsecond count as one.
+        let pause = || std::thread::sleep(std::time::Duration::from_millis(1));
         let timeline = Timeline::begin();
+        pause();
         let before = Moment::now();
+        pause();
         timeline.time(Launching::ReadHost, || ());
         timeline.note(Launching::StartVmm, before);
         let span = |phase, start_ns, end_ns| Span { phase, device: None, start_ns, end_ns };
