@@ -95,7 +95,7 @@ pub fn add(tree: &mut Tree, scratch: &Path) -> Result<()> {
         capture(Command::new("strip").arg("--strip-debug").arg("-o").arg(&stripped).arg(&program))
             .with_context(|| format!("{name} was not built, or binutils is not installed"))?;
         tree.copy(&format!("usr/bin/{name}"), &stripped)?;
-        libraries.extend(libraries_of(&capture(Command::new("ldd").arg(&program))?));
+        libraries.extend(linked(&program)?);
     }
     for library in libraries {
         // At the place where the loader found it here: it has the same defaults there.
@@ -105,7 +105,12 @@ pub fn add(tree: &mut Tree, scratch: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Paths of libraries and of the loader in the output of `ldd`.
+/// Paths of the libraries and of the loader that a program of this machine is linked with.
+pub(crate) fn linked(program: &Path) -> Result<Vec<String>> {
+    Ok(libraries_of(&capture(Command::new("ldd").arg(program))?))
+}
+
+/// The same, in the output of `ldd`.
 fn libraries_of(ldd: &str) -> Vec<String> {
     ldd.lines()
         .filter_map(|line| {
@@ -130,5 +135,6 @@ mod tests {
             ["/lib/x86_64-linux-gnu/libc.so.6", "/lib64/ld-linux-x86-64.so.2"]
         );
         assert!(libraries_of("\tstatically linked\n").is_empty());
+        assert!(libraries_of("\tnot a dynamic executable\n").is_empty());
     }
 }

@@ -1,11 +1,12 @@
 //! Faults of the emulator itself, which say nothing about what runs in it.
 //!
-//! QEMU 10.0 with two emulated processors now and then trips over an assertion of its own
-//! (`iotlb_to_section`), and more seldom loses one of the processors: it sleeps and no interrupt
-//! wakes it again, and the other's kernel reports it as stalled. More seldom still, a processor runs
-//! into a breakpoint that the kernel had set while it exchanged an instruction of its own, and has
-//! taken away since: QEMU translated the code in between. No program in a machine is to be able to do
-//! any of these. A scenario that fails in such a machine is tried again; one that fails in a
+//! QEMU 10.0 with two emulated processors now and then tripped over an assertion of its own
+//! (`iotlb_to_section`), and more seldom lost one of the processors: it slept and no interrupt
+//! woke it again, and the other's kernel reported it as stalled. More seldom still, a processor ran
+//! into a breakpoint that the kernel had set while it exchanged an instruction of its own, and had
+//! taken away since: QEMU had translated the code in between. Hosts have one processor since, with
+//! which none of these has been seen, and still no program in a machine is to be able to do any of
+//! them. A scenario that fails in such a machine is tried again; one that fails in a
 //! sound machine is not, so that what is rare in our own programs stays visible. The test runner
 //! counts such scenarios as flaky and shows what the failed attempt printed.
 

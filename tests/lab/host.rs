@@ -50,8 +50,8 @@ impl Link {
 }
 
 impl Host {
-    /// Boots it. QEMU 10.0 has faults that strike while firmware and kernel start under two emulated
-    /// processors ([`emulator`]); no scenario can have caused them before it began, so the host is
+    /// Boots it. QEMU 10.0 has faults that strike while firmware and kernel start
+    /// ([`emulator`]); no scenario can have caused them before it began, so the host is
     /// then booted once more.
     pub(crate) fn start(ready: &Ready, shape: &Shape) -> Result<Self> {
         let mut again = true;
