@@ -1,6 +1,7 @@
 //! `assign stats`: what is counted and timed of a running guest.
 
 use clap::Args;
+use vmm::spec::Exits;
 
 use super::output::{self, Table};
 use super::page::{Page, bytes};
@@ -48,19 +49,21 @@ fn page(counted: &Counted) -> Page {
 fn exit_facts(page: &mut Page, exits: &ExitStats) {
     page.section("exits to user space");
     page.fact("all", exits.user_space.to_string());
-    let sum = |reason: usize| {
-        let counts = exits.vcpus.iter().filter_map(|vcpu| Some(vcpu.by_reason().get(reason)?.1));
-        counts.fold(0, u64::saturating_add)
-    };
-    let pair = |first: usize, [one, other]: [&str; 2]| {
-        format!("{} {one}, {} {other}", sum(first), sum(first + 1))
-    };
-    page.fact("PCI configuration", pair(0, ["read", "written"]));
-    page.fact("device registers", pair(2, ["read", "written"]));
-    page.fact("I/O ports", pair(4, ["in", "out"]));
-    let rest = ["halts", "interruptions", "shutdowns", "others"];
-    let rest = rest.into_iter().zip(6..).filter(|(_, reason)| sum(*reason) > 0);
-    let rest: Vec<String> = rest.map(|(name, reason)| format!("{} {name}", sum(reason))).collect();
+    let sum = |count: fn(&Exits) -> u64| exits.vcpus.iter().map(count).fold(0, u64::saturating_add);
+    let (read, written) = (sum(|vcpu| vcpu.config_read), sum(|vcpu| vcpu.config_write));
+    page.fact("PCI configuration", format!("{read} read, {written} written"));
+    let (read, written) = (sum(|vcpu| vcpu.mmio_read), sum(|vcpu| vcpu.mmio_write));
+    page.fact("device registers", format!("{read} read, {written} written"));
+    let (read, written) = (sum(|vcpu| vcpu.port_in), sum(|vcpu| vcpu.port_out));
+    page.fact("I/O ports", format!("{read} in, {written} out"));
+    let rest = [
+        (sum(|vcpu| vcpu.hlt), "halts"),
+        (sum(|vcpu| vcpu.intr), "interruptions"),
+        (sum(|vcpu| vcpu.shutdown), "shutdowns"),
+        (sum(|vcpu| vcpu.other), "others"),
+    ];
+    let rest = rest.into_iter().filter(|(count, _)| *count > 0);
+    let rest: Vec<String> = rest.map(|(count, name)| format!("{count} {name}")).collect();
     page.fact("other", rest.join(", "));
     page.section("exits handled in the kernel");
     page.fact("all", exits.kernel.map(|count| count.to_string()).unwrap_or_default());
@@ -120,7 +123,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use sriov::facts::interrupts::Interrupt;
-    use vmm::spec::{Exits, KvmStats, Phase as VmmPhase};
+    use vmm::spec::{KvmStats, Phase as VmmPhase};
 
     use super::*;
     use crate::control::stats::{Launching, Phase, Process};

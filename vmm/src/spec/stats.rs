@@ -51,25 +51,21 @@ pub struct Exits {
 }
 
 impl Exits {
-    /// The reasons by name, with their counts.
-    pub fn by_reason(&self) -> [(&'static str, u64); 10] {
-        [
-            ("config_read", self.config_read),
-            ("config_write", self.config_write),
-            ("mmio_read", self.mmio_read),
-            ("mmio_write", self.mmio_write),
-            ("port_in", self.port_in),
-            ("port_out", self.port_out),
-            ("hlt", self.hlt),
-            ("intr", self.intr),
-            ("shutdown", self.shutdown),
-            ("other", self.other),
-        ]
-    }
-
     /// All of them.
     pub fn total(&self) -> u64 {
-        self.by_reason().iter().fold(0, |sum, (_, count)| sum.saturating_add(*count))
+        let counts = [
+            self.config_read,
+            self.config_write,
+            self.mmio_read,
+            self.mmio_write,
+            self.port_in,
+            self.port_out,
+            self.hlt,
+            self.intr,
+            self.shutdown,
+            self.other,
+        ];
+        counts.into_iter().fold(0, u64::saturating_add)
     }
 }
 
