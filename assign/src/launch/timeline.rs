@@ -3,7 +3,6 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use rustix::time::{ClockId, clock_gettime};
 use vmm::spec::Span;
 
 use super::kernel::Origin;
@@ -22,16 +21,14 @@ struct Noted {
     phases: Vec<(Launching, Moment, Moment)>,
 }
 
-/// Nanoseconds of `CLOCK_MONOTONIC`.
-#[derive(Debug, Clone, Copy)]
+/// Nanoseconds of `CLOCK_MONOTONIC`, as the guest's process counts them too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Moment(u64);
 
 impl Moment {
     /// The present one.
     pub fn now() -> Moment {
-        let time = clock_gettime(ClockId::Monotonic);
-        // Neither part is ever negative.
-        Moment(time.tv_sec.cast_unsigned() * 1_000_000_000 + time.tv_nsec.cast_unsigned())
+        Moment(vmm::timeline::now())
     }
 
     /// Milliseconds since `earlier`, to the microsecond.
@@ -84,12 +81,10 @@ impl Timeline {
     /// All phases, with those of the guest's process, by their beginnings.
     pub fn with(&self, vmm: &[Span]) -> Vec<Entry> {
         let noted = self.noted();
-        let entry = |process, phase, device, start: Moment, end: Option<Moment>| Entry {
-            process,
-            phase,
-            device,
-            start_ms: start.since(noted.begun),
-            took_ms: end.map(|end| end.since(start)),
+        let entry = |process, phase, device, start: Moment, end: Option<Moment>| {
+            let start_ms = start.since(noted.begun);
+            let took_ms = end.map(|end| end.since(start));
+            (start, Entry { process, phase, device, start_ms, took_ms })
         };
         let ours = noted.phases.iter().map(|(phase, start, end)| {
             entry(Process::Assign, Phase::Assign(*phase), None, *start, Some(*end))
@@ -99,9 +94,10 @@ impl Timeline {
             let device = span.device.clone();
             entry(Process::AssignVmm, Phase::Vmm(span.phase), device, start, end)
         });
-        let mut all: Vec<Entry> = ours.chain(theirs).collect();
-        all.sort_by(|one, other| one.start_ms.total_cmp(&other.start_ms));
-        all
+        let mut all: Vec<(Moment, Entry)> = ours.chain(theirs).collect();
+        // Not by what is shown, which is rounded.
+        all.sort_by_key(|(start, _)| *start);
+        all.into_iter().map(|(_, entry)| entry).collect()
     }
 }
 
