@@ -6,6 +6,8 @@ use std::time::Duration;
 use anyhow::Result;
 use lab::{Host, Job};
 
+use crate::guests;
+
 const GUEST_TIME: Duration = Duration::from_secs(120);
 
 const POLICY: &str = r#"
@@ -35,8 +37,7 @@ spec:
 }
 
 fn start(host: &Host, name: &str) -> Result<Job> {
-    let guest = host.spawn(&format!("assign -o json run -f {name}.yaml"));
-    guest.wait_for("guest: holding", GUEST_TIME)?;
+    let guest = guests::start(host, &format!("assign -o json run -f {name}.yaml"), GUEST_TIME)?;
     assert!(guest.output_so_far().contains("guest: eth0: ping 10.0.8.2: 3 of 3 answered"));
     Ok(guest)
 }
@@ -65,9 +66,7 @@ fn what_an_uncorrectable_error_does_is_the_guests_own_choice() -> Result<()> {
         |name: &str| format!(r#"{{"event":"device-error","guest":"{name}","device":"{PORT}"}}"#);
     copes.wait_for(&told("copes"), GUEST_TIME)?;
     assert!(owner(&host).contains("copes"), "{}", owner(&host));
-    copes.stdin("stop\n");
-    let output = copes.wait(Duration::from_secs(60))?;
-    assert_eq!(output.code, 0, "{}\n{}", output.stdout, output.stderr);
+    guests::stop(&copes)?;
 
     // The guest gives the device up and goes on; the next one finds it in order.
     let goes_on = start(&host, "goes-on")?;
@@ -87,7 +86,6 @@ fn what_an_uncorrectable_error_does_is_the_guests_own_choice() -> Result<()> {
     assert!(output.stderr.contains(r#""reason":"device-error""#), "{}", output.stderr);
     assert!(!owner(&host).contains("ends"), "{}", owner(&host));
 
-    goes_on.stdin("stop\n");
-    assert_eq!(goes_on.wait(Duration::from_secs(60))?.code, 0);
+    guests::stop(&goes_on)?;
     Ok(())
 }

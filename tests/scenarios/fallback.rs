@@ -6,6 +6,7 @@ use anyhow::Result;
 use lab::Host;
 
 use crate::documents::{Guest, policy};
+use crate::guests;
 
 const GUEST_TIME: Duration = Duration::from_secs(120);
 
@@ -94,8 +95,7 @@ fn with_the_pool_exhausted_the_second_guest_is_on_virtio() -> Result<()> {
         .file("root/strict.yaml", Guest::new("strict", "net").claim().to_string())
         .boot()?;
     host.ok("assign apply -f policy.yaml");
-    let first = host.spawn("assign run -f first.yaml");
-    first.wait_for("guest: holding", GUEST_TIME)?;
+    let first = guests::start(&host, "assign run -f first.yaml", GUEST_TIME)?;
     assert!(first.output_so_far().contains("guest: eth0: igbvf at "));
 
     let output = host.run_within("assign run -f second.yaml </dev/null", GUEST_TIME)?;
@@ -114,8 +114,7 @@ fn with_the_pool_exhausted_the_second_guest_is_on_virtio() -> Result<()> {
     assert!(refused.stderr.contains("leased to first"), "{}", refused.stderr);
     assert!(!refused.stdout.contains("guest:"), "{}", refused.stdout);
 
-    first.stdin("stop\n");
-    assert_eq!(first.wait(Duration::from_secs(60))?.code, 0);
+    guests::stop(&first)?;
 
     // The VF is free again.
     let output = host.run_within("assign run -f strict.yaml </dev/null", GUEST_TIME)?;

@@ -6,6 +6,7 @@ use anyhow::Result;
 use lab::Host;
 
 use crate::documents::{Guest, policy};
+use crate::guests;
 
 const GUEST_TIME: Duration = Duration::from_secs(120);
 
@@ -30,8 +31,7 @@ fn a_guest_that_writes_anything_anywhere_harms_itself_only() -> Result<()> {
     let host = shape.boot()?;
     host.ok("assign apply -f edge.yaml");
     let canary = host.ok(CANARY);
-    let web = host.spawn("assign run -f web.yaml");
-    web.wait_for("guest: holding", GUEST_TIME)?;
+    let web = guests::start(&host, "assign run -f web.yaml", GUEST_TIME)?;
 
     for number in 0..verbs.len() {
         let guest = host.spawn(&format!("assign run -f hostile{number}.yaml"));
@@ -57,9 +57,7 @@ fn a_guest_that_writes_anything_anywhere_harms_itself_only() -> Result<()> {
     }
 
     // The neighbour has noticed nothing, and whoever comes next finds the VFs in order.
-    web.stdin("stop\n");
-    let output = web.wait(Duration::from_secs(60))?;
-    assert_eq!(output.code, 0, "{}\n{}", output.stdout, output.stderr);
+    guests::stop(&web)?;
     let output = host.run_within("assign run -f next.yaml </dev/null", GUEST_TIME)?;
     assert_eq!(output.code, 0, "{}\n{}", output.stdout, output.stderr);
     let answered = output.stdout.matches("ping 10.0.2.2: 3 of 3 answered").count();

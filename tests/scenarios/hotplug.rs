@@ -8,6 +8,7 @@ use lab::{Host, Job};
 use serde_json::Value;
 
 use crate::documents::{Guest, policy};
+use crate::guests;
 
 const GUEST_TIME: Duration = Duration::from_secs(180);
 
@@ -37,16 +38,7 @@ fn web() -> Option<String> {
 }
 
 fn start(host: &Host, name: &str) -> Result<Job> {
-    let guest = host.spawn(&format!("assign run -f {name}.yaml"));
-    guest.wait_for("guest: holding", GUEST_TIME)?;
-    Ok(guest)
-}
-
-fn stop(guest: &Job) -> Result<()> {
-    guest.stdin("stop\n");
-    let output = guest.wait(Duration::from_secs(60))?;
-    assert_eq!(output.code, 0, "{}\n{}", output.stdout, output.stderr);
-    Ok(())
+    guests::start(host, &format!("assign run -f {name}.yaml"), GUEST_TIME)
 }
 
 #[test]
@@ -88,7 +80,7 @@ fn devices_come_to_a_running_guest_and_leave_it() -> Result<()> {
     // And comes again.
     host.ok("assign attach web 01:10.0");
     guest.wait_for("guest: eth0: came: igbvf", GUEST_TIME)?;
-    stop(&guest)?;
+    guests::stop(&guest)?;
     assert_eq!(owners(&host), [None, None, None]);
     Ok(())
 }
@@ -106,7 +98,7 @@ fn a_device_is_taken_where_the_guest_keeps_it_or_the_host_wants_it() -> Result<(
     bare.wait_for("bare: the host wants 0000:01:10.0 back", GUEST_TIME)?;
     bare.wait_for("bare: has let go of 0000:01:10.0", GUEST_TIME)?;
     assert_eq!(owners(&host), [None, None, None]);
-    stop(&bare)?;
+    guests::stop(&bare)?;
     host.ok("assign apply -f edge.yaml");
 
     let deaf = start(&host, "deaf")?;
@@ -121,7 +113,7 @@ fn a_device_is_taken_where_the_guest_keeps_it_or_the_host_wants_it() -> Result<(
     // The next guest finds it in order, while that one goes on without.
     let web = start(&host, "web")?;
     assert!(web.output_so_far().contains("guest: eth0: ping 10.0.2.2: 3 of 3 answered"));
-    stop(&web)?;
-    stop(&deaf)?;
+    guests::stop(&web)?;
+    guests::stop(&deaf)?;
     Ok(())
 }

@@ -6,6 +6,7 @@ use anyhow::Result;
 use lab::Host;
 
 use crate::documents::{Guest, policy};
+use crate::guests;
 
 const GUEST_TIME: Duration = Duration::from_secs(120);
 
@@ -18,8 +19,7 @@ fn what_a_guest_holds_is_not_taken_from_it() -> Result<()> {
         .file("root/guest.yaml", Guest::new("web", "hold").claim().to_string())
         .boot()?;
     host.ok("assign apply -f policy.yaml");
-    let guest = host.spawn("assign run -f guest.yaml");
-    guest.wait_for("guest: holding", GUEST_TIME)?;
+    let guest = guests::start(&host, "assign run -f guest.yaml", GUEST_TIME)?;
 
     for command in [
         "assign vf destroy eth0 --yes",
@@ -35,14 +35,12 @@ fn what_a_guest_holds_is_not_taken_from_it() -> Result<()> {
     let listed = host.ok("assign vf list");
     assert!(listed.contains("web"), "the owner is shown: {listed}");
 
-    guest.stdin("stop\n");
-    assert_eq!(guest.wait(Duration::from_secs(60))?.code, 0);
+    guests::stop(&guest)?;
     host.ok("assign vf destroy eth0 --yes");
 
     // Unless it is told to: then the guest is asked to end, and does so in order.
     host.ok("assign apply -f policy.yaml");
-    let guest = host.spawn("assign run -f guest.yaml");
-    guest.wait_for("guest: holding", GUEST_TIME)?;
+    let guest = guests::start(&host, "assign run -f guest.yaml", GUEST_TIME)?;
     let asked = host.run("assign vf destroy eth0 --drain")?;
     assert_eq!(asked.code, 3, "{}", asked.stderr);
     assert!(asked.stderr.contains("would end guest web"), "{}", asked.stderr);
@@ -69,8 +67,7 @@ fn a_guest_killed_with_sigkill_leaves_its_vf_usable() -> Result<()> {
     host.ok("assign apply -f policy.yaml");
 
     // The VMM alone: its launcher sees it and gives the VF back.
-    let guest = host.spawn("assign run -f hold.yaml");
-    guest.wait_for("guest: holding", GUEST_TIME)?;
+    let guest = guests::start(&host, "assign run -f hold.yaml", GUEST_TIME)?;
     host.ok("kill -9 $(pidof assign-vmm)");
     let ended = guest.wait(Duration::from_secs(30))?;
     assert_eq!(ended.code, 1, "{}", ended.stderr);
@@ -80,8 +77,7 @@ fn a_guest_killed_with_sigkill_leaves_its_vf_usable() -> Result<()> {
     assert!(output.stdout.contains("guest: eth0: ping 10.0.2.2: 3 of 3"), "{}", output.stdout);
 
     // Launcher and VMM: nobody is left to tidy up, so the next command notices.
-    let guest = host.spawn("assign run -f hold.yaml");
-    guest.wait_for("guest: holding", GUEST_TIME)?;
+    let guest = guests::start(&host, "assign run -f hold.yaml", GUEST_TIME)?;
     host.ok("kill -9 $(pidof assign)");
     assert_eq!(guest.wait(Duration::from_secs(30))?.code, 128 + 9);
     host.ok("for i in $(seq 50); do pidof assign-vmm || exit 0; usleep 100000; done; exit 1");

@@ -8,6 +8,7 @@ use lab::Host;
 use serde_json::Value;
 
 use crate::documents::Guest;
+use crate::guests;
 
 const GUEST_TIME: Duration = Duration::from_secs(120);
 
@@ -143,8 +144,7 @@ fn what_the_host_lends_comes_back_however_its_guest_ends() -> Result<()> {
     let lent = |host: &Host| host.ok(VFS).starts_with("virtfn0 vfio-pci vfio-pci\n");
 
     // The VMM alone is killed: its launcher gives the VF back.
-    let guest = host.spawn("assign run -f hold.yaml");
-    guest.wait_for("guest: holding", GUEST_TIME)?;
+    let guest = guests::start(&host, "assign run -f hold.yaml", GUEST_TIME)?;
     assert!(lent(&host));
     assert_eq!(host.run("assign diff")?.code, 0, "lent is no drift");
     let status = json(&host.ok("assign status -o json"));
@@ -155,8 +155,7 @@ fn what_the_host_lends_comes_back_however_its_guest_ends() -> Result<()> {
     assert_eq!(host.ok(VFS), with_host);
 
     // Launcher and VMM: nobody is left, and the next command returns it.
-    let guest = host.spawn("assign run -f hold.yaml");
-    guest.wait_for("guest: holding", GUEST_TIME)?;
+    let guest = guests::start(&host, "assign run -f hold.yaml", GUEST_TIME)?;
     host.ok("kill -9 $(pidof assign)");
     guest.wait(Duration::from_secs(30))?;
     assert!(lent(&host), "nothing happens by itself");
@@ -208,8 +207,7 @@ fn a_boot_restores_the_host_from_its_files() -> Result<()> {
         own["name"].as_str().map(str::to_owned)
     };
     let start = |host: &Host| -> Result<lab::Job> {
-        let guest = host.spawn("assign run -f web.yaml");
-        guest.wait_for("guest: holding", GUEST_TIME)?;
+        let guest = guests::start(host, "assign run -f web.yaml", GUEST_TIME)?;
         Ok(guest)
     };
     let first = shape().boot()?;
@@ -238,8 +236,7 @@ fn a_boot_restores_the_host_from_its_files() -> Result<()> {
     let guest = start(&second)?;
     assert_eq!(owned(&second, "web").as_deref(), Some("eth0/1"));
     assert_eq!(owned(&second, "db"), None);
-    guest.stdin("stop\n");
-    assert_eq!(guest.wait(Duration::from_secs(60))?.code, 0);
+    guests::stop(&guest)?;
 
     // And without what was remembered.
     second.ok("assign remove edge && rm -r /var/lib/assign");
@@ -277,8 +274,7 @@ fn what_the_host_uses_is_lent_where_its_policy_makes_an_exception() -> Result<()
     );
     assert!(host.ok("ip addr show dev eth1").contains("192.0.2.1"));
 
-    let guest = host.spawn("assign run --yes -f /root/probe.yaml");
-    guest.wait_for("guest: holding", GUEST_TIME)?;
+    let guest = guests::start(&host, "assign run --yes -f /root/probe.yaml", GUEST_TIME)?;
     assert_eq!(driver(), "vfio-pci\n");
     let status = json(&host.ok("assign status -o json"));
     assert_eq!(status["devices"][0]["state"], "leased", "{status}");
@@ -286,8 +282,7 @@ fn what_the_host_uses_is_lent_where_its_policy_makes_an_exception() -> Result<()
         status["forced"].to_string().contains("run probe"),
         "what was forced is recorded: {status}"
     );
-    guest.stdin("stop\n");
-    assert_eq!(guest.wait(Duration::from_secs(60))?.code, 0);
+    guests::stop(&guest)?;
     assert_eq!(driver(), "igb\n");
     Ok(())
 }

@@ -11,6 +11,7 @@ mod events;
 mod examples;
 mod fallback;
 mod faults;
+mod guests;
 mod host_and_doctor;
 mod hostile;
 mod hotplug;

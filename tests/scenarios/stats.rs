@@ -8,6 +8,7 @@ use lab::Host;
 use serde_json::Value;
 
 use crate::documents::{Guest, policy};
+use crate::guests;
 
 const GUEST_TIME: Duration = Duration::from_secs(180);
 /// In the guest a ping goes out each second, or a little less often.
@@ -59,8 +60,7 @@ fn stats_show_that_a_vfs_traffic_goes_past_user_space() -> Result<()> {
     assert_eq!(unknown.code, 2, "{}", unknown.stderr);
     assert!(unknown.stderr.contains("web: no guest of this name runs"), "{}", unknown.stderr);
 
-    let guest = host.spawn("assign run -f web.yaml --timeline");
-    guest.wait_for("guest: holding", GUEST_TIME)?;
+    let guest = guests::start(&host, "assign run -f web.yaml --timeline", GUEST_TIME)?;
     let before = stats(&host, "web");
     std::thread::sleep(PINGS);
     let after = stats(&host, "web");
@@ -106,13 +106,10 @@ fn stats_show_that_a_vfs_traffic_goes_past_user_space() -> Result<()> {
     let page = host.ok("assign stats web");
     println!("{page}");
     assert!(page.lines().all(|line| line.chars().count() <= 80), "{page}");
-    guest.stdin("stop\n");
-    let ended = guest.wait(Duration::from_secs(60))?;
-    assert_eq!(ended.code, 0, "{}", ended.stderr);
+    guests::stop(&guest)?;
 
     // A guest without a device has neither pins nor interrupts, and its kernel is in the cache.
-    let bare = host.spawn("assign run -f bare.yaml --timeline -o json");
-    bare.wait_for("guest: holding", GUEST_TIME)?;
+    let bare = guests::start(&host, "assign run -f bare.yaml --timeline -o json", GUEST_TIME)?;
     let counted = stats(&host, "bare");
     assert_eq!(counted["devices"], Value::Array(Vec::new()), "{counted:#}");
     assert_eq!(number(&counted, "/memory/ram_pinned_bytes"), 0);
@@ -121,7 +118,6 @@ fn stats_show_that_a_vfs_traffic_goes_past_user_space() -> Result<()> {
     let event: Value = serde_json::from_str(event.unwrap_or_else(|| panic!("{told}")))?;
     assert_eq!(event["timeline"], counted["timeline"]);
     in_order(&self::phases(&counted), &["kernel-from-cache", "start-vmm", "run-vcpus"]);
-    bare.stdin("stop\n");
-    assert_eq!(bare.wait(Duration::from_secs(60))?.code, 0);
+    guests::stop(&bare)?;
     Ok(())
 }

@@ -1,0 +1,24 @@
+//! Guests that stay, trying their networks once a second, until they are told to stop.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use lab::{Host, Job};
+
+/// How long a guest may take to report and power off.
+const ENDS_WITHIN: Duration = Duration::from_secs(60);
+
+/// Starts one by this command and waits for at most `limit` until it has tried its networks.
+pub fn start(host: &Host, command: &str, limit: Duration) -> Result<Job> {
+    let guest = host.spawn(command);
+    guest.wait_for("guest: holding", limit)?;
+    Ok(guest)
+}
+
+/// Has it end in order.
+pub fn stop(guest: &Job) -> Result<()> {
+    guest.stdin("stop\n");
+    let output = guest.wait(ENDS_WITHIN)?;
+    assert_eq!(output.code, 0, "{}\n{}", output.stdout, output.stderr);
+    Ok(())
+}
