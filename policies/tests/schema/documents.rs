@@ -75,6 +75,7 @@ spec:
       virtio: {bridge: br1}
   devices:
     - {name: gpu0, claim: {pool: whole, numa: preferred}, optional: true}
+  onDeviceError: stop
 "#;
 
 macro_rules! policy {
@@ -248,6 +249,7 @@ pub const WRONG: &[&str] = &[
     guest!("memory: {size: 1GiB}, cpus: {count: 2, pin: {0: 1}}"),
     guest!("memory: {size: 1GiB}, devices: [{name: a}]"),
     guest!("memory: {size: 1GiB}, devices: [{name: a, claim: {pool: b}, optional: maybe}]"),
+    guest!("memory: {size: 1GiB}, onDeviceError: ignore"),
     "{apiVersion: assign/v1, kind: Guest, metadata: {name: a}, spec: {memory: {size: 1GiB}}}",
     "{apiVersion: assign/v1, kind: Guest, metadata: {name: a}, spec: {memory: {size: 1GiB}, boot: {kernel: \"\"}}}",
 ];
