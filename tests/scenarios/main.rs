@@ -13,6 +13,7 @@ mod faults;
 mod host_and_doctor;
 mod hotplug;
 mod iommufd;
+mod isolation;
 mod leases;
 mod lifecycle;
 mod looking;

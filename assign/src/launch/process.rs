@@ -337,6 +337,8 @@ mod tests {
             vmm,
             &super::super::console::Console::Direct,
             &signals,
+            None,
+            |_| {},
             |_| {},
         );
         match ending.expect("an end") {

@@ -14,6 +14,7 @@ use std::os::fd::AsFd;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use sriov::dma_fault::DmaFault;
 use sriov::{HostSnapshot, PciAddress, isolation, vfio};
 use vmm::spec::{Departure, GuestEvent, Request};
 
@@ -93,6 +94,14 @@ impl<'a, 'l, 'c> Supervisor<'a, 'l, 'c> {
         drop(running);
         self.changed.notify_all();
         false
+    }
+
+    /// A device was kept from memory that is not its guest's: tells of it where it is this guest's.
+    pub fn blocked(&self, fault: &DmaFault) {
+        let ours = self.running().connected.devices.iter().any(|one| one.address == fault.device);
+        if ours {
+            (self.launch.tell)(Told::DmaFault(fault));
+        }
     }
 
     /// Does what an event calls for.
