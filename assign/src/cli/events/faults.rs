@@ -4,8 +4,9 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use sriov::dma_fault::Faults;
+use sriov::facts::iommu::group_of;
 use sriov::watch::{HostEvent, Source, What};
-use sriov::{HostRoot, PciAddress, attribute};
+use sriov::{HostRoot, PciAddress};
 
 use crate::cli::Context;
 
@@ -18,11 +19,6 @@ pub fn guest_of(context: &Context, device: PciAddress) -> Option<String> {
     let has_it = leases.iter().find(|lease| lease.device == device);
     let has_group = || leases.iter().find(|lease| group.is_some() && lease.group == group);
     has_it.or_else(has_group).map(|lease| lease.guest.clone())
-}
-
-fn group_of(root: &HostRoot, device: PciAddress) -> Option<u32> {
-    let group = attribute::link_name(&root.pci_attribute(device, "iommu_group")).ok().flatten();
-    group.and_then(|group| group.parse().ok())
 }
 
 /// Follows faults, or says why they are not among the events; the others are followed all the same.
