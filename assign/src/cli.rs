@@ -34,6 +34,7 @@ mod man;
 pub mod output;
 mod page;
 mod plan;
+mod prove;
 mod recover;
 mod release;
 mod remove;
@@ -126,8 +127,12 @@ enum Verb {
     Bind(bind::Bind),
     /// Give devices back to the drivers they had before `bind`.
     Release(release::Release),
-    /// Follow devices as they come, go and change drivers, one line each.
+    /// Follow devices as they come, go, change drivers and reach for memory that is not theirs.
     Events(events::Events),
+    /// Show that a device reaches the memory that is mapped for it and no other, by making it try.
+    ///
+    /// Exit codes: 0 isolated, 1 not isolated or not shown, 2 no such device, 3 refused.
+    Prove(prove::Prove),
     /// Write everything known of this host as JSON, to keep, to send, and to look at elsewhere.
     ///
     /// It holds the host's hardware and network addresses and its kernel's command line.
@@ -235,6 +240,7 @@ impl Verb {
             | Verb::Bind(_)
             | Verb::Release(_)
             | Verb::Events(_)
+            | Verb::Prove(_)
             | Verb::Apply(_)
             | Verb::Remove(_)
             | Verb::Recover(_)
@@ -257,6 +263,7 @@ impl Verb {
             Verb::Bind(verb) => verb.run(context),
             Verb::Release(verb) => verb.run(context),
             Verb::Events(verb) => verb.run(context),
+            Verb::Prove(verb) => verb.run(context),
             Verb::Snapshot(verb) => verb.run(context),
             Verb::Validate(verb) => verb.run(context),
             Verb::Schema(verb) => verb.run(context),

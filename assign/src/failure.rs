@@ -76,6 +76,10 @@ pub enum OwnReason {
     Interrupted,
     /// What was waited for did not come in time.
     TimedOut,
+    /// It is not known how to tell the device to move data.
+    NoEngine,
+    /// The device could not be made to show what it reaches.
+    NotProven,
     /// Another guest had the device, and nothing has reset it since.
     NotReset,
     /// A guest of this name runs already.

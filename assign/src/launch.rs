@@ -44,7 +44,7 @@ mod stats;
 mod supervisor;
 mod tap;
 mod timeline;
-mod vfio;
+pub(crate) mod vfio;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -54,6 +54,7 @@ use std::thread;
 
 use policies::{Guest, Isolation};
 use rustix::pipe::PipeFlags;
+use sriov::dma_fault::{DmaFault, Faults};
 use sriov::{HostRoot, HostSnapshot, PciAddress};
 use vmm::spec::{GuestEvent, StopReason};
 
@@ -136,6 +137,10 @@ pub enum Told<'a> {
     Wanted(PciAddress),
     /// A device met an error that it cannot recover from.
     DeviceError(&'a str),
+    /// A device of the guest reached for memory that is not the guest's, and was stopped.
+    DmaFault(&'a DmaFault),
+    /// Why nobody will be told of that.
+    FaultsUnheard(&'a io::Error),
     /// Something did not work, and the guest goes on.
     Trouble(&'a Failure),
 }
@@ -445,13 +450,21 @@ impl Launch<'_> {
                 }
                 ControlFlow::Continue(())
             };
-            let ending = session::attend(vmm, console, signals, hear);
+            let blocked = |fault: DmaFault| supervisor.blocked(&fault);
+            let ending = session::attend(vmm, console, signals, self.faults(), hear, blocked);
             supervisor.end();
             serve::stop(place);
             ending
         });
         // The next life of the guest makes its own.
         place.clear().and(ending)
+    }
+
+    /// Follows faults of the IOMMU; a guest runs without as well, and its devices are kept from others'
+    /// memory all the same.
+    fn faults(&self) -> Option<Faults> {
+        let faults = Faults::open(self.root);
+        faults.map_err(|error| (self.tell)(Told::FaultsUnheard(&error))).ok()
     }
 
     /// The node that the guest's memory is to come from, if this host has it: what its document

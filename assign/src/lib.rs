@@ -9,7 +9,7 @@
 //! Facts are read in one pass by the crate `sriov`; `plan` decides without touching anything, and
 //! `choose` which device each guest gets; `inputs` is what they are made from;
 //! `apply` makes small journalled steps that it can take back; `state` remembers who has what;
-//! `launch` starts a guest, to which `control` speaks while it runs; `doctor` says what is in the way, `drift` what is not as policies say. `cli` has one file per verb.
+//! `launch` starts a guest, to which `control` speaks while it runs; `doctor` says what is in the way, `drift` what is not as policies say, `prove` what a device's DMA reaches. `cli` has one file per verb.
 
 #![deny(unsafe_code)]
 
@@ -23,6 +23,7 @@ pub mod failure;
 pub mod inputs;
 pub mod launch;
 pub mod plan;
+pub mod prove;
 mod signals;
 pub mod state;
 pub mod status;

@@ -14,6 +14,7 @@ pub mod address;
 pub mod attribute;
 pub mod change;
 pub mod directory;
+pub mod dma_fault;
 pub mod facts;
 pub mod failure;
 pub mod isolation;

@@ -188,11 +188,12 @@ if [ -n "$edu" ]; then
     edu=${edu%/device}
     bar=$(head -n 1 "$edu/resource" | cut -d' ' -f1)
     register() { devmem $((bar + $1)) "${3:-32}" $2; }
-    # Commands of its engine: 1 go, 2 from the device, 4 interrupt when done.
+    # From where to where, with which command of its engine (1 go, 2 from the device, 4 interrupt when
+    # done), and how many bytes: 8 if that is left out.
     move() {
         register 0x80 "$1" 64
         register 0x88 "$2" 64
-        register 0x90 8 64
+        register 0x90 "${4:-8}" 64
         register 0x98 "$3" 64
         while [ $(($(register 0x98 '' 64) & 1)) = 1 ]; do usleep 10000; done
     }
@@ -215,7 +216,23 @@ if [ -n "$edu" ]; then
         printf '\006\000' | dd of="$edu/config" bs=1 seek=4 conv=notrunc 2>/dev/null
         say "edu: interrupt $count"
     done
+    # With lab.stray=ADDRESS,…, it also writes where this guest has no memory.
+    for word in $(cat /proc/cmdline); do
+        case $word in lab.stray=*) strays=$(echo "${word#lab.stray=}" | tr , ' ') ;; esac
+    done
+    for address in $strays; do
+        move 0x40000 "$address" 3 2048
+    done
+    [ -n "$strays" ] && say "edu: strayed to $(echo $strays | wc -w) addresses"
 fi
+
+# With lab.canary, 32 MiB whose sum is told now and when the guest ends.
+canary() {
+    grep -q lab.canary /proc/cmdline || return
+    [ -e /run/canary ] || head -c 33554432 /dev/urandom >/run/canary
+    say "canary $(sha256sum </run/canary | cut -d' ' -f1)"
+}
+canary
 
 wait_for_carrier() {
     tries=0
@@ -326,6 +343,7 @@ hold)
     for interface in $interfaces; do
         report "$interface"
     done
+    canary
     ;;
 shell)
     say "a shell; leave it with exit"

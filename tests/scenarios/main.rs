@@ -16,6 +16,7 @@ mod host_and_doctor;
 mod hostile;
 mod hotplug;
 mod iommufd;
+mod isolation;
 mod leases;
 mod lifecycle;
 mod looking;

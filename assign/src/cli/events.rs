@@ -1,4 +1,5 @@
-//! `assign events`: follows devices as they come, go, and change drivers, one line for each.
+//! `assign events`: follows devices as they come, go, change drivers, and reach for memory that is not
+//! theirs, one line for each.
 //!
 //! It ends at what ends a pipeline: a time or a number of events that was asked for, Ctrl-C, or a
 //! reader that has gone.
@@ -11,14 +12,16 @@ use std::time::{Duration, Instant, SystemTime};
 use clap::Args;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::Serialize;
-use sriov::watch::{HostEvent, Watcher};
+use sriov::dma_fault::Faults;
+use sriov::watch::{HostEvent, Watcher, What};
 use sriov::{HostSnapshot, PciAddress};
 
 use super::{Context, Format, output};
 use crate::failure::{Failure, OwnReason};
 use crate::signals::Signals;
 
-mod line;
+mod faults;
+pub(super) mod line;
 pub(super) mod time;
 
 /// Arguments of `assign events`.
@@ -45,6 +48,9 @@ struct Told<'a> {
     time: String,
     #[serde(flatten)]
     event: &'a HostEvent,
+    /// Who has the device that an event of this kind is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    guest: Option<String>,
 }
 
 /// Why following ended.
@@ -65,14 +71,15 @@ impl Events {
         // Before anything else, so that Ctrl-C is an ordinary end at any time.
         let signals = Signals::hold().map_err(|error| unfollowable(&error))?;
         let mut watcher = Watcher::open(&context.root)?;
+        let mut faults = faults::follow(&context.root);
         let wanted = self.wanted(context)?;
-        let mut teller = Teller { format: context.format, wanted, open: true };
+        let mut teller = Teller { context, wanted, open: true };
         if self.initial {
             watcher.initial().iter().try_for_each(|event| teller.tell(event).map(drop))?;
         }
         teller.tell(&watcher.following())?;
         let mut left = self.count;
-        match self.follow(&mut watcher, &signals, &mut teller, &mut left)? {
+        match self.follow(&mut watcher, &mut faults, &signals, &mut teller, &mut left)? {
             End::Asked | End::Enough => Ok(0),
             End::TimeOver => self.at_the_end(left),
         }
@@ -107,8 +114,9 @@ impl Events {
     fn follow(
         &self,
         watcher: &mut Watcher,
+        faults: &mut Option<Faults>,
         signals: &Signals,
-        teller: &mut Teller,
+        teller: &mut Teller<'_>,
         left: &mut Option<u64>,
     ) -> Result<End, Failure> {
         let end = self.limit.and_then(|limit| Instant::now().checked_add(limit));
@@ -116,22 +124,28 @@ impl Events {
             if !teller.open {
                 return Ok(End::Asked);
             }
-            let wait = end.map(|end| end.saturating_duration_since(Instant::now()));
-            match ready(watcher, signals, wait).map_err(|error| unfollowable(&error))? {
+            let rest = end.map(|end| end.saturating_duration_since(Instant::now()));
+            let wait = rest.into_iter().chain(faults::wait(faults)).min();
+            let ready = ready(watcher, faults.as_ref(), signals, wait);
+            let came = match ready.map_err(|error| unfollowable(&error))? {
                 Ready::Signal if signals.came() => return Ok(End::Asked),
                 Ready::ReaderGone => return Ok(End::Asked),
-                Ready::TimeOver => return Ok(End::TimeOver),
-                Ready::Signal => {}
-                Ready::Events => {
-                    for event in watcher.take().map_err(|error| unfollowable(&error))? {
-                        let counts = teller.tell(&event)? && !event.is_about_watching();
-                        if counts && let Some(left) = left {
-                            *left = left.saturating_sub(1);
-                        }
-                        if *left == Some(0) {
-                            return Ok(End::Enough);
-                        }
-                    }
+                Ready::Signal => continue,
+                Ready::Events => watcher.take(),
+                Ready::Faults => faults::take(faults, &teller.context.root),
+                Ready::TimeOver if end.is_some_and(|end| end <= Instant::now()) => {
+                    return Ok(End::TimeOver);
+                }
+                // Faults were counted long enough.
+                Ready::TimeOver => faults::take(faults, &teller.context.root),
+            };
+            for event in came.map_err(|error| unfollowable(&error))? {
+                let counts = teller.tell(&event)? && !event.is_about_watching();
+                if counts && let Some(left) = left {
+                    *left = left.saturating_sub(1);
+                }
+                if *left == Some(0) {
+                    return Ok(End::Enough);
                 }
             }
         }
@@ -152,23 +166,30 @@ impl Events {
 }
 
 /// Writes those events that were asked for.
-struct Teller {
-    format: Format,
+struct Teller<'a> {
+    context: &'a Context,
     wanted: Wanted,
     /// Whether somebody still reads.
     open: bool,
 }
 
-impl Teller {
+impl Teller<'_> {
     /// Says whether the event was one of those asked for.
     fn tell(&mut self, event: &HostEvent) -> Result<bool, Failure> {
         if !self.wanted.fits(event) {
             return Ok(false);
         }
         let now = SystemTime::now();
-        let told = Told { time: time::utc(now), event };
-        let text = match self.format {
-            Format::Table => line::text(time::of_day(now), event, output::width(io::stdout())),
+        let guest = match (&event.what, event.device) {
+            (What::DmaFault(_), Some(device)) => faults::guest_of(self.context, device),
+            _ => None,
+        };
+        let told = Told { time: time::utc(now), event, guest };
+        let text = match self.context.format {
+            Format::Table => {
+                let guest = told.guest.as_deref();
+                line::text(time::of_day(now), event, guest, output::width(io::stdout()))
+            }
             Format::Json => {
                 serde_json::to_string(&told).map_err(|error| output::unwritable(&error))?
             }
@@ -194,32 +215,40 @@ impl Wanted {
 
 enum Ready {
     Events,
+    Faults,
     Signal,
     ReaderGone,
     TimeOver,
 }
 
 /// Waits for the first thing to attend to.
-fn ready(watcher: &Watcher, signals: &Signals, wait: Option<Duration>) -> io::Result<Ready> {
+fn ready(
+    watcher: &Watcher,
+    faults: Option<&Faults>,
+    signals: &Signals,
+    wait: Option<Duration>,
+) -> io::Result<Ready> {
     let stdout = io::stdout();
     let output = stdout.as_fd();
-    let mut polled = [
+    let mut polled = vec![
         PollFd::new(signals, PollFlags::IN),
         // That nobody reads any more is reported whatever is asked for.
         PollFd::new(&output, PollFlags::empty()),
         PollFd::new(watcher, PollFlags::IN),
     ];
+    polled.extend(faults.map(|faults| PollFd::new(faults, PollFlags::IN)));
     let wait = wait.map(|wait| Timespec::try_from(wait).unwrap_or(FOREVER));
     match poll(&mut polled, wait.as_ref()) {
         Err(rustix::io::Errno::INTR) => return Ok(Ready::Signal),
         result => result?,
     };
-    let [signal, output, events] = polled.map(|polled| polled.revents());
-    Ok(match (signal.is_empty(), output.is_empty(), events.is_empty()) {
-        (false, _, _) => Ready::Signal,
-        (_, false, _) => Ready::ReaderGone,
-        (_, _, false) => Ready::Events,
-        _ => Ready::TimeOver,
+    let first = polled.iter().position(|polled| !polled.revents().is_empty());
+    Ok(match first {
+        Some(0) => Ready::Signal,
+        Some(1) => Ready::ReaderGone,
+        Some(2) => Ready::Events,
+        Some(_) => Ready::Faults,
+        None => Ready::TimeOver,
     })
 }
 

@@ -57,6 +57,7 @@ pub fn of(verb: &str) -> &'static [Example] {
             ("assign events eth0", "What happens to the device behind eth0."),
             ("assign events --count 1 --for 10 01:10.0", "Wait up to 10 s for one event."),
         ],
+        "prove" => &[("assign prove 01:10.0", "Aim the DMA of an NVMe VF at memory not its own.")],
         "validate" => &[("assign validate edge-node.yaml guests/", "A file and a folder.")],
         "schema" => &[("assign schema >schema.json", "For the editor line of a policy's file.")],
         "plan" => &[("assign plan -f edge-node.yaml", "What applying it would change.")],
@@ -126,6 +127,15 @@ pub fn prose(verb: &str) -> &'static [&'static str] {
             "Interrupts of a passed-through device are the host's count, of the vectors that the guest \
              has enabled now, since it enabled them. Those of a virtio device are counted by \
              assign-vmm.",
+        ],
+        "prove" => &[
+            "The device is told to write, and where it can to read, memory that is mapped for it; then \
+             what is before and behind that, at the memory's physical address, and the memory itself \
+             once it was taken away. It is isolated if the first arrives, nothing else does, and the \
+             kernel tells of each fault. Where the kernel holds that back, a step takes some seconds.",
+            "It is known how to tell that to NVMe controllers and their VFs, of which no namespace is \
+             touched, and to QEMU's edu. The device must be bound to vfio-pci, and no guest may have \
+             it.",
         ],
         "vf set" => &[
             "A VF is named by its PF and number (eth0/0, 0000:01:00.0/0), its address, or its own \

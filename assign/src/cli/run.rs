@@ -7,7 +7,9 @@ use clap::Args;
 use policies::{Documents, Guest};
 use serde::Serialize;
 use sriov::PciAddress;
+use sriov::dma_fault::{Blocked, DmaFault};
 
+use super::events::line;
 use super::{Context, Files, Format, confirm, output, stats};
 use crate::choose::{ByForce, Choice, Connection, DeviceChoice, Offer};
 use crate::control::Detached;
@@ -106,6 +108,12 @@ enum Happened<'a> {
         guest: &'a str,
         device: &'a str,
     },
+    DmaFault {
+        guest: &'a str,
+        device: PciAddress,
+        #[serde(flatten)]
+        blocked: &'a Blocked,
+    },
     Trouble {
         guest: &'a str,
         error: &'a Failure,
@@ -129,11 +137,18 @@ fn happened<'a>(guest: &'a str, told: &'a Told<'_>) -> Option<Happened<'a>> {
         Told::Detached(detached) => Happened::Detached { guest, detached },
         Told::Wanted(device) => Happened::Wanted { guest, device: *device },
         Told::DeviceError(device) => Happened::DeviceError { guest, device },
+        Told::DmaFault(DmaFault { device, blocked }) => {
+            Happened::DmaFault { guest, device: *device, blocked }
+        }
         Told::Trouble(error) => Happened::Trouble { guest, error },
         Told::Timeline(timeline) => Happened::Timeline { guest, timeline },
         Told::NoDevices(because) => Happened::NoDevices { guest, because },
         Told::Rebooting => Happened::Rebooting { guest },
-        Told::Connected { .. } | Told::Memory(_) | Told::Packed(_) | Told::Console => return None,
+        Told::Connected { .. }
+        | Told::Memory(_)
+        | Told::Packed(_)
+        | Told::FaultsUnheard(_)
+        | Told::Console => return None,
     })
 }
 
@@ -200,6 +215,14 @@ fn tell(guest: &str, format: Format, told: &Told<'_>) {
         (Told::Wanted(device), _) => say(&format!("{guest}: the host wants {device} back")),
         (Told::DeviceError(device), _) => {
             say(&format!("{guest}: {device} met an error that it cannot recover from"));
+        }
+        (Told::DmaFault(DmaFault { device, blocked }), _) => {
+            let tried = line::blocked(blocked);
+            say(&format!("{guest}: {device} reached for memory that is not the guest's: {tried}"));
+        }
+        (Told::FaultsUnheard(error), _) => {
+            let cause = format!("/dev/kmsg: {error}");
+            say(&format!("assign: {guest}: faults of its devices are not told: {cause}"));
         }
         (Told::Trouble(failure), _) => say(&format!("assign: {failure}")),
     }

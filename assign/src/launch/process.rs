@@ -328,7 +328,9 @@ mod tests {
             vmm,
             &super::super::console::Console::Direct,
             &signals,
+            None,
             |_| std::ops::ControlFlow::Continue(()),
+            |_| {},
         );
         match ending.expect("an end") {
             super::super::session::Ending::Guest(StopReason::Failed { detail }) => detail,

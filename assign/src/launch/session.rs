@@ -7,6 +7,7 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use sriov::dma_fault::{DmaFault, Faults};
 use vmm::spec::{GuestEvent, StopReason};
 
 use super::console::{Console, Typed};
@@ -28,7 +29,8 @@ pub enum Ending {
 }
 
 /// Stays with the guest until its process has ended. `hear` is told what happens meanwhile, and
-/// breaks off where the guest must not go on: that is how it ends then.
+/// breaks off where the guest must not go on: that is how it ends then. `blocked` is told of faults of
+/// the IOMMU, whosever devices they are.
 ///
 /// # Errors
 /// The kernel's, from waiting; the process is killed then.
@@ -36,14 +38,23 @@ pub fn attend(
     mut vmm: Vmm,
     console: &Console,
     signals: &Signals,
+    mut faults: Option<Faults>,
     hear: impl Fn(GuestEvent) -> ControlFlow<Ending>,
+    blocked: impl Fn(DmaFault),
 ) -> io::Result<Ending> {
     let mut asked: Option<(Instant, Ending)> = None;
     let mut has_events = true;
     loop {
         let since = asked.as_ref().map(|(since, _)| *since);
-        let wait = since.map(|since| GRACE.saturating_sub(since.elapsed()));
-        let ready = ready(&vmm, console, signals, has_events, wait)?;
+        let grace = since.map(|since| GRACE.saturating_sub(since.elapsed()));
+        let counted = faults.as_ref().and_then(|faults| faults.wait(Instant::now()));
+        let wait = grace.into_iter().chain(counted).min();
+        let ready = ready(&vmm, console, signals, has_events, faults.as_ref(), wait)?;
+        match faults.as_mut().map(|faults| faults.take(Instant::now())).transpose() {
+            Ok(news) => news.into_iter().flat_map(|news| news.faults).for_each(&blocked),
+            // The guest goes on without.
+            Err(_) => faults = None,
+        }
         if ready.events {
             has_events = vmm.events.read()?;
             if let ControlFlow::Break(ending) =
@@ -88,6 +99,7 @@ fn ready(
     console: &Console,
     signals: &Signals,
     has_events: bool,
+    faults: Option<&Faults>,
     wait: Option<Duration>,
 ) -> io::Result<Ready> {
     let stdin = io::stdin();
@@ -103,6 +115,8 @@ fn ready(
     };
     let events = place(has_events, vmm.events.pipe.as_fd());
     let typed = place(matches!(console, Console::Terminal(_)), stdin.as_fd());
+    // What it holds is taken at each turn.
+    watched.extend(faults.map(|faults| PollFd::new(faults, PollFlags::IN)));
     let wait = wait.and_then(|wait| Timespec::try_from(wait).ok());
     match poll(&mut watched, wait.as_ref()) {
         Ok(_) => {}

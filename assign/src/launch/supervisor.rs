@@ -15,6 +15,8 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use policies::OnDeviceError;
+use sriov::dma_fault::DmaFault;
+use sriov::facts::iommu::group_of;
 use sriov::{HostSnapshot, PciAddress, isolation, vfio};
 use vmm::spec::{Departure, GuestEvent, Request};
 
@@ -125,6 +127,19 @@ impl<'a, 'l, 'c> Supervisor<'a, 'l, 'c> {
             (self.launch.tell)(Told::DeviceError(device));
             device.clone()
         })
+    }
+
+    /// A device was kept from memory that is not its guest's: tells of it where it, or its group, is
+    /// this guest's.
+    pub fn blocked(&self, fault: &DmaFault) {
+        let group = group_of(self.launch.root, fault.device);
+        let running = self.running();
+        let mut devices = running.connected.devices.iter();
+        let ours = devices.any(|one| one.address == fault.device || Some(one.group) == group);
+        drop(running);
+        if ours {
+            (self.launch.tell)(Told::DmaFault(fault));
+        }
     }
 
     /// Does what an event calls for.

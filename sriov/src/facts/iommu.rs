@@ -150,6 +150,12 @@ fn reserved(reader: &mut Reader, directory: &Directory) -> Vec<Region> {
     regions
 }
 
+/// The IOMMU group that a function is in now; `None` where it has none.
+pub fn group_of(root: &HostRoot, device: PciAddress) -> Option<u32> {
+    let group = attribute::link_name(&root.pci_attribute(device, "iommu_group")).ok().flatten();
+    group.and_then(|group| group.parse().ok())
+}
+
 /// The reserved regions of one group as they are now, in the kernel's order; none where it does not
 /// tell (before Linux 4.11).
 pub fn reserved_regions(root: &HostRoot, group: u32) -> Vec<Region> {

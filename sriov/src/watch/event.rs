@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::address::{PciAddress, VfRef};
+use crate::dma_fault::Blocked;
 
 /// One thing that happened, or that is so at the beginning.
 ///
@@ -34,6 +35,8 @@ pub enum Source {
     Udev,
     /// Messages were lost; the host was read again, and differed from what was told before.
     Comparison,
+    /// The kernel wrote it to its log.
+    KernelLog,
 }
 
 /// What happened.
@@ -60,6 +63,8 @@ pub enum What {
         /// How far it is.
         stage: Stage,
     },
+    /// The IOMMU kept a function from memory that it was not given.
+    DmaFault(Blocked),
     /// A network interface appeared in this network namespace.
     InterfaceAdded(Interface),
     /// It went away, or to another network namespace.
@@ -86,7 +91,8 @@ pub enum What {
         /// Whether udevd runs, so that its events are followed and not the kernel's.
         udev: bool,
     },
-    /// Something may have been missed. What differs from what was told before comes next.
+    /// Something may have been missed. What differs from what was told before comes next, where it is
+    /// about devices; faults that were missed are not told.
     EventsLost {
         /// Why.
         cause: String,

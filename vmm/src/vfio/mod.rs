@@ -15,7 +15,7 @@
 //! [`dma`] is the address space, by either of the kernel's interfaces; [`filter`] decides what of the
 //! configuration space a guest sees; [`region`] shows BARs to the guest; [`vectors`] and [`intx`] tie
 //! interrupts to events; [`notices`] hears what the host says of a device; [`device`] is the PCI
-//! function made of these.
+//! function made of these. [`probe`] is beside all that: a device that no guest has.
 
 pub mod arrival;
 pub mod device;
@@ -24,6 +24,8 @@ pub mod dma;
 pub mod filter;
 pub mod intx;
 pub mod notices;
+#[allow(unsafe_code)]
+pub mod probe;
 #[allow(unsafe_code)]
 pub mod region;
 #[allow(unsafe_code)]

@@ -3,6 +3,7 @@
 
 use anstyle::{AnsiColor, Style};
 use sriov::VfRef;
+use sriov::dma_fault::{Access, Blocked};
 use sriov::watch::{Description, Disk, DriverChange, HostEvent, Source, Stage, VfioFile, What};
 
 /// Widths of the kind and device columns; domains of more than four digits are rare.
@@ -10,8 +11,9 @@ const KIND: usize = 17;
 const DEVICE: usize = 12;
 
 /// The line, cut to the terminal's width where there is one.
-pub fn text(time: String, event: &HostEvent, width: Option<u16>) -> String {
+pub fn text(time: String, event: &HostEvent, guest: Option<&str>, width: Option<u16>) -> String {
     let Phrase { kind, color, mut parts } = phrase(event);
+    parts.splice(0..0, guest.map(|guest| format!("guest {guest}")));
     let device = match event.device {
         Some(device) => device.to_string(),
         None => "-".to_owned(),
@@ -62,6 +64,7 @@ fn phrase(event: &HostEvent) -> Phrase {
         What::Recovery { stage: Stage::Failed } => {
             ("recovery", bad, vec!["from a PCIe error: failed, the device is lost".to_owned()])
         }
+        What::DmaFault(blocked) => ("dma-fault", bad, vec![self::blocked(blocked)]),
         What::InterfaceAdded(netdev) if initial => {
             ("interface", None, vec![netdev.interface.clone()])
         }
@@ -107,6 +110,20 @@ fn disk_parts(disk: &Disk) -> Vec<String> {
     parts
 }
 
+/// What a device tried and the IOMMU blocked: `write at 0x10000000 blocked, 3 times (…)`.
+pub fn blocked(blocked: &Blocked) -> String {
+    let access = match blocked.access {
+        Some(Access::Read) => "read",
+        Some(Access::Write) => "write",
+        None => "access",
+    };
+    let count =
+        if blocked.count > 1 { format!(", {} times", blocked.count) } else { String::new() };
+    let reason = blocked.reason.iter().map(|reason| format!(" ({reason})"));
+    let reason: String = reason.collect();
+    format!("{access} at {} blocked{count}{reason}", blocked.address)
+}
+
 fn vfio_parts(file: &VfioFile) -> Vec<String> {
     let mut parts = vec![format!("/dev/{}", file.file)];
     parts.extend(several(&file.devices));
@@ -128,7 +145,8 @@ mod tests {
     use super::*;
 
     fn plain(event: &HostEvent, width: Option<u16>) -> String {
-        anstream::adapter::strip_str(&text("18:54:25.123".to_owned(), event, width)).to_string()
+        anstream::adapter::strip_str(&text("18:54:25.123".to_owned(), event, None, width))
+            .to_string()
     }
 
     #[test]
