@@ -9,7 +9,8 @@
 //! The same guests are started by this machine's QEMU, in turns with ours in the same host. What it is
 //! started by has nothing to find out: it is told the addresses of VFs that are ready.
 //!
-//! At the end the goals are held against what was measured, and a miss is an error.
+//! At the end the goals are held against what was measured, and a miss is an error. What stands in
+//! their way is shown before that: the phases of one more start of each guest, which tells them.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -101,6 +102,17 @@ fn median(mut times: Vec<f64>) -> Option<f64> {
     times.get(times.len() / 2).copied()
 }
 
+/// The phases of one more start, as `assign run --timeline` shows them.
+fn timeline(host: &Host, number: usize) -> Result<String> {
+    let command = format!("assign run -f guest{number}.yaml --timeline");
+    let told = host.run_within(&command, Duration::from_secs(300))?.stderr;
+    let begin = "what its start took:";
+    let (_, rest) = told.split_once(begin).with_context(|| format!("no timeline: {told}"))?;
+    // The table ends where the next message about the guest begins.
+    let lines = rest.lines().skip(1).take_while(|line| !line.starts_with("bench: "));
+    Ok(lines.map(|line| format!("    {line}\n")).collect())
+}
+
 /// Medians of a case, to the guest's init and to its link.
 #[derive(Debug, Clone, Copy)]
 struct Medians {
@@ -148,6 +160,7 @@ fn main() -> Result<()> {
     println!("| guest | to init | to link | QEMU to init | QEMU to link |");
     println!("|---|---|---|---|---|");
     let mut all = BTreeMap::new();
+    let mut timelines = Vec::new();
     for (number, case) in CASES.iter().enumerate().filter(|(_, case)| is_wanted(case)) {
         let commands = [format!("assign run -f guest{number}.yaml"), qemu(case)];
         let mut costs = [Vec::new(), Vec::new()];
@@ -181,8 +194,12 @@ fn main() -> Result<()> {
             .map_or("hangs | ".to_owned(), |theirs| format!("{:.2} | {}", theirs.up, link(theirs)));
         println!("| {} | {:.2} | {} | {theirs} |", case.name, ours.up, link(ours));
         all.insert(case.name, ours);
+        timelines.push((case.name, timeline(&host, number)?));
     }
-    println!();
+    println!("\nWhat one more start of each went through, with its phases told:");
+    for (name, timeline) in timelines {
+        println!("\n{name}:\n\n{timeline}");
+    }
     let goals = goals(&all);
     for (what, allowed, found) in &goals {
         let verdict = if found <= allowed { "reached" } else { "MISSED" };
