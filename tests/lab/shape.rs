@@ -15,7 +15,6 @@ use anyhow::{Context, Result, ensure};
 use crate::archive::Tree;
 use crate::host::Host;
 use crate::host_kernel::HostKernel;
-use crate::kit::Kit;
 use crate::setup::Ready;
 use crate::udevd::Udevd;
 use crate::{AGENT_PORT, image, peer, setup};
@@ -203,19 +202,13 @@ impl Shape {
     pub fn boot(mut self) -> Result<Host> {
         let ready = setup::present()?;
         image::build_programs()?;
-        self.add_vmlinux(&ready.kit)?;
-        if self.udevd {
-            Udevd::present()?.add(&mut self.additions)?;
-        }
-        if self.qemu {
-            peer::add(&mut self.additions, &ready.qemu)?;
-        }
+        self.add_programs(&ready)?;
         Host::start(&ready, &self)
     }
 
     /// Boots the host with a shell on this terminal and returns when the host is powered off.
     pub fn shell(mut self, ready: &Ready, scratch: &Path) -> Result<()> {
-        self.add_vmlinux(&ready.kit)?;
+        self.add_programs(ready)?;
         let mut command = self.command(ready, scratch, "lab.shell")?;
         command.args(["-serial", "mon:stdio"]);
         let status = command.status().context("cannot run QEMU")?;
@@ -223,9 +216,16 @@ impl Shape {
         Ok(())
     }
 
-    fn add_vmlinux(&mut self, kit: &Kit) -> Result<()> {
+    /// Adds the files of others that this host was asked to have.
+    fn add_programs(&mut self, ready: &Ready) -> Result<()> {
         if self.vmlinux {
-            self.additions.copy("boot/vmlinux", &kit.vmlinux())?;
+            self.additions.copy("boot/vmlinux", &ready.kit.vmlinux())?;
+        }
+        if self.udevd {
+            Udevd::present()?.add(&mut self.additions)?;
+        }
+        if self.qemu {
+            peer::add(&mut self.additions, &ready.qemu)?;
         }
         Ok(())
     }

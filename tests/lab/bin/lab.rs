@@ -4,7 +4,7 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use lab::{Host, HostKernel, Scratch, Udevd, binaries, demo, image, progress, setup};
+use lab::{Host, HostKernel, Scratch, Shape, Udevd, binaries, demo, image, progress, setup};
 
 /// An emulated SR-IOV host to try `assign` in: no such hardware, no KVM and no IOMMU is needed.
 #[derive(Parser)]
@@ -33,6 +33,12 @@ enum Verb {
         /// How many igb ports the host has
         #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(0..=8))]
         igb: u8,
+        /// Count the host's instructions, a nanosecond each, as its clock (see lab-clock)
+        #[arg(long)]
+        counted: bool,
+        /// Put this machine's QEMU into the host, below /opt/qemu
+        #[arg(long)]
+        qemu: bool,
     },
     /// Save what assign sees of an emulated host, as tests/hosts keeps it, to standard output
     Record {
@@ -67,8 +73,13 @@ fn main() -> ExitCode {
         Verb::Demo => demo().map(|()| ExitCode::SUCCESS),
         Verb::Setup => setup().map(|()| ExitCode::SUCCESS),
         Verb::Kernel => kernel().map(|()| ExitCode::SUCCESS),
-        Verb::Shell { no_iommu, iommufd, igb } => {
-            shell(no_iommu, iommufd, igb).map(|()| ExitCode::SUCCESS)
+        Verb::Shell { no_iommu, iommufd, igb, counted, qemu } => {
+            let shape = if no_iommu { Host::no_iommu() } else { Host::intel() };
+            let shape = shape.igb(igb).bridge().vmlinux();
+            let shape = if iommufd { shape.iommufd() } else { shape };
+            let shape = if counted { shape.counted() } else { shape };
+            let shape = if qemu { shape.qemu() } else { shape };
+            shell(shape, iommufd).map(|()| ExitCode::SUCCESS)
         }
         Verb::Record { host } => record(host).map(|()| ExitCode::SUCCESS),
         Verb::Bench { name } => bench(name.as_deref()),
@@ -97,7 +108,7 @@ fn kernel() -> Result<()> {
     Ok(())
 }
 
-fn shell(no_iommu: bool, iommufd: bool, igb: u8) -> Result<()> {
+fn shell(shape: Shape, iommufd: bool) -> Result<()> {
     let ready = setup::ready()?;
     if iommufd {
         HostKernel::ready()?;
@@ -105,9 +116,7 @@ fn shell(no_iommu: bool, iommufd: bool, igb: u8) -> Result<()> {
     image::build_programs()?;
     let scratch = Scratch::new()?;
     progress::note("booting a host; leave it with `exit`, or pull the plug with Ctrl-A X");
-    let shape = if no_iommu { Host::no_iommu() } else { Host::intel() };
-    let shape = if iommufd { shape.iommufd() } else { shape };
-    shape.igb(igb).bridge().vmlinux().shell(&ready, scratch.path())
+    shape.shell(&ready, scratch.path())
 }
 
 fn record(host: Recorded) -> Result<()> {
