@@ -67,6 +67,9 @@ fn mutated() -> impl Strategy<Value = Vec<u8>> {
 }
 
 proptest! {
+    // What is found goes to the corpus.
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(2000) })]
+
     #[test]
     fn any_guest_of_any_device(
         bytes in prop_oneof![1 => proptest::collection::vec(any::<u8>(), 0..400), 9 => mutated()],
