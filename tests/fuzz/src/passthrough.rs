@@ -226,7 +226,12 @@ struct Passed {
 }
 
 impl Passed {
-    fn new(world: &World, endpoint: Arc<Endpoint>, function: Arc<VfioFunction>, slot: usize) -> Self {
+    fn new(
+        world: &World,
+        endpoint: Arc<Endpoint>,
+        function: Arc<VfioFunction>,
+        slot: usize,
+    ) -> Self {
         let description = endpoint.description();
         let config = &description.config;
         let bars: Vec<_> = (0..description.bars.len())
@@ -300,23 +305,33 @@ impl Passed {
         endpoint.guard_config(register::INTERRUPT..register::INTERRUPT + 2);
         let own = |at: usize| endpoint.config::<1>(at)[0];
         let (shown, shown_extended) = &self.lists;
+        let mut taken: Vec<Range<usize>> = Vec::new();
         for (id, at) in capabilities(own).into_iter().take(48) {
-            let length = match (shown.contains(&(id, at)), id) {
-                (false, _) => 4,
-                (true, MSIX) => 12,
-                (true, MSI) => match self.see(world, at + 3) & 1 | self.see(world, at + 2) >> 6 & 2 {
+            let is_shown = shown.contains(&(id, at));
+            let length = match id {
+                MSIX => 12,
+                MSI => match own(at + 3) & 1 | own(at + 2) >> 6 & 2 {
                     0 => 10,
                     1 => 20,
                     2 => 14,
                     _ => 24,
                 },
-                (true, _) => 2,
+                _ => 4,
             };
-            endpoint.guard_config(at..at + length);
+            let end = (at + length).min(register::EXTENDED);
+            if taken.iter().any(|other| other.start < end && at < other.end) {
+                assert!(!is_shown, "{id:#x} is shown at {at:#x}, within another");
+                continue;
+            }
+            let emulated = match (is_shown, id) {
+                (true, MSI | MSIX) => length,
+                (true, _) => 2,
+                (false, _) => 4,
+            };
+            taken.push(at..at + emulated);
+            endpoint.guard_config(at..at + emulated);
         }
-        for (id, at) in extended(own).into_iter().take(480) {
-            let shown = shown_extended.contains(&(id, at));
-            assert!(!shown || SHOWN_EXTENDED.contains(&id), "{id:#x} is shown");
+        for (_, at) in extended(own).into_iter().take(480) {
             endpoint.guard_config(at..at + 4);
         }
         for (bar, bytes) in self.msix(world) {
@@ -560,8 +575,12 @@ impl Machine {
         let decides = touches(register::COMMAND..register::COMMAND + 2)
             || touches(register::BARS..register::BARS_END)
             || power.is_some_and(|(_, at)| touches(at + 4..at + 6));
-        // What crosses the end of configuration space reaches nothing.
-        if !decides || offset + length > register::END {
+        // What crosses the end of configuration space reaches nothing, and the machine stops over a
+        // bus master without RAM.
+        let low = register::COMMAND.checked_sub(offset).filter(|at| *at < length);
+        let masters = low.is_some_and(|at| u16::from(data[at]) & register::COMMAND_MASTER != 0);
+        let is_lost = offset + length > register::END || masters && !world.pinned.is_open();
+        if !decides || is_lost {
             return None;
         }
         device.settle(world);
@@ -620,8 +639,7 @@ impl Machine {
         let buses = [(&self.world.memory, false), (&self.world.ports, true)];
         for (bus, ports) in buses {
             let decoding = self.devices.iter().flat_map(|device| device.decoding(ports));
-            let mut taken: Vec<_> =
-                decoding.map(|(bar, start)| start..start + bar.size).collect();
+            let mut taken: Vec<_> = decoding.map(|(bar, start)| start..start + bar.size).collect();
             taken.sort_by_key(|range| range.start);
             taken.push(u64::MAX..u64::MAX);
             let mut from = 0;
