@@ -80,6 +80,8 @@ struct State {
     /// Something was refused that need not have been.
     refused: bool,
     misuse: Vec<String>,
+    /// Devices there have been.
+    endpoints: usize,
     slots: BTreeMap<u32, Shown>,
     peers: BTreeSet<Shown>,
     next_gsi: u32,
@@ -374,6 +376,7 @@ impl Endpoint {
     pub fn new(host: &Arc<Host>, description: Description) -> io::Result<Arc<Self>> {
         let file = File::from(memfd_create("endpoint", MemfdFlags::CLOEXEC)?);
         file.set_len((BAR_COUNT as u64) << REGION_SHIFT)?;
+        crate::lock(&host.0).endpoints += 1;
         Ok(Arc::new(Endpoint {
             host: host.clone(),
             file,
@@ -578,6 +581,18 @@ impl Endpoint {
         Ok(0)
     }
 
+    /// Where memory stops to answer, no vCPU may reach it any more: it would fault on the mapping. Of
+    /// several devices it is not known whose mappings are left.
+    fn expect_hidden(&self, offset: usize, data: &[u8]) {
+        let [before] = self.config::<1>(register::COMMAND);
+        let after = register::COMMAND.checked_sub(offset).and_then(|at| data.get(at));
+        let stops =
+            after.is_some_and(|after| u16::from(before & !after) & register::COMMAND_MEMORY != 0);
+        let state = crate::lock(&self.host.0);
+        let is_hidden = state.slots.is_empty() || state.refused || state.endpoints > 1;
+        assert!(!stops || is_hidden, "its memory stops to answer, and is shown");
+    }
+
     /// Whoever turns interrupts off has cut off the guest before: the other order has crashed hosts.
     /// Where MSI-X vectors cannot be added, all are turned off and on again for a further one, and the
     /// others stay connected meanwhile.
@@ -680,6 +695,7 @@ impl Kernel for Open {
                 let guarded = to.checked_sub(register::COMMAND).and_then(|at| bits.get(at));
                 assert!(guarded.is_none_or(|bits| byte & bits == 0), "it masters the bus");
             }
+            endpoint.expect_hidden(from, data);
         } else {
             endpoint.check_bar(index, at, data.len());
         }
