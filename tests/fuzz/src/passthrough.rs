@@ -721,7 +721,8 @@ impl Machine {
             let host = &world.host;
             assert!(host.slots().is_empty(), "{:x?} are left", host.slots());
             assert!(host.peers().is_empty(), "{:x?} are left", host.peers());
-            assert_eq!(host.reserved(), 0, "interrupts are left");
+            // One whose event KVM did not let go of is not given to another.
+            assert!(host.reserved() <= host.connected(), "interrupts are left");
             for bus in [&world.memory, &world.ports] {
                 assert!(is_free(bus, &(0..u64::MAX)), "something answers still");
             }
