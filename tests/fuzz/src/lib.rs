@@ -7,6 +7,7 @@
 
 mod attribute;
 
+use sriov::dma_fault::report;
 use sriov::facts::capabilities::Capabilities;
 use sriov::facts::names;
 use sriov::facts::platform::memory::kib;
@@ -62,7 +63,8 @@ pub fn device_event(bytes: &[u8]) {
     }
 }
 
-/// A word that a person or a file gives: an address, a list of CPUs, a size.
+/// What a person or a file gives in a word, an address, a list of CPUs, a size; and a line of the
+/// kernel's log, in which devices may have their say.
 pub fn text(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     if let Ok(address) = text.parse::<PciAddress>() {
@@ -76,6 +78,11 @@ pub fn text(bytes: &[u8]) {
         assert_eq!(cpus.to_string().parse::<CpuSet>().ok().as_ref(), Some(&cpus));
     }
     kib(&text);
+    if let Some(fault) = report::parse(&text) {
+        assert!(fault.has_domain || fault.device.to_string().starts_with("0000:"));
+        assert_eq!(fault.blocked.count, 1);
+        assert!(fault.blocked.reason.is_none_or(|reason| reason.chars().count() <= 120));
+    }
 }
 
 /// A saved snapshot that somebody sent, and what is concluded from it.

@@ -125,9 +125,29 @@ pub fn populate(memory: &GuestMemory) {
     });
 }
 
+/// Who holds memory slots: a VM.
+pub trait SlotHolder: Send + Sync {
+    /// Fills the slot that `region` names, or empties it where its size is 0.
+    ///
+    /// # Safety
+    /// The host's range must stay mapped, and be memory that the guest may read and write at any
+    /// time, until the slot is emptied or its holder is gone.
+    ///
+    /// # Errors
+    /// KVM's.
+    unsafe fn set_slot(&self, region: kvm_userspace_memory_region) -> io::Result<()>;
+}
+
+impl SlotHolder for VmFd {
+    unsafe fn set_slot(&self, region: kvm_userspace_memory_region) -> io::Result<()> {
+        // SAFETY: the caller vouches for the range.
+        Ok(unsafe { self.set_user_memory_region(region) }?)
+    }
+}
+
 /// The VM's memory slots: which number is free, and the call that fills it.
 pub struct Slots {
-    vm: Arc<VmFd>,
+    vm: Arc<dyn SlotHolder>,
     numbers: Mutex<Numbers>,
 }
 
@@ -143,7 +163,7 @@ pub struct Slot(u32);
 
 impl Slots {
     /// All of `vm`'s slots, of which it has `limit`.
-    pub fn new(vm: Arc<VmFd>, limit: u32) -> Self {
+    pub fn new(vm: Arc<dyn SlotHolder>, limit: u32) -> Self {
         Slots { vm, numbers: Mutex::new(Numbers { next: 0, free: Vec::new(), limit }) }
     }
 
@@ -165,7 +185,7 @@ impl Slots {
             userspace_addr: host as u64,
         };
         // SAFETY: the caller vouches for the range; the slot number is unused.
-        let added = unsafe { self.vm.set_user_memory_region(region) };
+        let added = unsafe { self.vm.set_slot(region) };
         if added.is_err() {
             self.give_back(number);
         }
@@ -180,7 +200,7 @@ impl Slots {
     pub fn remove(&self, slot: Slot) -> Result<()> {
         let region = kvm_userspace_memory_region { slot: slot.0, ..Default::default() };
         // SAFETY: a size of 0 deletes the slot and refers to no memory.
-        unsafe { self.vm.set_user_memory_region(region) }.kvm("remove a memory slot")?;
+        unsafe { self.vm.set_slot(region) }.kvm("remove a memory slot")?;
         self.give_back(slot.0);
         Ok(())
     }

@@ -186,7 +186,8 @@ impl VfioFunction {
             let kind = BarKind::from_register(value);
             bars.add(index, kind, info.size).map_err(unfit)?;
             match kind {
-                BarKind::Io => ports.insert(index, info),
+                // Whatever is said of it: a mapping at a port's number would lie in guest RAM.
+                BarKind::Io => ports.insert(index, RegionInfo { mappable: Vec::new(), ..info }),
                 _ => memory.insert(index, info),
             };
         }
@@ -236,15 +237,20 @@ impl VfioFunction {
         &self.address
     }
 
-    /// Gives its BARs places, as firmware would at start. Without, they have none until the guest
-    /// gives them some.
+    /// Gives its BARs places, as firmware would at start, and shows those that decode already: a VF's
+    /// memory always does (Linux drivers/vfio/pci/vfio_pci_config.c, `vfio_config_init`), and a guest
+    /// that finds it so need not say it. Without, they have none until the guest gives them some.
     ///
     /// # Errors
     /// [`Error::Unfit`] where the guest's PCI window is full.
     pub fn place(&self, allocator: &mut Allocator) -> Result<()> {
         let mut state = crate::lock(&self.state);
         let placed = allocator.place(&mut state.bars);
-        placed.map_err(|reason| Error::Unfit { device: self.address.clone(), reason })
+        placed.map_err(|reason| Error::Unfit { device: self.address.clone(), reason })?;
+        if let Some(command) = self.command_after(&state.filter, 0, &[]) {
+            self.update_bars(&mut state, command);
+        }
+        Ok(())
     }
 
     /// Takes it from the guest: its BARs first, then its interrupts, each cut off before the device is
@@ -500,6 +506,78 @@ fn check_msix(layout: &MsixLayout, size_of: impl Fn(usize) -> Option<u64>) -> Re
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bus::Access;
+    use crate::vfio::simulated::{Description, Endpoint, WINDOWS, World};
+
+    const KIB: u64 = 1 << 10;
+
+    /// A device with these BARs, by their registers and sizes in bytes. All can be mapped.
+    fn endpoint(world: &World, command: u16, bars: &[(u32, u64)]) -> Arc<Endpoint> {
+        let mut description =
+            Description { config: vec![0; register::EXTENDED], ..Description::default() };
+        description.config[register::ID] = 0x86;
+        description.config[register::COMMAND..][..2].copy_from_slice(&command.to_le_bytes());
+        for (index, (value, size)) in bars.iter().enumerate() {
+            let at = register::BARS + index * 4;
+            description.config[at..at + 4].copy_from_slice(&value.to_le_bytes());
+            description.bars[index] = *size;
+            description.mappable[index] = Some(Vec::new());
+        }
+        Endpoint::new(&world.host, description).unwrap()
+    }
+
+    /// Where the guest's CPUs reach devices.
+    fn shown(world: &World) -> Vec<u64> {
+        let mut places: Vec<_> = world.host.slots().iter().map(|slot| slot.guest).collect();
+        places.sort_unstable();
+        places
+    }
+
+    fn write(world: &World, slot: usize, register: usize, value: u32) {
+        world.root.write((slot << 15 | register) as u64, &value.to_le_bytes());
+    }
+
+    #[test]
+    fn ports_are_never_mapped_into_memory() {
+        let world = World::new(true);
+        let endpoint = endpoint(&world, 0, &[(1, 16 * KIB)]);
+        let (_function, slot) = world.pass_through(&endpoint).unwrap();
+        write(&world, slot, register::BARS, 0xc001);
+        write(&world, slot, register::COMMAND, register::COMMAND_IO.into());
+        assert!(shown(&world).is_empty());
+        let mut data = [0xee; 4];
+        world.ports.read(0xc000, &mut data);
+        assert_eq!(data, [0; 4], "the device answers at its ports");
+    }
+
+    #[test]
+    fn what_decodes_from_the_beginning_is_shown_when_it_has_a_place() {
+        let world = World::new(false);
+        let endpoint = endpoint(&world, register::COMMAND_MEMORY, &[(0, 16 * KIB)]);
+        let (function, _) = world.pass_through(&endpoint).unwrap();
+        assert!(shown(&world).is_empty());
+        function.place(&mut Allocator::new(WINDOWS)).unwrap();
+        assert_eq!(shown(&world), [WINDOWS.low.start]);
+        function.shut_down();
+        assert!(shown(&world).is_empty());
+    }
+
+    #[test]
+    fn a_place_is_taken_when_another_device_has_left_it() {
+        let world = World::new(false);
+        let [first, second] = [(); 2].map(|()| endpoint(&world, 0, &[(0, 4 * KIB)]));
+        let (_first, one) = world.pass_through(&first).unwrap();
+        let (_second, two) = world.pass_through(&second).unwrap();
+        let (place, elsewhere) = (0xc000_0000, 0xc100_0000);
+        for slot in [one, two] {
+            write(&world, slot, register::BARS, place);
+            write(&world, slot, register::COMMAND, register::COMMAND_MEMORY.into());
+        }
+        assert_eq!(shown(&world), [u64::from(place)], "the second one has lost it");
+        write(&world, one, register::BARS, elsewhere);
+        write(&world, two, register::COMMAND, register::COMMAND_MEMORY.into());
+        assert_eq!(shown(&world), [place, elsewhere].map(u64::from));
+    }
 
     #[test]
     fn a_device_whose_reset_failed_is_not_used() {

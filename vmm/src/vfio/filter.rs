@@ -50,6 +50,9 @@ pub struct Filter {
     power: Option<usize>,
 }
 
+/// Bytes of the MSI-X capability.
+const MSIX_SIZE: usize = 12;
+
 /// Power management: offset of the control and status register in the capability, its power
 /// state field, and the state in which a function answers to nothing but configuration accesses
 /// (PCI power management specification 1.2, 3.2.4).
@@ -91,7 +94,7 @@ impl Filter {
         // The interrupt line is the guest's notepad, and there is no pin until it leads anywhere.
         filter.clear(register::INTERRUPT, 2);
         filter.writable[register::INTERRUPT] = 0xff;
-        filter.link_capabilities();
+        filter.link_capabilities(config);
         filter.link_extended(length);
         Ok(filter)
     }
@@ -172,7 +175,7 @@ impl Filter {
     }
 
     /// Rebuilds the list so that it holds what is shown, in the device's order and places.
-    fn link_capabilities(&mut self) {
+    fn link_capabilities(&mut self, config: &[u8]) {
         self.emulate(register::CAPABILITIES, 1);
         let status = u16_at(&*self.shadow, register::STATUS);
         let mut next = match status & register::STATUS_CAPABILITIES {
@@ -187,16 +190,21 @@ impl Filter {
                 break;
             }
             seen[next] = true;
-            let (at, id) = (next, self.shadow[next]);
-            next = usize::from(self.shadow[at + 1] & !3);
-            if id == capability::POWER_MANAGEMENT && at + 8 <= register::EXTENDED {
-                self.power.get_or_insert(at + POWER_CONTROL);
+            let (at, id) = (next, config[next]);
+            next = usize::from(config[at + 1] & !3);
+            let length = emulated_length(config, at);
+            if self.emulated[at..at + length].contains(&true) {
+                // Its place is another one's already, which a guest could rewrite it through.
+                continue;
             }
             let shown = match id {
                 capability::MSIX => self.take_msix(at),
                 capability::MSI => self.take_msi(at),
                 _ => SHOWN.contains(&id),
             };
+            if id == capability::POWER_MANAGEMENT && at + 8 <= register::EXTENDED {
+                self.power.get_or_insert(at + POWER_CONTROL);
+            }
             if shown {
                 self.shadow[link] = at as u8;
                 link = at + 1;
@@ -210,7 +218,7 @@ impl Filter {
     }
 
     fn take_msix(&mut self, at: usize) -> bool {
-        if self.msix.is_some() || at + 12 > register::EXTENDED {
+        if self.msix.is_some() || at + MSIX_SIZE > register::EXTENDED {
             return false;
         }
         let control = u16_at(&*self.shadow, at + 2);
@@ -224,7 +232,7 @@ impl Filter {
             table: place(at + 4, &*self.shadow),
             pending: place(at + 8, &*self.shadow),
         });
-        self.emulate(at, 12);
+        self.emulate(at, MSIX_SIZE);
         // Enable and mask-all are off after a reset, and writable.
         self.shadow[at + 3] &= !0xc0;
         self.writable[at + 3] = 0xc0;
@@ -287,6 +295,16 @@ impl Filter {
         let header = u32_at(&*self.shadow, at) & 0x000f_ffff | (next as u32) << 20;
         self.shadow[at..at + 4].copy_from_slice(&header.to_le_bytes());
     }
+}
+
+/// How many bytes of the capability at `at` may be emulated, as far as there is room.
+fn emulated_length(config: &[u8], at: usize) -> usize {
+    let length = match config[at] {
+        capability::MSIX => MSIX_SIZE,
+        capability::MSI => MsiLayout::new(at, u16_at(config, at + 2)).size(),
+        _ => 4,
+    };
+    length.min(register::EXTENDED - at)
 }
 
 /// The command register as far as it decides where BARs decode: a function that is powered down
@@ -433,6 +451,23 @@ mod tests {
         device[0x91] = 0x40;
         device[0x40..0x42].copy_from_slice(&[capability::POWER_MANAGEMENT, 0xa0]);
         assert_eq!(Filter::new(&device).unwrap().power_control(), Some(0x44));
+    }
+
+    #[test]
+    fn a_capability_within_another_is_not_shown() {
+        let mut device = card();
+        // Power management within MSI, whose address a guest may write.
+        device[0x51] = 0x54;
+        device[0x54..0x56].copy_from_slice(&[capability::POWER_MANAGEMENT, 0xa0]);
+        let mut filter = Filter::new(&device).unwrap();
+        assert_eq!(view(&filter, &device, 0x50) & 0xffff, 0xa005, "the one after it is");
+        filter.write(0x54, &[0x10, 0x90]);
+        assert_eq!(view(&filter, &device, 0x54) & 0xffff, 0x9010, "plain bits of MSI's address");
+        // The other way round, MSI has no place.
+        device[0x34] = 0x54;
+        device[0x55] = 0x50;
+        let filter = Filter::new(&device).unwrap();
+        assert_eq!((filter.msi(), filter.power_control()), (None, Some(0x58)));
     }
 
     #[test]

@@ -97,6 +97,16 @@ impl<L: Line> Intx<L> {
     }
 }
 
+impl<L> Drop for Intx<L> {
+    /// One that is on is cut off from the guest here, before the device is closed.
+    fn drop(&mut self) {
+        if self.on {
+            // KVM lets go of an event that is closed, too.
+            let _ = self.lines.disconnect(self.pin, &self.asserted);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Mutex;
@@ -162,6 +172,17 @@ mod tests {
         assert_eq!(board.take(), ["connect", "enable", "disconnect"]);
         line.turn_off().unwrap();
         assert!(board.take().is_empty());
+    }
+
+    #[test]
+    fn a_line_that_goes_while_it_is_on_is_cut_off() {
+        let (mut line, board) = line(false);
+        line.turn_on().unwrap();
+        board.take();
+        drop(line);
+        assert_eq!(board.take(), ["disconnect"]);
+        drop(self::line(false).0);
+        assert!(board.take().is_empty(), "another one, which was off");
     }
 
     #[test]

@@ -28,6 +28,9 @@ pub mod notices;
 pub mod probe;
 #[allow(unsafe_code)]
 pub mod region;
+#[cfg(any(test, feature = "simulated"))]
+#[allow(unsafe_code)]
+pub mod simulated;
 #[allow(unsafe_code)]
 pub mod sys;
 pub mod vectors;

@@ -96,10 +96,13 @@ impl<V: Vectors> VfioVectors<V> {
 impl<V: Vectors> Source for VfioVectors<V> {
     fn turn_on(&mut self) -> Result<()> {
         if self.attached.is_empty() {
-            self.device.enable(0, &[None]).map_err(|source| Error::System {
-                action: "turn the device's messages on",
-                source,
-            })?;
+            let enabled = match self.info.count {
+                // A device may claim vectors that its host's driver has none of.
+                0 => Err(io::Error::other("the host has no vectors for it")),
+                _ => self.device.enable(0, &[None]),
+            };
+            let trying = |source| Error::System { action: "turn the device's messages on", source };
+            enabled.map_err(trying)?;
             self.attached.push(None);
         }
         Ok(())
@@ -214,6 +217,16 @@ mod tests {
             vectors.detach_all();
             assert!(crate::lock(&kernel.on).is_empty());
         }
+    }
+
+    #[test]
+    fn the_kernel_is_not_asked_for_vectors_that_it_does_not_have() {
+        let (mut vectors, kernel, event) = vectors(true, 5);
+        vectors.info.count = 0;
+        let error = vectors.turn_on().unwrap_err().to_string();
+        assert!(error.contains("no vectors"), "{error}");
+        vectors.attach(0, std::slice::from_ref(&event)).unwrap_err();
+        assert!(crate::lock(&kernel.on).is_empty());
     }
 
     #[test]

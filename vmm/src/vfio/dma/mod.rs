@@ -164,7 +164,8 @@ impl IoSpace {
         Ok((Arc::new(space), arrivals))
     }
 
-    fn of(mapper: Box<dyn DmaMapper>, peer_to_peer: bool) -> Self {
+    /// One that nothing is in. `peer_to_peer`: devices are to reach each other's registers.
+    pub fn of(mapper: Box<dyn DmaMapper>, peer_to_peer: bool) -> Self {
         IoSpace { mapper, peer_to_peer, mapped: Mutex::default(), pinned: AtomicU64::new(0) }
     }
 

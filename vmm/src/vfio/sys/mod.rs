@@ -14,7 +14,7 @@ use std::os::fd::AsRawFd;
 use vfio_bindings::bindings::vfio::{VFIO_BASE, VFIO_TYPE};
 use vmm_sys_util::ioctl::ioctl_with_mut_ptr;
 
-pub use self::device::{Device, InterruptInfo, RegionInfo, Traits};
+pub use self::device::{Device, InterruptInfo, Kernel, RegionInfo, Request, Traits};
 
 const fn number(offset: u32) -> u64 {
     (VFIO_TYPE as u64) << 8 | (VFIO_BASE + offset) as u64
@@ -27,22 +27,22 @@ fn check(result: i32) -> io::Result<i32> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
-/// Asks with a structure of `size` bytes whose first word is its size, and, where the answer says
-/// that it needs more room for capabilities, once more with that.
-fn ask_growing(
-    descriptor: &impl AsRawFd,
-    request: u64,
-    size: usize,
-    fill: impl Fn(&mut [u8]),
-) -> io::Result<Vec<u8>> {
+/// Asks with a structure, in whose first word its length in bytes is filled in.
+fn ask(descriptor: &impl AsRawFd, request: u64, structure: &mut [u8]) -> io::Result<i32> {
+    let size = structure.len() as u32;
+    structure[..4].copy_from_slice(&size.to_ne_bytes());
+    // SAFETY: the structure is as long as its first word says and outlives the call; the kernel
+    // copies bytes in and out, so alignment does not matter.
+    check(unsafe { ioctl_with_mut_ptr(descriptor, request, structure.as_mut_ptr()) })
+}
+
+/// Asks with a structure of `size` bytes and, where the answer's first word says that it needs more
+/// room for capabilities, once more with that.
+fn ask_growing(size: usize, ask: impl Fn(&mut [u8]) -> io::Result<i32>) -> io::Result<Vec<u8>> {
     let mut wanted = size;
     for _ in 0..3 {
         let mut buffer = vec![0; wanted];
-        buffer[..4].copy_from_slice(&(wanted as u32).to_ne_bytes());
-        fill(&mut buffer);
-        // SAFETY: the buffer is as long as its first word says and outlives the call; the kernel
-        // copies bytes in and out, so alignment does not matter.
-        check(unsafe { ioctl_with_mut_ptr(descriptor, request, buffer.as_mut_ptr()) })?;
+        ask(&mut buffer)?;
         let needed = read_u32(&buffer, 0) as usize;
         if needed <= wanted {
             return Ok(buffer);

@@ -11,7 +11,7 @@ use vmm_sys_util::ioctl::{
     ioctl, ioctl_with_mut_ref, ioctl_with_ptr, ioctl_with_ref, ioctl_with_val,
 };
 
-use super::{ask_growing, check, find_capability, number, read_u32, read_u64};
+use super::{ask, ask_growing, check, find_capability, number, read_u32, read_u64};
 
 const GET_API_VERSION: u64 = number(0);
 const CHECK_EXTENSION: u64 = number(1);
@@ -104,7 +104,7 @@ impl Container {
 
     /// Asks once for the size, and again with room for the capabilities.
     fn ask_with_capabilities<T>(&self, request: u64) -> io::Result<Vec<u8>> {
-        ask_growing(&self.0, request, size_of::<T>(), |_| {})
+        ask_growing(size_of::<T>(), |structure| ask(&self.0, request, structure))
     }
 }
 

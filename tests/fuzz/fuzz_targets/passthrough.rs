@@ -1,0 +1,6 @@
+#![no_main]
+
+#[path = "../src/passthrough.rs"]
+mod passthrough;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| passthrough::passthrough(data));
