@@ -201,6 +201,9 @@ fn extended(read: impl Fn(usize) -> u8) -> Vec<(u16, usize)> {
     found
 }
 
+/// Capabilities and extended ones: id and offset.
+type Lists = (Vec<(u8, usize)>, Vec<(u16, usize)>);
+
 /// A BAR as the device has it.
 struct Bar {
     index: usize,
@@ -216,7 +219,7 @@ struct Passed {
     gone: bool,
     bars: Vec<Bar>,
     /// What the guest sees of its lists.
-    lists: (Vec<(u8, usize)>, Vec<(u16, usize)>),
+    lists: Lists,
     /// The guest sees a pin.
     has_line: bool,
     /// The guest has had MSI and MSI-X on at the same time, and has one of them on still.
@@ -275,7 +278,7 @@ impl Passed {
         (self.slot as u64) << 15 | offset as u64
     }
 
-    fn lists(&self, world: &World) -> (Vec<(u8, usize)>, Vec<(u16, usize)>) {
+    fn lists(&self, world: &World) -> Lists {
         let see = |offset: usize| self.see(world, offset);
         (capabilities(see), extended(see))
     }
@@ -595,11 +598,11 @@ impl Machine {
         }
         let mut read = vec![0; data.len()];
         bus.read(address, &mut read);
-        let decoding = self.devices.iter().flat_map(|device| device.decoding(ports));
+        let mut decoding = self.devices.iter().flat_map(|device| device.decoding(ports));
         let within = |(bar, start): (&Bar, u64)| {
             address.checked_sub(start).is_some_and(|at| at + data.len() as u64 <= bar.size)
         };
-        let is_nothing = !decoding.map(within).any(|within| within);
+        let is_nothing = !decoding.any(within);
         if is_nothing && !self.world.host.has_refused() {
             assert!(read.iter().all(|byte| *byte == 0xff), "{address:#x} answers {read:x?}");
         }

@@ -15,7 +15,8 @@
 //! [`dma`] is the address space, by either of the kernel's interfaces; [`filter`] decides what of the
 //! configuration space a guest sees; [`region`] shows BARs to the guest; [`vectors`] and [`intx`] tie
 //! interrupts to events; [`notices`] hears what the host says of a device; [`device`] is the PCI
-//! function made of these. [`probe`] is beside all that: a device that no guest has.
+//! function made of these. [`probe`] is beside all that: a device that no guest has. For tests,
+//! `simulated` stands in for KVM, the kernel and devices.
 
 pub mod arrival;
 pub mod device;
