@@ -24,7 +24,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use vmm::bus::{Access, Bus};
-use vmm::pci::bar::{Allocator, BarKind};
+use vmm::pci::bar::{Allocator, BarKind, ROM_INDEX};
 use vmm::pci::register;
 use vmm::pci::root::PciFunction;
 use vmm::vfio::device::VfioFunction;
@@ -115,8 +115,14 @@ pub fn passthrough(bytes: &[u8]) {
     machine.end();
 }
 
+/// Offset of a BAR's register, or the ROM's.
+fn register_of(index: usize) -> usize {
+    if index == ROM_INDEX { register::ROM } else { register::BARS + index * 4 }
+}
+
 fn describe(flags: u8, input: &mut Input<'_>) -> (Description, u8) {
-    let base = usize::from(input.byte()) % (RECORDED.len() + 1);
+    let kind = input.byte();
+    let base = usize::from(kind & 127) % (RECORDED.len() + 1);
     let (fails, granted) = (input.byte(), input.byte());
     let mut config = vec![0; if flags & 16 == 0 { register::END } else { register::EXTENDED }];
     let recorded = base.checked_sub(1).map(|base| RECORDED[base]).unwrap_or_default();
@@ -130,6 +136,7 @@ fn describe(flags: u8, input: &mut Input<'_>) -> (Description, u8) {
     let mut description = Description {
         dynamic: flags & 32 != 0,
         shared_line: flags & 64 != 0,
+        rom: if kind & 128 != 0 { 16 << 10 } else { 0 },
         granted: (flags & 128 != 0).then_some(granted.into()),
         ..Description::default()
     };
@@ -237,13 +244,15 @@ impl Passed {
     ) -> Self {
         let description = endpoint.description();
         let config = &description.config;
+        let rom = Bar { index: ROM_INDEX, kind: BarKind::Rom, size: description.rom };
         let bars: Vec<_> = (0..description.bars.len())
             .filter(|index| description.bars[*index] != 0)
             .map(|index| {
-                let at = register::BARS + index * 4;
+                let at = register_of(index);
                 let value = u32::from_le_bytes([0, 1, 2, 3].map(|byte| config[at + byte]));
                 Bar { index, kind: BarKind::from_register(value), size: description.bars[index] }
             })
+            .chain((description.rom > 0).then_some(rom))
             .collect();
         let decodes = vec![None; bars.len()];
         let mut device = Passed {
@@ -367,6 +376,10 @@ impl Passed {
             let within = |window: &Range<u64>| address >= window.start && end <= window.end;
             let decodes = match bar.kind {
                 BarKind::Io => command & 1 != 0 && within(&WINDOWS.ports),
+                BarKind::Rom => {
+                    let enabled = self.see_word(world, register::ROM) & 1 != 0;
+                    enabled && command & 2 != 0 && within(&WINDOWS.low)
+                }
                 _ => command & 2 != 0 && (within(&WINDOWS.low) || within(&WINDOWS.high)),
             };
             (decodes && !self.gone).then_some(address)
@@ -376,10 +389,11 @@ impl Passed {
 
     /// Where its registers say that a BAR is.
     fn address(&self, world: &World, bar: &Bar) -> u64 {
-        let at = register::BARS + bar.index * 4;
+        let at = register_of(bar.index);
         let low = self.see_word(world, at);
         match bar.kind {
             BarKind::Io => u64::from(low & !3),
+            BarKind::Rom => u64::from(low & !0x7ff),
             BarKind::Memory32 { .. } => u64::from(low & !15),
             BarKind::Memory64 { .. } => {
                 u64::from(low & !15) | u64::from(self.see_word(world, at + 4)) << 32
@@ -396,7 +410,8 @@ impl Passed {
 
     /// Whether a page of a BAR can be given to the guest as it is.
     fn is_direct(&self, world: &World, bar: &Bar, page: u64) -> bool {
-        let Some(areas) = &self.endpoint.description().mappable[bar.index] else { return false };
+        let mappable = self.endpoint.description().mappable.get(bar.index);
+        let Some(Some(areas)) = mappable else { return false };
         let whole = [(0, bar.size)];
         let areas = if areas.is_empty() { &whole[..] } else { areas };
         let within = |&(start, length): &(u64, u64)| {
@@ -411,7 +426,8 @@ impl Passed {
     /// Pages of a BAR at which something may begin or end.
     fn edges(&self, world: &World, bar: &Bar) -> BTreeSet<u64> {
         let mut edges = vec![0, bar.size];
-        let areas = self.endpoint.description().mappable[bar.index].iter().flatten();
+        let areas =
+            self.endpoint.description().mappable.get(bar.index).into_iter().flatten().flatten();
         edges.extend(areas.flat_map(|(start, length)| [*start, start + length]));
         let trapped = self.msix(world).into_iter().filter(|(index, _)| *index == bar.index);
         edges.extend(trapped.flat_map(|(_, bytes)| [bytes.start, bytes.end]));
@@ -469,9 +485,13 @@ impl Machine {
             2 | 3 => {
                 let place = input.short();
                 let bar = device.bars.get(choice % device.bars.len().max(1))?;
-                let at = register::BARS + bar.index * 4;
+                let at = register_of(bar.index);
                 let address = match (bar.kind, what % 16) {
                     (BarKind::Io, _) => WINDOWS.ports.start + u64::from(place),
+                    // With the bit that enables it, or without.
+                    (BarKind::Rom, which) => {
+                        (WINDOWS.low.start + (u64::from(place) << 12)) | u64::from(which & 1)
+                    }
                     (BarKind::Memory64 { .. }, 2) => WINDOWS.high.start + (u64::from(place) << 20),
                     _ => WINDOWS.low.start + (u64::from(place) << 12),
                 };
@@ -577,6 +597,7 @@ impl Machine {
         let power = device.lists.0.iter().find(|(id, at)| *id == 1 && at + 8 <= register::EXTENDED);
         let decides = touches(register::COMMAND..register::COMMAND + 2)
             || touches(register::BARS..register::BARS_END)
+            || touches(register::ROM..register::ROM_END)
             || power.is_some_and(|(_, at)| touches(at + 4..at + 6));
         // What crosses the end of configuration space reaches nothing, and the machine stops over a
         // bus master without RAM.

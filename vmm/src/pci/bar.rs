@@ -11,6 +11,8 @@ use super::register;
 
 /// Number of BARs of an endpoint.
 pub const BAR_COUNT: usize = 6;
+/// Index of the expansion ROM, which has a register of its own beside those of the BARs.
+pub const ROM_INDEX: usize = BAR_COUNT;
 
 /// What kind of address a BAR takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,12 +29,20 @@ pub enum BarKind {
     },
     /// I/O ports.
     Io,
+    /// The expansion ROM: 32-bit memory that decodes only where its own register says so as well (PCI
+    /// Local Bus 3.0, section 6.2.5.2).
+    Rom,
 }
+
+/// Bit of the ROM's register that lets it decode.
+const ROM_ENABLE: u32 = 1;
 
 impl BarKind {
     fn flags(self) -> u32 {
         let prefetch = |yes: bool| u32::from(yes) << 3;
         match self {
+            // Its only one is the guest's to set.
+            BarKind::Rom => 0,
             BarKind::Memory32 { prefetchable } => prefetch(prefetchable),
             BarKind::Memory64 { prefetchable } => 0b100 | prefetch(prefetchable),
             BarKind::Io => 1,
@@ -55,7 +65,32 @@ struct Bar {
     kind: BarKind,
     size: u64,
     address: u64,
+    /// By its own register, which only a ROM's can deny.
+    enabled: bool,
     decoded: Option<u64>,
+}
+
+impl Bar {
+    fn write_low(&mut self, value: u32) {
+        let bits = match self.kind {
+            BarKind::Io => !3,
+            BarKind::Rom => !0x7ff,
+            _ => !15,
+        };
+        self.address = (self.address & !0xffff_ffff | u64::from(value & bits)) & !(self.size - 1);
+        if self.kind == BarKind::Rom {
+            self.enabled = value & ROM_ENABLE != 0;
+        }
+    }
+}
+
+/// The register that a byte of configuration space belongs to: that of a BAR, or [`ROM_INDEX`].
+fn register_at(at: usize) -> Option<usize> {
+    match at {
+        register::BARS..register::BARS_END => Some((at - register::BARS) / 4),
+        register::ROM..register::ROM_END => Some(ROM_INDEX),
+        _ => None,
+    }
 }
 
 /// The memory and I/O ports a root complex forwards to devices.
@@ -75,6 +110,7 @@ impl Windows {
         let within = |window: &Range<u64>| address >= window.start && end <= window.end;
         match kind {
             BarKind::Io => within(&self.ports),
+            BarKind::Rom => within(&self.low),
             _ => within(&self.low) || within(&self.high),
         }
     }
@@ -99,34 +135,42 @@ pub enum BarChange {
     },
 }
 
-/// The BARs of one function.
+/// The BARs of one function, and its ROM.
 #[derive(Debug, Clone, Default)]
 pub struct Bars {
-    bars: [Option<Bar>; BAR_COUNT],
+    bars: [Option<Bar>; BAR_COUNT + 1],
 }
 
 impl Bars {
-    /// Adds BAR `index`, of a `size` that is a power of two and, for memory, at least 16 bytes.
+    /// Adds BAR `index`, of a `size` that is a power of two and, for memory, at least 16 bytes; or, as
+    /// [`ROM_INDEX`], the ROM, of 2 KiB to 16 MiB.
     ///
     /// # Errors
     /// In words, where the BAR cannot exist.
     pub fn add(&mut self, index: usize, kind: BarKind, size: u64) -> Result<(), String> {
-        let least = if kind == BarKind::Io { 4 } else { 16 };
+        let (least, most) = match kind {
+            BarKind::Io => (4, 1 << 31),
+            BarKind::Memory32 { .. } => (16, 1 << 31),
+            BarKind::Memory64 { .. } => (16, 1 << 62),
+            BarKind::Rom => (2 << 10, 16 << 20),
+        };
         let wide = matches!(kind, BarKind::Memory64 { .. });
-        let most = if wide { 1 << 62 } else { 1 << 31 };
         let is_wide = |bar: &Bar| matches!(bar.kind, BarKind::Memory64 { .. });
         let taken = |index: usize| {
             let below = index.checked_sub(1).and_then(|below| self.bars.get(below));
             let second_half = below.is_some_and(|bar| bar.as_ref().is_some_and(is_wide));
             second_half || self.bars.get(index).is_none_or(Option::is_some)
         };
-        if taken(index) || wide && taken(index + 1) {
+        let is_misplaced = (index == ROM_INDEX) != (kind == BarKind::Rom);
+        let second = index + 1;
+        if is_misplaced || taken(index) || wide && (second >= BAR_COUNT || taken(second)) {
             return Err(format!("BAR {index} overlaps another BAR or the end of the registers"));
         }
         if !size.is_power_of_two() || !(least..=most).contains(&size) {
             return Err(format!("BAR {index} has an impossible size of {size:#x} bytes"));
         }
-        self.bars[index] = Some(Bar { kind, size, address: 0, decoded: None });
+        self.bars[index] =
+            Some(Bar { kind, size, address: 0, enabled: kind != BarKind::Rom, decoded: None });
         Ok(())
     }
 
@@ -143,10 +187,11 @@ impl Bars {
         }
     }
 
-    /// Register `number` (0 to 5) as the guest reads it.
+    /// Register `number` (0 to 5, or [`ROM_INDEX`]) as the guest reads it.
     pub fn register(&self, number: usize) -> u32 {
         if let Some(Some(bar)) = self.bars.get(number) {
-            return bar.address as u32 | bar.kind.flags();
+            let enabled = bar.kind == BarKind::Rom && bar.enabled;
+            return bar.address as u32 | bar.kind.flags() | u32::from(enabled) * ROM_ENABLE;
         }
         match number.checked_sub(1).and_then(|below| self.bars.get(below)) {
             Some(Some(bar)) if matches!(bar.kind, BarKind::Memory64 { .. }) => {
@@ -160,9 +205,8 @@ impl Bars {
     /// are theirs.
     pub fn overlay(&self, offset: usize, data: &mut [u8]) {
         for (at, byte) in (offset..).zip(data) {
-            if (register::BARS..register::BARS_END).contains(&at) {
-                let value = self.register((at - register::BARS) / 4);
-                *byte = value.to_le_bytes()[at % 4];
+            if let Some(number) = register_at(at) {
+                *byte = self.register(number).to_le_bytes()[at % 4];
             }
         }
     }
@@ -172,10 +216,7 @@ impl Bars {
     /// guest learns the size.
     pub fn write(&mut self, offset: usize, data: &[u8]) {
         for (at, &byte) in (offset..).zip(data) {
-            if !(register::BARS..register::BARS_END).contains(&at) {
-                continue;
-            }
-            let number = (at - register::BARS) / 4;
+            let Some(number) = register_at(at) else { continue };
             let shift = at % 4 * 8;
             let merged = self.register(number) & !(0xff << shift) | u32::from(byte) << shift;
             self.write_register(number, merged);
@@ -184,10 +225,7 @@ impl Bars {
 
     fn write_register(&mut self, number: usize, value: u32) {
         if let Some(Some(bar)) = self.bars.get_mut(number) {
-            let mask = !(bar.size - 1);
-            let flags_mask = if bar.kind == BarKind::Io { !3 } else { !15 };
-            let low = value & flags_mask;
-            bar.address = (bar.address & !0xffff_ffff | u64::from(low)) & mask;
+            bar.write_low(value);
         } else if let Some(Some(bar)) = number.checked_sub(1).and_then(|n| self.bars.get_mut(n))
             && matches!(bar.kind, BarKind::Memory64 { .. })
         {
@@ -208,8 +246,9 @@ impl Bars {
                 BarKind::Io => register::COMMAND_IO,
                 _ => register::COMMAND_MEMORY,
             };
-            let decodes =
-                command & enable != 0 && windows.contains(bar.kind, bar.address, bar.size);
+            let decodes = command & enable != 0
+                && bar.enabled
+                && windows.contains(bar.kind, bar.address, bar.size);
             let wanted = decodes.then_some(bar.address);
             if wanted == bar.decoded {
                 continue;
@@ -255,7 +294,7 @@ impl Allocator {
         for (index, kind, size) in all {
             // Memory BARs take at least a page each, so that no two share one.
             let (next, window, least) = match kind {
-                BarKind::Memory32 { .. } => (&mut self.low, &self.windows.low, 4096),
+                BarKind::Memory32 { .. } | BarKind::Rom => (&mut self.low, &self.windows.low, 4096),
                 BarKind::Memory64 { .. } => (&mut self.high, &self.windows.high, 4096),
                 BarKind::Io => (&mut self.ports, &self.windows.ports, 4),
             };
@@ -309,6 +348,41 @@ mod tests {
         }
         let registers: Vec<_> = (0..6).map(|number| bars.register(number)).collect();
         assert_eq!(registers, [0xffff_c00c, 0xffff_ffff, 0, 0xffff_f000, 0, 0]);
+    }
+
+    #[test]
+    fn a_rom_decodes_only_when_its_own_register_says_so() {
+        let mut bars = igbvf();
+        bars.add(ROM_INDEX, BarKind::Rom, 64 << 10).unwrap();
+        let write = |bars: &mut Bars, value: u32| bars.write(register::ROM, &value.to_le_bytes());
+        write(&mut bars, !ROM_ENABLE);
+        assert_eq!(bars.register(ROM_INDEX), 0xffff_0000, "how a guest learns its size");
+        Allocator::new(WINDOWS).place(&mut bars).unwrap();
+        let place = bars.register(ROM_INDEX);
+        let memory = register::COMMAND_MEMORY;
+        assert_eq!(bars.changes(memory, &WINDOWS).len(), 2, "the BARs");
+        write(&mut bars, place | ROM_ENABLE);
+        assert_eq!(bars.register(ROM_INDEX), place | ROM_ENABLE);
+        let (index, address) = (ROM_INDEX, u64::from(place));
+        assert_eq!(bars.changes(memory, &WINDOWS), [BarChange::Show { index, address }]);
+        write(&mut bars, place);
+        assert_eq!(bars.changes(memory, &WINDOWS), [BarChange::Hide { index, address }]);
+        let mut bytes = [0; 8];
+        bars.overlay(register::ROM - 4, &mut bytes);
+        assert_eq!(bytes[4..], place.to_le_bytes());
+    }
+
+    #[test]
+    fn a_rom_is_no_bar_and_has_its_limits() {
+        let mut bars = Bars::default();
+        let rom = |bars: &mut Bars, index, size| bars.add(index, BarKind::Rom, size).unwrap_err();
+        rom(&mut bars, 5, 64 << 10);
+        rom(&mut bars, ROM_INDEX, 1 << 10);
+        rom(&mut bars, ROM_INDEX, 32 << 20);
+        bars.add(ROM_INDEX, BarKind::Memory32 { prefetchable: false }, 64 << 10).unwrap_err();
+        bars.add(5, BarKind::Memory64 { prefetchable: false }, 64 << 10).unwrap_err();
+        bars.add(ROM_INDEX, BarKind::Rom, 2 << 10).unwrap();
+        rom(&mut bars, ROM_INDEX, 2 << 10);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, Weak};
 
 use vfio_bindings::bindings::vfio::{
     VFIO_PCI_CONFIG_REGION_INDEX, VFIO_PCI_INTX_IRQ_INDEX, VFIO_PCI_MSI_IRQ_INDEX,
-    VFIO_PCI_MSIX_IRQ_INDEX,
+    VFIO_PCI_MSIX_IRQ_INDEX, VFIO_PCI_ROM_REGION_INDEX,
 };
 
 use vmm_sys_util::eventfd::EventFd;
@@ -14,6 +14,7 @@ use super::dma::{IoSpace, failed};
 use super::filter::{Filter, MsixLayout, effective_command};
 use super::intx::Intx;
 use super::region::{BarRegion, MsixPart};
+use super::rom::RomRegion;
 use super::sys::{Device, RegionInfo, Traits};
 use super::vectors::{Kind, VfioVectors};
 use crate::bus::Bus;
@@ -21,7 +22,7 @@ use crate::error::{Error, Result};
 use crate::machine::interrupts::{Delivery, Lines, pin_of_slot};
 use crate::machine::latch::Latch;
 use crate::machine::memory::Slots;
-use crate::pci::bar::{Allocator, BAR_COUNT, BarChange, BarKind, Bars, Windows};
+use crate::pci::bar::{Allocator, BAR_COUNT, BarChange, BarKind, Bars, ROM_INDEX, Windows};
 use crate::pci::config::touches;
 use crate::pci::msi::Msi;
 use crate::pci::msix::{self, ENTRY_SIZE, Msix};
@@ -61,6 +62,7 @@ pub struct VfioFunction {
     config: RegionInfo,
     msix: Option<Arc<Mutex<Msix>>>,
     regions: BTreeMap<usize, BarRegion>,
+    rom: Option<RomRegion>,
     windows: Windows,
     state: Mutex<State>,
     pinned: Arc<Latch>,
@@ -191,6 +193,13 @@ impl VfioFunction {
                 _ => memory.insert(index, info),
             };
         }
+        let rom = device.region(VFIO_PCI_ROM_REGION_INDEX);
+        let rom = rom.map_err(failed(&address, "describe its ROM", ""))?;
+        // A guest can do without one that cannot be shown.
+        let rom = bars
+            .add(ROM_INDEX, BarKind::Rom, rom.size)
+            .is_ok()
+            .then(|| RomRegion::new(device.clone(), rom, surroundings.bus.clone()));
         if let Some(layout) = &layout {
             check_msix(layout, |bar| memory.get(&bar).map(|info| info.size)).map_err(unfit)?;
         }
@@ -224,6 +233,7 @@ impl VfioFunction {
             config,
             msix,
             regions,
+            rom,
             windows,
             state,
             pinned,
@@ -367,6 +377,14 @@ impl VfioFunction {
     fn update_bars(&self, state: &mut State, command: u16) {
         for change in state.bars.changes(command, &self.windows) {
             match change {
+                BarChange::Hide { index: ROM_INDEX, address } => {
+                    self.rom.iter().for_each(|rom| rom.hide(address));
+                }
+                BarChange::Show { index: ROM_INDEX, address } => {
+                    if !self.rom.as_ref().is_some_and(|rom| rom.show(address)) {
+                        state.bars.lost(ROM_INDEX);
+                    }
+                }
                 BarChange::Hide { index, address } => {
                     if let Some(region) = self.regions.get(&index) {
                         region.hide(address);
@@ -434,7 +452,9 @@ impl PciFunction for VfioFunction {
                 let _ = self.device.write(self.config.offset + at as u64, &data[piece]);
             }
         }
-        let moves = touches(offset, data.len(), register::BARS..register::BARS_END);
+        let moves = [register::BARS..register::BARS_END, register::ROM..register::ROM_END]
+            .into_iter()
+            .any(|registers| touches(offset, data.len(), registers));
         if moves {
             state.bars.write(offset, data);
         }
@@ -560,6 +580,37 @@ mod tests {
         assert_eq!(shown(&world), [WINDOWS.low.start]);
         function.shut_down();
         assert!(shown(&world).is_empty());
+    }
+
+    #[test]
+    fn a_rom_is_shown_as_it_is_and_cannot_be_written() {
+        let world = World::new(false);
+        let description = Description {
+            config: endpoint(&world, 0, &[]).description().config.clone(),
+            rom: 4 * KIB,
+            ..Description::default()
+        };
+        let endpoint = Endpoint::new(&world.host, description).unwrap();
+        endpoint.write_rom(4 * KIB - 2, b"OM").unwrap();
+        let (function, slot) = world.pass_through(&endpoint).unwrap();
+        function.place(&mut Allocator::new(WINDOWS)).unwrap();
+        let place = WINDOWS.low.start;
+        let last = || {
+            let mut data = [0; 2];
+            world.memory.read(place + 4 * KIB - 2, &mut data);
+            data
+        };
+        write(&world, slot, register::COMMAND, register::COMMAND_MEMORY.into());
+        assert_eq!(last(), [0xff; 2], "it is off");
+        write(&world, slot, register::ROM, place as u32 | 1);
+        assert_eq!(&last(), b"OM");
+        world.memory.write(place + 4 * KIB - 2, b"xx");
+        assert_eq!(&last(), b"OM");
+        write(&world, slot, register::COMMAND, 0);
+        assert_eq!(last(), [0xff; 2]);
+        write(&world, slot, register::COMMAND, register::COMMAND_MEMORY.into());
+        function.shut_down();
+        assert_eq!(last(), [0xff; 2], "it is gone with its device");
     }
 
     #[test]

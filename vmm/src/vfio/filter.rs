@@ -2,11 +2,10 @@
 //!
 //! A read takes the device's bytes and lays the emulated ones over them; a write to an emulated
 //! byte stays here and one to any other goes to the kernel, which has its own filter and is the one
-//! that guards the bodies of capabilities whose headers are hidden here. Emulated are
-//! the BARs, the ROM (absent), the header type, the interrupt pin, the list of capabilities, MSI, and
-//! MSI-X control. Only
-//! capabilities of the lists below are shown: an unknown one may let a guest do what we did not
-//! think of, and SR-IOV, ARI, resizable BARs, ATS, PRI and PASID must not be seen at all.
+//! that guards the bodies of capabilities whose headers are hidden here. Emulated are the BARs and the
+//! ROM's register, the header type, the interrupt pin, the list of capabilities, MSI, and MSI-X
+//! control. Only capabilities of the lists below are shown: an unknown one may let a guest do what we
+//! did not think of, and SR-IOV, ARI, resizable BARs, ATS, PRI and PASID must not be seen at all.
 //!
 //! A device is not trusted: a dead one reads as ones, and a list may run in circles.
 
@@ -88,7 +87,7 @@ impl Filter {
         };
         filter.shadow[register::HEADER_TYPE] = 0;
         filter.emulate(register::HEADER_TYPE, 1);
-        // BARs are served by `Bars`; the filter only keeps them from the device.
+        // BARs and the ROM are served by `Bars`; the filter only keeps them from the device.
         filter.emulate(register::BARS, register::BARS_END - register::BARS);
         filter.clear(register::ROM, register::ROM_END - register::ROM);
         // The interrupt line is the guest's notepad, and there is no pin until it leads anywhere.

@@ -13,7 +13,7 @@
 //!
 //! [`sys`] is the system interface, one safe method an ioctl; [`arrival`] sets out on both branches;
 //! [`dma`] is the address space, by either of the kernel's interfaces; [`filter`] decides what of the
-//! configuration space a guest sees; [`region`] shows BARs to the guest; [`vectors`] and [`intx`] tie
+//! configuration space a guest sees; [`region`] and [`rom`] show BARs and the ROM to the guest; [`vectors`] and [`intx`] tie
 //! interrupts to events; [`notices`] hears what the host says of a device; [`device`] is the PCI
 //! function made of these. [`probe`] is beside all that: a device that no guest has. For tests,
 //! `simulated` stands in for KVM, the kernel and devices.
@@ -29,6 +29,7 @@ pub mod notices;
 pub mod probe;
 #[allow(unsafe_code)]
 pub mod region;
+pub mod rom;
 #[cfg(any(test, feature = "simulated"))]
 #[allow(unsafe_code)]
 pub mod simulated;

@@ -28,7 +28,7 @@ use crate::error::{Error, Result, Trying};
 use crate::machine::interrupts::{Delivery, Gsi, Lines, Message};
 use crate::machine::latch::Latch;
 use crate::machine::memory::{SlotHolder, Slots};
-use crate::pci::bar::{BAR_COUNT, Windows};
+use crate::pci::bar::{BAR_COUNT, ROM_INDEX, Windows};
 use crate::pci::register;
 use crate::pci::root::RootComplex;
 use crate::spec;
@@ -321,6 +321,8 @@ pub struct Description {
     pub config: Vec<u8>,
     /// Sizes of its BARs in bytes; 0 where there is none.
     pub bars: [u64; BAR_COUNT],
+    /// Bytes of its ROM; 0 where there is none.
+    pub rom: u64,
     /// Which of them can be mapped, and of these the only parts that can, if the kernel lists some.
     pub mappable: [Option<Vec<(u64, u64)>>; BAR_COUNT],
     /// Vectors by interrupt index: INTx, MSI, MSI-X.
@@ -375,7 +377,7 @@ impl Endpoint {
     /// Where no memory file can be had.
     pub fn new(host: &Arc<Host>, description: Description) -> io::Result<Arc<Self>> {
         let file = File::from(memfd_create("endpoint", MemfdFlags::CLOEXEC)?);
-        file.set_len((BAR_COUNT as u64) << REGION_SHIFT)?;
+        file.set_len((ROM_INDEX as u64 + 1) << REGION_SHIFT)?;
         crate::lock(&host.0).endpoints += 1;
         Ok(Arc::new(Endpoint {
             host: host.clone(),
@@ -470,6 +472,7 @@ impl Endpoint {
                 let mappable = self.description.mappable[index].as_deref();
                 (self.description.bars[index], self.offsets[index], mappable)
             }
+            ROM_INDEX => (self.description.rom, (ROM_INDEX as u64) << REGION_SHIFT, None),
             7 => (self.description.config.len() as u64, 7 << REGION_SHIFT, None),
             _ => return Err(invalid()),
         };
@@ -499,6 +502,14 @@ impl Endpoint {
             structure[12..16].copy_from_slice(&(first as u32).to_ne_bytes());
         }
         Ok(0)
+    }
+
+    /// Puts something into its ROM.
+    ///
+    /// # Errors
+    /// The memory file's.
+    pub fn write_rom(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.file.write_all_at(data, ((ROM_INDEX as u64) << REGION_SHIFT) + offset)
     }
 
     fn count(&self, index: u32) -> Option<u32> {
@@ -612,6 +623,7 @@ impl Endpoint {
         let (index, at) = ((offset >> REGION_SHIFT) as usize, offset % (1 << REGION_SHIFT));
         let size = match index {
             7 => self.description.config.len() as u64,
+            ROM_INDEX => self.description.rom,
             _ => self.description.bars[index],
         };
         assert!(at + length as u64 <= size, "{length} bytes at {at:#x} of region {index}");
