@@ -226,6 +226,24 @@ if [ -n "$edu" ]; then
     [ -n "$strays" ] && say "edu: strayed to $(echo $strays | wc -w) addresses"
 fi
 
+# QEMU's ivshmem, which no driver knows: what is at the end of its memory, another value there, and its
+# ROM, as the kernel shows it.
+ivshmem=$(grep -l 0x1110 /sys/bus/pci/devices/*/device)
+if [ -n "$ivshmem" ]; then
+    ivshmem=${ivshmem%/device}
+    read -r start end flags <<BAR
+$(sed -n 3p "$ivshmem/resource")
+BAR
+    echo 1 >"$ivshmem/enable"
+    last=$((end - 7))
+    say "memory of $(((end - start + 1) >> 30)) GiB at $start, its end was $(devmem $last 64)"
+    devmem $last 64 0x6c61737420776f72
+    say "memory: its end is $(devmem $last 64)"
+    echo 1 >"$ivshmem/rom"
+    say "ROM of $(wc -c <"$ivshmem/rom") bytes: $(dd if="$ivshmem/rom" bs=64 skip=1 count=1 2>/dev/null | tr -d '\0')"
+    echo 0 >"$ivshmem/rom"
+fi
+
 # With lab.canary, 32 MiB whose sum is told now and when the guest ends.
 canary() {
     grep -q lab.canary /proc/cmdline || return

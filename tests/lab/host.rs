@@ -112,6 +112,12 @@ impl Host {
         self.monitor.inject_error(id, error)
     }
 
+    /// The 8 bytes at a physical address of the host, as one little-endian number: memory, or registers
+    /// of a device that answers.
+    pub fn physical(&self, address: u64) -> Result<u64> {
+        self.monitor.physical(address)
+    }
+
     /// Everything on the host's console so far.
     pub fn console(&self) -> String {
         self.machine.console()

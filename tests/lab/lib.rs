@@ -61,7 +61,7 @@ pub use job::{Job, Output};
 pub use kit::Kit;
 pub use machine::Machine;
 pub use scratch::Scratch;
-pub use shape::Shape;
+pub use shape::{LARGE_BAR, ROM, Shape};
 pub use udevd::Udevd;
 
 /// The name of the virtio serial port that connects a host with the lab.

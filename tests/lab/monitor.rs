@@ -34,6 +34,17 @@ impl Monitor {
         Ok(())
     }
 
+    /// The 8 bytes at a physical address, as one little-endian number.
+    pub fn physical(&self, address: u64) -> Result<u64> {
+        let line = format!("xp /1gx {address:#x}");
+        let said = self.command("human-monitor-command", json!({ "command-line": line }))?;
+        // 000000fbfffffff8: 0x6c61737420776f72
+        let said = said.as_str().unwrap_or_default();
+        let digits = said.trim().split_once(": 0x").map(|(_, digits)| digits);
+        let number = digits.and_then(|digits| u64::from_str_radix(digits, 16).ok());
+        number.with_context(|| format!("QEMU did not do `{line}`: {said}"))
+    }
+
     fn command(&self, name: &str, arguments: Value) -> Result<Value> {
         let mut stream = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         // Each time, since QEMU does not mind.

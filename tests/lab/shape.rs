@@ -40,6 +40,7 @@ pub struct Shape {
     display: bool,
     cards: bool,
     frail: bool,
+    large_bar: bool,
     bridge: bool,
     shared_group: bool,
     kvm: bool,
@@ -62,6 +63,7 @@ impl Host {
             display: false,
             cards: false,
             frail: false,
+            large_bar: false,
             bridge: false,
             shared_group: false,
             kvm: true,
@@ -142,6 +144,15 @@ impl Shape {
     /// root port of its own, and 10.0.8.2 hands out leases in its network.
     pub fn frail(mut self) -> Self {
         self.frail = true;
+        self
+    }
+
+    /// Gives the host a card with 16 GiB of memory behind a BAR and a ROM, 0000:00:1e.0, without a driver
+    /// (`ivshmem`). What is written into the memory stays, also when the card has no user. The ROM is
+    /// [`ROM`]. A host that has it cannot have igb cards: QEMU 10.0 mistakes where VFs have BARs above
+    /// 4 GiB, and firmware places all 64-bit BARs there where one is so large.
+    pub fn large_bar(mut self) -> Self {
+        self.large_bar = true;
         self
     }
 
@@ -275,6 +286,11 @@ impl Shape {
     /// Makes the files that the host's disks are, in the folder of the host.
     fn make_disks(&self, scratch: &Path) -> Result<()> {
         let drive = [1, 2].into_iter().filter(|_| self.nvme).map(nvme_disk);
+        if self.large_bar {
+            let path = scratch.join(ROM_FILE);
+            std::fs::write(&path, rom())
+                .with_context(|| format!("cannot write {}", path.display()))?;
+        }
         for disk in drive.chain(self.cards.then(|| STICK.to_owned())) {
             let path = scratch.join(disk);
             let made = File::create(&path).and_then(|file| file.set_len(NVME_DISK));
@@ -336,6 +352,13 @@ impl Shape {
             let place = "addr=0x1d,netdev=virtio,mac=52:54:00:00:05:00,romfile=";
             add("-device", format!("virtio-net-pci,{place},disable-legacy=on,iommu_platform=on"));
         }
+        if self.large_bar {
+            assert!(self.igb == 0, "VFs of igb cards have no BARs above 4 GiB");
+            add("-object", format!("memory-backend-memfd,id=large,size={LARGE_BAR},share=on"));
+            let rom = scratch.join(ROM_FILE);
+            let place = format!("addr=0x1e,memdev=large,romfile={}", rom.display());
+            add("-device", format!("ivshmem-plain,{place}"));
+        }
         if self.bridge {
             add("-netdev", network("uplink", 3));
             let place = "addr=0x18,netdev=uplink,mac=52:54:00:00:03:00,romfile=";
@@ -382,6 +405,25 @@ impl Shape {
         let socket = format!("socket,id=monitor,fd={fd}");
         ["-chardev".into(), socket, "-mon".into(), "chardev=monitor,mode=control".into()]
     }
+}
+
+/// Bytes of the large BAR.
+pub const LARGE_BAR: u64 = 16 << 30;
+const ROM_FILE: &str = "card.rom";
+/// What the ROM of the card with the large BAR says, from byte 64 on.
+pub const ROM: &str = "the lab's own ROM";
+
+/// An expansion ROM of 1 KiB with nothing that firmware would run (PCI Firmware Specification 3.0,
+/// section 5.1: header and data structure; code type 3 is for EFI, which the lab has not).
+fn rom() -> Vec<u8> {
+    let mut rom = vec![0; 1024];
+    let mut put = |at: usize, bytes: &[u8]| rom[at..at + bytes.len()].copy_from_slice(bytes);
+    put(0, &[0x55, 0xaa, 2]);
+    put(0x18, &[0x1c, 0]);
+    // Vendor, device, no list, its own length and revision, class, length in units of 512, type, last.
+    put(0x1c, b"PCIR\xf4\x1a\x10\x11\0\0\x18\0\0\0\0\x05\x02\0\0\0\x03\x80");
+    put(0x40, ROM.as_bytes());
+    rom
 }
 
 /// The file that the USB stick is.

@@ -17,6 +17,7 @@ mod hostile;
 mod hotplug;
 mod iommufd;
 mod isolation;
+mod large_bar;
 mod leases;
 mod lifecycle;
 mod looking;
