@@ -190,8 +190,8 @@ impl Bars {
     /// Register `number` (0 to 5, or [`ROM_INDEX`]) as the guest reads it.
     pub fn register(&self, number: usize) -> u32 {
         if let Some(Some(bar)) = self.bars.get(number) {
-            let enabled = bar.kind == BarKind::Rom && bar.enabled;
-            return bar.address as u32 | bar.kind.flags() | u32::from(enabled) * ROM_ENABLE;
+            let enabled = if bar.kind == BarKind::Rom && bar.enabled { ROM_ENABLE } else { 0 };
+            return bar.address as u32 | bar.kind.flags() | enabled;
         }
         match number.checked_sub(1).and_then(|below| self.bars.get(below)) {
             Some(Some(bar)) if matches!(bar.kind, BarKind::Memory64 { .. }) => {
