@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
@@ -16,50 +16,18 @@ use sriov::{HostRoot, HostSnapshot, isolation, usage};
 #[path = "../../tests/fuzz/src/lib.rs"]
 mod targets;
 
-/// Much longer than anything here takes, on a busy machine too; a hang takes longer.
-const SOON: Duration = Duration::from_secs(20);
+#[path = "../../tests/fuzz/src/replay.rs"]
+mod replay;
 
-fn fuzz_folder(kind: &str, target: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fuzz").join(kind).join(target)
-}
-
-fn files(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
-    let mut files: Vec<_> = fs::read_dir(folder)
-        .unwrap_or_else(|error| panic!("{}: {error}", folder.display()))
-        .map(|entry| entry.expect("an entry").path())
-        .map(|path| (path.clone(), fs::read(&path).expect("an input")))
-        .collect();
-    files.sort();
-    files
-}
-
-fn seeds(target: &str) -> Vec<Vec<u8>> {
-    files(&fuzz_folder("seeds", target)).into_iter().map(|(_, bytes)| bytes).collect()
-}
-
-/// Says which input it was when a test fails on it.
-struct Named<'a>(&'a Path);
-
-impl Drop for Named<'_> {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("the input is {}", self.0.display());
-        }
-    }
-}
+use replay::{SOON, seeds};
 
 #[test]
 fn what_the_fuzzers_found_does_no_harm() {
     for (name, target) in targets::TARGETS {
-        let mut inputs = files(&fuzz_folder("seeds", name));
-        inputs.extend(files(&fuzz_folder("corpus", name)));
+        let mut inputs = replay::inputs("seeds", name);
+        inputs.extend(replay::inputs("corpus", name));
         assert!(inputs.len() > 3, "{name} has hardly any inputs");
-        for (path, bytes) in inputs {
-            let _named = Named(&path);
-            let begun = Instant::now();
-            target(&bytes);
-            assert!(begun.elapsed() < SOON);
-        }
+        replay::takes(target, inputs);
     }
 }
 
