@@ -6,18 +6,12 @@ use std::time::Duration;
 use anyhow::Result;
 use lab::{Host, Job};
 
+use crate::documents::cards;
 use crate::guests;
 
 const GUEST_TIME: Duration = Duration::from_secs(120);
 
-const POLICY: &str = r#"
-apiVersion: assign/v1
-kind: Policy
-metadata: {name: cards}
-spec:
-  pools:
-    - {name: port, devices: {address: "0000:01:00.0"}}
-"#;
+const POOLS: [(&str, &str); 1] = [("port", r#"address: "0000:01:00.0""#)];
 
 const PORT: &str = "0000:01:00.0";
 
@@ -52,7 +46,7 @@ fn what_an_uncorrectable_error_does_is_the_guests_own_choice() -> Result<()> {
     let host = Host::intel()
         .frail()
         .limit(Duration::from_secs(340))
-        .file("root/policy.yaml", POLICY)
+        .file("root/policy.yaml", cards(&POOLS))
         .file("root/goes-on.yaml", guest("goes-on", ""))
         .file("root/ends.yaml", guest("ends", "  onDeviceError: stop\n"))
         .file("root/copes.yaml", guest("copes", "  onDeviceError: report\n"))

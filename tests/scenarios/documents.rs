@@ -18,6 +18,17 @@ pub fn policy(vfs: u16) -> String {
     )
 }
 
+/// A policy of pools of whole devices: names, and what belongs to each.
+pub fn cards(pools: &[(&str, &str)]) -> String {
+    let pool = |(name, devices): &(&str, &str)| {
+        format!("    - {{name: {name}, devices: {{{devices}}}}}\n")
+    };
+    let pools: String = pools.iter().map(pool).collect();
+    format!(
+        "apiVersion: assign/v1\nkind: Policy\nmetadata: {{name: cards}}\nspec:\n  pools:\n{pools}"
+    )
+}
+
 /// A guest of the lab's own image.
 pub struct Guest {
     name: &'static str,

@@ -6,21 +6,14 @@ use anyhow::Result;
 use lab::Host;
 use serde_json::Value;
 
-use crate::documents::Guest;
+use crate::documents::{Guest, cards};
 
 const GUEST_TIME: Duration = Duration::from_secs(240);
 
 /// QEMU's `edu`, whose engine moves data to and from any address below 1 TiB.
 const EDU: &str = "0000:00:1c.0";
 
-const POLICY: &str = r#"
-apiVersion: assign/v1
-kind: Policy
-metadata: {name: cards}
-spec:
-  pools:
-    - {name: edu, devices: {vendor: "1234", device: "11e8"}}
-"#;
+const POOLS: [(&str, &str); 1] = [("edu", r#"vendor: "1234", device: "11e8""#)];
 
 /// Addresses at which the guest has no memory: right behind its 256 MiB, all over the memory of the
 /// host and of the other guest, and beyond all memory.
@@ -47,7 +40,7 @@ fn a_guest_that_aims_its_device_elsewhere_changes_nothing_and_is_named() -> Resu
     let claim = "  devices:\n    - {name: edu, claim: {pool: edu}}\n";
     let host = Host::intel()
         .cards()
-        .file("root/policy.yaml", POLICY)
+        .file("root/policy.yaml", cards(&POOLS))
         .file("root/stray.yaml", guest("stray", verb.leak(), claim))
         .file("root/keeper.yaml", guest("keeper", "hold lab.canary", ""))
         .limit(Duration::from_secs(600))
@@ -134,7 +127,7 @@ fn a_device_is_proven_to_be_isolated_or_it_is_said_why_not() -> Result<()> {
     let host = Host::intel()
         .cards()
         .nvme()
-        .file("root/policy.yaml", POLICY)
+        .file("root/policy.yaml", cards(&POOLS))
         .file("root/guest.yaml", guest("owner", "hold", claim))
         .limit(Duration::from_secs(600))
         .boot()?;

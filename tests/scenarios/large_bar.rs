@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 use lab::{Host, LARGE_BAR, ROM};
 
-use crate::documents::Guest;
+use crate::documents::{Guest, cards};
 
 const CARD: &str = "0000:00:1e.0";
 
@@ -14,14 +14,7 @@ const CONFIG: &str = "/sys/bus/pci/devices/0000:00:1e.0/config";
 /// What the guest writes.
 const WRITTEN: &str = "0x6C61737420776F72";
 
-const POLICY: &str = r#"
-apiVersion: assign/v1
-kind: Policy
-metadata: {name: cards}
-spec:
-  pools:
-    - {name: large, devices: {vendor: "1af4", device: "1110"}}
-"#;
+const POOLS: [(&str, &str); 1] = [("large", r#"vendor: "1af4", device: "1110""#)];
 
 #[test]
 #[ignore = "boots an emulated host: cargo lab test"]
@@ -29,7 +22,7 @@ fn a_guest_reaches_registers_above_4_gib_to_their_end_and_the_rom() -> Result<()
     let claim = "  devices:\n    - {name: large, claim: {pool: large}}\n";
     let host = Host::intel()
         .large_bar()
-        .file("root/policy.yaml", POLICY)
+        .file("root/policy.yaml", cards(&POOLS))
         .file("root/guest.yaml", Guest::new("web", "net").to_string() + claim)
         .boot()?;
     host.ok("assign apply -f policy.yaml");
