@@ -27,9 +27,8 @@ impl Monitor {
     /// `pcie_aer_inject_error` has for it, such as `COMP_TIME`.
     pub fn inject_error(&self, device: &str, error: &str) -> Result<()> {
         let line = format!("pcie_aer_inject_error {device} {error}");
-        // A command for people: it answers in words, and says OK where it worked.
-        let said = self.command("human-monitor-command", json!({ "command-line": line }))?;
-        let said = said.as_str().unwrap_or_default();
+        // It says OK where it worked.
+        let said = self.said(&line)?;
         ensure!(said.starts_with("OK "), "QEMU did not do `{line}`: {said}");
         Ok(())
     }
@@ -37,12 +36,17 @@ impl Monitor {
     /// The 8 bytes at a physical address, as one little-endian number.
     pub fn physical(&self, address: u64) -> Result<u64> {
         let line = format!("xp /1gx {address:#x}");
-        let said = self.command("human-monitor-command", json!({ "command-line": line }))?;
+        let said = self.said(&line)?;
         // 000000fbfffffff8: 0x6c61737420776f72
-        let said = said.as_str().unwrap_or_default();
         let digits = said.trim().split_once(": 0x").map(|(_, digits)| digits);
         let number = digits.and_then(|digits| u64::from_str_radix(digits, 16).ok());
         number.with_context(|| format!("QEMU did not do `{line}`: {said}"))
+    }
+
+    /// What a command for people answers, in words.
+    fn said(&self, line: &str) -> Result<String> {
+        let said = self.command("human-monitor-command", json!({ "command-line": line }))?;
+        Ok(said.as_str().unwrap_or_default().to_owned())
     }
 
     fn command(&self, name: &str, arguments: Value) -> Result<Value> {

@@ -201,6 +201,11 @@ impl Bars {
         }
     }
 
+    /// Whether one of `length` bytes at `offset` (in configuration space) is of these registers.
+    pub fn touches(offset: usize, length: usize) -> bool {
+        (offset..offset + length).any(|at| register_at(at).is_some())
+    }
+
     /// Lays the BAR registers over those of the bytes at `offset` (in configuration space) on that
     /// are theirs.
     pub fn overlay(&self, offset: usize, data: &mut [u8]) {

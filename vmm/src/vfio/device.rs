@@ -452,9 +452,7 @@ impl PciFunction for VfioFunction {
                 let _ = self.device.write(self.config.offset + at as u64, &data[piece]);
             }
         }
-        let moves = [register::BARS..register::BARS_END, register::ROM..register::ROM_END]
-            .into_iter()
-            .any(|registers| touches(offset, data.len(), registers));
+        let moves = Bars::touches(offset, data.len());
         if moves {
             state.bars.write(offset, data);
         }
