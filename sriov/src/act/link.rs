@@ -137,23 +137,6 @@ pub fn expects_carrier(root: &HostRoot, pf: PciAddress) -> bool {
     port.up && ever.ok().flatten().is_some_and(|count| count != "0")
 }
 
-/// How often the link of an interface has come and gone (Documentation/ABI/testing/sysfs-class-net).
-pub(super) fn carrier_changes(root: &HostRoot, port: &Netdev) -> Option<String> {
-    attribute::read(&root.netdev(&port.name).join("carrier_changes")).ok().flatten()
-}
-
-/// Where a PF has lost its link, or had since it had come and gone `before` times: waits for it, and
-/// says whether it is there again.
-pub(super) fn await_lost_carrier(
-    root: &HostRoot,
-    port: &Netdev,
-    pf: PciAddress,
-    before: Option<String>,
-) -> bool {
-    let lost = || !has_carrier(root, pf) || carrier_changes(root, port) != before;
-    expects_carrier(root, pf) && lost() && await_carrier(root, pf)
-}
-
 /// Waits a bounded time for the link of a PF; says whether it is there.
 pub fn await_carrier(root: &HostRoot, pf: PciAddress) -> bool {
     wait(CARRIER_APPEARS, || has_carrier(root, pf))

@@ -4,19 +4,21 @@
 //! its next reset; so it is made before a guest starts. The kernel accepts some settings that a
 //! driver then forgets: each is read back.
 
+use std::time::Duration;
+
 use super::link::{port, refused, rtnetlink};
-use super::{Done, bind, function, link, locate, stale};
+use super::{Done, bind, function, link, locate, stale, wait};
 use crate::address::{PciAddress, VfRef};
 use crate::attribute;
 use crate::change::{Binding, Target};
-use crate::facts::net::Netdev;
+use crate::facts::net::{self, Netdev};
 use crate::facts::pci;
 use crate::facts::reader::Reader;
 use crate::failure::{ChangeError, Reason};
 use crate::mac::MacAddress;
 use crate::netlink::{NetlinkError, Rtnetlink, VfValue};
 use crate::root::HostRoot;
-use crate::vf_settings::{Step, VfSetting, VfSettings, VfState, VlanProtocol};
+use crate::vf_settings::{Rate, Step, VfSetting, VfSettings, VfState, VlanProtocol};
 
 /// Errors that mean the same everywhere (uapi/asm-generic/errno.h).
 const EPERM: i32 = 1;
@@ -30,6 +32,9 @@ const EPROTONOSUPPORT: i32 = 93;
 const EOPNOTSUPP: i32 = 95;
 const EADDRNOTAVAIL: i32 = 99;
 const ENETDOWN: i32 = 100;
+
+/// How long a rate is tried again, where the driver should take it.
+const RATE_TAKEN: Duration = Duration::from_secs(2);
 
 /// Makes one setting and reads it back.
 pub fn set(root: &HostRoot, vf: VfRef, setting: VfSetting) -> Result<Done, ChangeError> {
@@ -54,14 +59,14 @@ pub fn set(root: &HostRoot, vf: VfRef, setting: VfSetting) -> Result<Done, Chang
         let found = format!("{name} {}", now.before());
         return Err(stale(vf, &found, &format!("{name} {}", setting.before())));
     }
-    let changes = link::carrier_changes(root, &port);
     let mut answer = netlink.set_vf(port.index, vf.index, value);
-    // Drivers take a rate only while there is a link, and making VFs may have cost it just now.
-    if answer.is_err()
-        && matches!(setting, VfSetting::Rate(_))
-        && link::await_lost_carrier(root, &port, vf.pf, changes)
-    {
-        answer = netlink.set_vf(port.index, vf.index, value);
+    if let (Err(_), VfSetting::Rate(rate)) = (&answer, setting) {
+        if may_be_taken_later(root, &port, vf.pf, rate.to) {
+            wait(RATE_TAKEN, || {
+                answer = netlink.set_vf(port.index, vf.index, value);
+                answer.is_ok()
+            });
+        }
     }
     answer.map_err(|error| explain(vf, driver.as_deref(), asked, &error))?;
     let seen = read(&mut netlink, &port, vf, &setting.to_string())?;
@@ -78,6 +83,16 @@ pub fn set(root: &HostRoot, vf: VfRef, setting: VfSetting) -> Result<Done, Chang
                 .with_remedy("The kernel's log (dmesg) may say why."))
         }
     }
+}
+
+/// Whether a driver that refused a rate may take it in a moment: while there is no link none is, and
+/// making VFs may have cost the link just now. What the interface says of its link is no proof of
+/// what the driver found: igb asks its registers, which lose the link without the interface (seen
+/// with QEMU's 82576, half a second long).
+fn may_be_taken_later(root: &HostRoot, port: &Netdev, pf: PciAddress, rate: Rate) -> bool {
+    link::expects_carrier(root, pf)
+        && link::await_carrier(root, pf)
+        && net::speed(root, &port.name).is_none_or(|speed| rate.max <= speed)
 }
 
 /// What the PF has set for this VF now.
