@@ -50,6 +50,7 @@ mod run;
 mod scratch;
 pub mod setup;
 mod shape;
+mod tsc;
 mod udevd;
 pub mod uevent;
 pub mod wire;

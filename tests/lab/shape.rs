@@ -5,6 +5,7 @@
 //! after them, an NVMe drive on the one after that, and what the lab itself needs and cards of other
 //! kinds are on bus 0.
 
+use std::fmt::Write as _;
 use std::fs::File;
 use std::path::Path;
 use std::process::Command;
@@ -17,7 +18,7 @@ use crate::host::Host;
 use crate::host_kernel::HostKernel;
 use crate::setup::Ready;
 use crate::udevd::Udevd;
-use crate::{AGENT_PORT, image, peer, setup};
+use crate::{AGENT_PORT, image, peer, setup, tsc};
 
 /// More memory than this pushes the 64-bit PCI window above 4 GiB, where QEMU before 10.0.6 decodes
 /// the functions' BARs wrongly: every register then reads 0.
@@ -255,6 +256,10 @@ impl Shape {
         let processor = if self.counted { COUNTED } else { ONE };
         let mut command = base(ready, "q35,kernel-irqchip=split", processor, MEMORY);
         let mut cmdline = format!("{CMDLINE} intel_iommu=on iommu=pt {option}");
+        if !self.counted {
+            // Where instructions are the clock, what the host finds out itself is right.
+            write!(cmdline, " tsc_early_khz={}", tsc::khz())?;
+        }
         if !self.kvm {
             cmdline.push_str(" lab.kvm=no");
         }
