@@ -4,7 +4,9 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use lab::Host;
+use lab::{Host, Shape};
+
+use crate::iommufd::devices_by;
 
 const POLICY: &str = r#"
 apiVersion: assign/v1
@@ -42,7 +44,12 @@ spec:
 #[test]
 #[ignore = "boots an emulated host: cargo lab test"]
 fn one_guest_drives_devices_of_every_kind() -> Result<()> {
-    let shape = Host::intel().igb(1).shared_group().nvme().cards().limit(Duration::from_secs(340));
+    drive_devices_of_every_kind(Host::intel(), "type1")
+}
+
+/// Tries all of them in a host of this kind, where they come by this interface.
+pub fn drive_devices_of_every_kind(shape: Shape, interface: &str) -> Result<()> {
+    let shape = shape.igb(1).shared_group().nvme().cards().limit(Duration::from_secs(340));
     let host = shape.file("root/policy.yaml", POLICY).file("root/guest.yaml", GUEST).boot()?;
     // Interfaces come back under the name that is free then: giving names is udev's business.
     let drivers = "cd /sys/bus/pci/devices; for at in *; do \
@@ -58,6 +65,7 @@ fn one_guest_drives_devices_of_every_kind() -> Result<()> {
         host.run_within("assign run -f guest.yaml </dev/null", Duration::from_secs(240))?;
     let said = format!("{}\n{}", output.stdout, output.stderr);
     assert_eq!(output.code, 0, "{said}");
+    assert_eq!(devices_by(&said, interface), 8, "{said}");
     // Which interface is which is the guest kernel's affair.
     for driver in ["e1000", "virtio_net", "igb", "e1000e"] {
         let at = said.lines().find(|line| line.contains(&format!(": {driver} at ")));

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use lab::{Host, Job};
+use lab::{Host, Job, Shape};
 use serde_json::Value;
 
 use crate::documents::{Guest, policy};
@@ -12,10 +12,10 @@ use crate::guests;
 
 const GUEST_TIME: Duration = Duration::from_secs(180);
 
-fn host() -> Result<Host> {
+fn host(shape: Shape) -> Result<Host> {
     // Without this the guest's kernel listens to no eject request.
     let deaf = Guest::new("deaf", "hold acpiphp.disable=1").claim().to_string();
-    let shape = Host::intel()
+    let shape = shape
         .igb(1)
         .file("root/edge.yaml", policy(3))
         .file("root/web.yaml", Guest::new("web", "hold").claim().to_string())
@@ -44,7 +44,12 @@ fn start(host: &Host, name: &str) -> Result<Job> {
 #[test]
 #[ignore = "boots an emulated host: cargo lab test"]
 fn devices_come_to_a_running_guest_and_leave_it() -> Result<()> {
-    let host = host()?;
+    devices_come_and_leave(Host::intel())
+}
+
+/// The same in a host of this kind.
+pub fn devices_come_and_leave(shape: Shape) -> Result<()> {
+    let host = host(shape)?;
     let guest = start(&host, "web")?;
     assert_eq!(owners(&host), [web(), None, None]);
 
@@ -88,7 +93,12 @@ fn devices_come_to_a_running_guest_and_leave_it() -> Result<()> {
 #[test]
 #[ignore = "boots an emulated host: cargo lab test"]
 fn a_device_is_taken_where_the_guest_keeps_it_or_the_host_wants_it() -> Result<()> {
-    let host = host()?;
+    devices_are_taken(Host::intel())
+}
+
+/// The same in a host of this kind.
+pub fn devices_are_taken(shape: Shape) -> Result<()> {
+    let host = host(shape)?;
     // The first device of a guest that has none: its memory is pinned now.
     let bare = start(&host, "bare")?;
     host.ok("assign attach bare --pool lan");

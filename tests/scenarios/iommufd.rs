@@ -1,6 +1,5 @@
 //! Devices by iommufd, and by type1 beside it: on hosts that run the lab's own kernel, whose VFIO devices
-//! have files of their own. That kernel takes long to build, and guests have been seen to stand still on
-//! it: `cargo lab test iommufd` tries these, and without a name they are left out.
+//! have files of their own. What other scenarios show of type1 is tried again here.
 
 use std::time::Duration;
 
@@ -8,6 +7,7 @@ use anyhow::Result;
 use lab::{Host, Output};
 
 use crate::documents::{Guest, policy};
+use crate::{devices, hotplug, isolation};
 
 const GUEST_TIME: Duration = Duration::from_secs(240);
 
@@ -129,4 +129,28 @@ fn an_nvme_vf_comes_by_iommufd() -> Result<()> {
     assert_lines(&said, &["1 MiB written and read back: equal"]);
     host.ok("assign remove -f /examples/nvme-slices.yaml");
     Ok(())
+}
+
+#[test]
+#[ignore = "boots an emulated host with its own kernel: cargo lab test iommufd"]
+fn one_guest_drives_devices_of_every_kind() -> Result<()> {
+    devices::drive_devices_of_every_kind(Host::intel().iommufd(), "iommufd")
+}
+
+#[test]
+#[ignore = "boots an emulated host with its own kernel: cargo lab test iommufd"]
+fn devices_come_to_a_running_guest_and_leave_it() -> Result<()> {
+    hotplug::devices_come_and_leave(Host::intel().iommufd())
+}
+
+#[test]
+#[ignore = "boots an emulated host with its own kernel: cargo lab test iommufd"]
+fn a_device_is_taken_where_the_guest_keeps_it_or_the_host_wants_it() -> Result<()> {
+    hotplug::devices_are_taken(Host::intel().iommufd())
+}
+
+#[test]
+#[ignore = "boots an emulated host with its own kernel: cargo lab test iommufd"]
+fn a_device_is_proven_to_be_isolated_or_it_is_said_why_not() -> Result<()> {
+    isolation::devices_are_proven_to_be_isolated(Host::intel().iommufd())
 }

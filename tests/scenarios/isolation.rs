@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use lab::Host;
+use lab::{Host, Shape};
 use serde_json::Value;
 
 use crate::documents::{Guest, cards};
@@ -123,8 +123,13 @@ fn refusal(host: &Host, device: &str) -> Result<String> {
 #[test]
 #[ignore = "boots an emulated host: cargo lab test"]
 fn a_device_is_proven_to_be_isolated_or_it_is_said_why_not() -> Result<()> {
+    devices_are_proven_to_be_isolated(Host::intel())
+}
+
+/// The same in a host of this kind.
+pub fn devices_are_proven_to_be_isolated(shape: Shape) -> Result<()> {
     let claim = "  devices:\n    - {name: edu, claim: {pool: edu}}\n";
-    let host = Host::intel()
+    let host = shape
         .cards()
         .nvme()
         .file("root/policy.yaml", cards(&POOLS))
