@@ -2,7 +2,8 @@
 # First process of a guest. It reports what it has on its console, in lines that people can read and
 # tests look for, and then does what lab=VERB on the kernel's command line says:
 #   net       (or nothing) try every network, report, power off
-#   hold      the same, but stay and ping once a second until a line "stop" is typed
+#   hold      the same, but stay and ping once a second until a line "stop" is typed; a line "ping
+#             ADDRESS COUNT" sends that many pings, each as soon as the one before was answered
 #   shell     the same, then a shell
 #   time      tell when it is up and when its first interface has a link, to the microsecond, and
 #             power off
@@ -347,8 +348,14 @@ hold)
     aliases=$(cat /sys/bus/pci/devices/*/modalias)
     say "holding"
     # Somebody else listens: a read with a time limit would lose a line that comes as it runs out.
-    while read -r line; do
-        [ "$line" = stop ] && touch /run/stop
+    while read -r word address count; do
+        case $word in
+        stop) touch /run/stop ;;
+        ping)
+            answered=$(ping -A -q -c "$count" "$address" | sed -n 's/.* \([0-9]*\) packets received.*/\1/p')
+            say "ping $address: $answered of $count answered"
+            ;;
+        esac
     done </dev/console &
     until [ -e /run/stop ]; do
         come_and_go

@@ -68,6 +68,12 @@ impl Guest {
         self
     }
 
+    /// With a virtio network on br0.
+    pub fn bridge(mut self) -> Self {
+        self.networks += "    - {name: service, virtio: {bridge: br0}}\n";
+        self
+    }
+
     /// With a network that claims a VF, or else is connected to br0.
     pub fn claim_or_bridge(mut self) -> Self {
         self.networks +=
