@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use lab::{Host, Job};
+use lab::{Host, Job, Shape};
 
 use crate::documents::cards;
 use crate::guests;
@@ -43,7 +43,11 @@ fn owner(host: &Host) -> String {
 #[test]
 #[ignore = "boots an emulated host: cargo lab test"]
 fn what_an_uncorrectable_error_does_is_the_guests_own_choice() -> Result<()> {
-    let host = Host::intel()
+    meet_uncorrectable_errors(Host::intel())
+}
+
+pub fn meet_uncorrectable_errors(shape: Shape) -> Result<()> {
+    let host = shape
         .frail()
         .limit(Duration::from_secs(340))
         .file("root/policy.yaml", cards(&POOLS))

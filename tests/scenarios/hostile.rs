@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use lab::Host;
+use lab::{Host, Shape};
 
 use crate::documents::{Guest, policy};
 use crate::guests;
@@ -16,7 +16,11 @@ const CANARY: &str = "head -c 67108864 /dev/urandom >/tmp/canary; sha256sum </tm
 #[test]
 #[ignore = "boots an emulated host: cargo lab test"]
 fn a_guest_that_writes_anything_anywhere_harms_itself_only() -> Result<()> {
-    let mut shape = Host::intel()
+    write_anything_anywhere(Host::intel())
+}
+
+pub fn write_anything_anywhere(shape: Shape) -> Result<()> {
+    let mut shape = shape
         .igb(1)
         .limit(Duration::from_secs(340))
         .file("root/edge.yaml", policy(3))

@@ -7,7 +7,7 @@ use anyhow::Result;
 use lab::{Host, Output};
 
 use crate::documents::{Guest, policy};
-use crate::{devices, hotplug, isolation};
+use crate::{device_errors, devices, hostile, hotplug, isolation};
 
 const GUEST_TIME: Duration = Duration::from_secs(240);
 
@@ -153,4 +153,22 @@ fn a_device_is_taken_where_the_guest_keeps_it_or_the_host_wants_it() -> Result<(
 #[ignore = "boots an emulated host with its own kernel: cargo lab test iommufd"]
 fn a_device_is_proven_to_be_isolated_or_it_is_said_why_not() -> Result<()> {
     isolation::devices_are_proven_to_be_isolated(Host::intel().iommufd())
+}
+
+#[test]
+#[ignore = "boots an emulated host with its own kernel: cargo lab test iommufd"]
+fn what_an_uncorrectable_error_does_is_the_guests_own_choice() -> Result<()> {
+    device_errors::meet_uncorrectable_errors(Host::intel().iommufd())
+}
+
+#[test]
+#[ignore = "boots an emulated host with its own kernel: cargo lab test iommufd"]
+fn a_guest_that_writes_anything_anywhere_harms_itself_only() -> Result<()> {
+    hostile::write_anything_anywhere(Host::intel().iommufd())
+}
+
+#[test]
+#[ignore = "boots an emulated host with its own kernel: cargo lab test iommufd"]
+fn a_guest_that_aims_its_device_elsewhere_changes_nothing_and_is_named() -> Result<()> {
+    isolation::aim_elsewhere(Host::intel().iommufd())
 }

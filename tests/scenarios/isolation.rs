@@ -35,10 +35,14 @@ fn sums(said: &str) -> Vec<&str> {
 #[test]
 #[ignore = "boots an emulated host: cargo lab test"]
 fn a_guest_that_aims_its_device_elsewhere_changes_nothing_and_is_named() -> Result<()> {
+    aim_elsewhere(Host::intel())
+}
+
+pub fn aim_elsewhere(shape: Shape) -> Result<()> {
     let strays = strays();
     let verb = format!("hold lab.stray={}", strays.join(","));
     let claim = "  devices:\n    - {name: edu, claim: {pool: edu}}\n";
-    let host = Host::intel()
+    let host = shape
         .cards()
         .file("root/policy.yaml", cards(&POOLS))
         .file("root/stray.yaml", guest("stray", verb.leak(), claim))
