@@ -100,7 +100,7 @@ fn stats_show_that_a_vfs_traffic_goes_past_user_space() -> Result<()> {
     let starts = ["connect-networks", "start-vmm"];
     in_order(&phases, &[&launcher[..], &chooses, &starts].concat());
     in_order(&phases, &["lease-devices", "create-vm", "load-kernel", "create-vcpus", "run-vcpus"]);
-    in_order(&phases, &["create-vm", "open-device", "create-vcpus"]);
+    in_order(&phases, &["create-vm", "open-device", "add-devices"]);
     in_order(&phases, &["create-vm", "populate-memory", "pin-memory"]);
 
     // For people: what was told at the start, and all of it, in 80 columns.

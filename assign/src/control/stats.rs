@@ -164,7 +164,9 @@ impl fmt::Display for Phase {
             Phase::Vmm(spec::Phase::OpenDevice) => "device opened and reset",
             Phase::Vmm(spec::Phase::PopulateMemory) => "memory populated",
             Phase::Vmm(spec::Phase::PinMemory) => "memory pinned",
-            Phase::Vmm(spec::Phase::CreateVcpus) => "devices on the bus, vCPUs created",
+            Phase::Vmm(spec::Phase::CreateVcpus) => "vCPUs created",
+            Phase::Vmm(spec::Phase::AddDevices) => "devices on the bus",
+            Phase::Vmm(spec::Phase::HoldEnumeration) => "vCPU held until devices are there",
             Phase::Vmm(spec::Phase::RunVcpus) => "first vCPU runs",
             Phase::Vmm(spec::Phase::HoldBusMaster) => "vCPU held until memory is pinned",
         })

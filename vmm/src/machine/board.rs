@@ -79,7 +79,8 @@ impl Board {
             slot,
         };
         let function = VfioFunction::new(space.clone(), device, description, &surroundings)?;
-        placed(&function)?;
+        // It may decode already, and what a slot shows the guest must not go before the slot.
+        placed(&function).inspect_err(|_| function.shut_down())?;
         let function = Arc::new(function);
         self.root.put(slot, function.clone());
         Ok(Present { slot, function })

@@ -22,8 +22,10 @@ use crate::descriptor::Inherited;
 use crate::devices::hotplug::{Controller, Eject};
 use crate::error::{Error, Result, Trying};
 use crate::event::Reporter;
+use crate::pci::bar::Allocator;
 use crate::spec::{Departure, GuestEvent, Vfio, VfioDevice};
-use crate::vfio::arrival;
+use crate::vfio::arrival::Opening;
+use crate::vfio::device::VfioFunction;
 use crate::vfio::dma::IoSpace;
 use crate::vfio::notices::Notices;
 use crate::vfio::sys::Device;
@@ -61,26 +63,19 @@ struct Leaving {
 }
 
 impl Hotplug {
-    /// For the devices that are `present` from the start in `space`. A thread of its own closes those
-    /// that leave.
+    /// Without devices yet. A thread of its own closes those that leave.
     ///
     /// # Errors
-    /// Where a thread or the watch of a device cannot be made.
+    /// Where the thread cannot be made.
     pub fn new(
         vm: Arc<VmFd>,
         board: Board,
         controller: Arc<Controller>,
         reporter: Arc<Reporter>,
-        space: Option<Arc<IoSpace>>,
-        present: Vec<Present>,
     ) -> Result<Arc<Self>> {
         let (leaving, to_close) = channel();
-        let state = Mutex::new(State { space, present: Vec::new() });
+        let state = Mutex::default();
         let hotplug = Arc::new(Hotplug { vm, board, controller, reporter, state, leaving });
-        for device in present {
-            let watched = hotplug.watch(device)?;
-            crate::lock(&hotplug.state).present.push(watched);
-        }
         let closing = hotplug.clone();
         thread::Builder::new()
             .name("close".into())
@@ -88,6 +83,30 @@ impl Hotplug {
             .system("start a thread")?;
         hotplug.controller.serve(hotplug.clone());
         Ok(hotplug)
+    }
+
+    /// The machine as devices see it.
+    pub fn board(&self) -> &Board {
+        &self.board
+    }
+
+    /// Puts the devices of the machine's start on the bus: all, or none. The guest has not looked for
+    /// devices yet. They reach memory once `pinned` opens; their BARs get places from `allocator`.
+    ///
+    /// # Errors
+    /// The first device's that failed.
+    pub fn settle(
+        &self,
+        space: Arc<IoSpace>,
+        pinned: Arc<Latch>,
+        devices: Vec<(VfioDevice, Device)>,
+        allocator: &mut Allocator,
+    ) -> Result<()> {
+        let added = self.add_all(&space, &pinned, devices, |function| function.place(allocator))?;
+        let mut state = crate::lock(&self.state);
+        state.space = Some(space);
+        state.present.extend(added);
+        Ok(())
     }
 
     /// Gives the guest the devices of `wanted`, whose descriptors are among `received`: all, or none.
@@ -114,9 +133,12 @@ impl Hotplug {
             }
             None => IoSpace::new(&self.vm, wanted, received)?,
         };
-        let ((), devices) = arrival::open(arrivals, &Arc::default(), || Ok(()))?;
+        let devices = Opening::begin(arrivals, &Arc::default())?.wait()?;
         space.map_memory(&self.board.memory)?;
-        let added = self.add_all(&space, wanted.devices.iter().zip(devices))?;
+        let pinned = Arc::new(Latch::default());
+        pinned.open();
+        let devices = wanted.devices.iter().cloned().zip(devices);
+        let added = self.add_all(&space, &pinned, devices, |_| Ok(()))?;
         let mut state = crate::lock(&self.state);
         state.space = Some(space);
         let slots: Vec<usize> = added.iter().map(|device| device.present.slot).collect();
@@ -127,18 +149,18 @@ impl Hotplug {
 
     /// Puts opened devices on the bus. Where one fails, those before it are taken off again; the guest
     /// has not been told of any.
-    fn add_all<'a>(
+    fn add_all(
         &self,
         space: &Arc<IoSpace>,
-        devices: impl Iterator<Item = (&'a VfioDevice, Device)>,
+        pinned: &Arc<Latch>,
+        devices: impl IntoIterator<Item = (VfioDevice, Device)>,
+        mut place: impl FnMut(&VfioFunction) -> Result<()>,
     ) -> Result<Vec<Watched>> {
-        let pinned = Arc::new(Latch::default());
-        pinned.open();
         let mut added: Vec<Watched> = Vec::new();
         for (description, device) in devices {
             let one = self
                 .board
-                .add_passed(space, &pinned, device, description, |_| Ok(()))
+                .add_passed(space, pinned, device, &description, &mut place)
                 .and_then(|present| self.watch(present));
             match one {
                 Ok(one) => added.push(one),

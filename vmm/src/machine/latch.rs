@@ -1,5 +1,6 @@
 //! A gate that opens once and is waited for until then.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 
 /// Closed at first, and then, for good, open or broken.
@@ -7,6 +8,7 @@ use std::sync::{Condvar, Mutex, PoisonError};
 pub struct Latch {
     outcome: Mutex<Option<Outcome>>,
     changed: Condvar,
+    awaited: AtomicBool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,8 +33,14 @@ impl Latch {
         *crate::lock(&self.outcome) == Some(Outcome::Open)
     }
 
+    /// Whether somebody waited here, or does.
+    pub fn is_awaited(&self) -> bool {
+        self.awaited.load(Ordering::Relaxed)
+    }
+
     /// Waits until it is open; false where it was given up.
     pub fn pass(&self) -> bool {
+        self.awaited.store(true, Ordering::Relaxed);
         let ended = self
             .changed
             .wait_while(crate::lock(&self.outcome), |outcome| outcome.is_none())
@@ -48,7 +56,6 @@ impl Latch {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicBool, Ordering};
     use std::thread;
     use std::time::Duration;
 
@@ -57,7 +64,7 @@ mod tests {
     #[test]
     fn nobody_passes_before_it_opens_and_everybody_afterwards() {
         let (latch, opens) = (Latch::default(), AtomicBool::new(false));
-        assert!(!latch.is_open());
+        assert!(!latch.is_open() && !latch.is_awaited());
         thread::scope(|scope| {
             let waiting = [(); 3].map(|()| {
                 scope.spawn(|| {
@@ -68,6 +75,7 @@ mod tests {
             });
             // Whoever does not wait has passed by now.
             thread::sleep(Duration::from_millis(20));
+            assert!(latch.is_awaited());
             opens.store(true, Ordering::SeqCst);
             latch.open();
             assert!(waiting.into_iter().all(|thread| thread.join().unwrap()));

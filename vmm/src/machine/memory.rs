@@ -9,6 +9,7 @@ use std::thread;
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::VmFd;
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
+use rustix::process::{Resource, geteuid, getpriority_process, getrlimit, setpriority_process};
 use vm_memory::{
     GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
     MmapRegion,
@@ -89,13 +90,17 @@ fn map_congruent(guest: u64, size: u64) -> io::Result<*mut u8> {
 const CHUNK: usize = 32 << 20;
 /// Threads that populate, at most: beyond, the memory's bandwidth is the limit.
 const MOST_THREADS: usize = 16;
+/// How nice populating is to whoever else wants a CPU (see nice(2)): as nice as can be, so that a vCPU
+/// that shares one with it hardly notices.
+const PATIENT: i32 = 19;
 
 /// Has the kernel find pages for all of `memory` now, on all CPUs that this process may use. Pinning
-/// finds them too, but one after the other.
+/// finds them too, but one after the other. It stands back behind other threads, above all vCPUs, until
+/// it is `urgent`.
 ///
 /// Where that fails (Linux before 5.14, or a host without so much memory), what remains is left to
 /// whoever needs the pages, who learns the reason.
-pub fn populate(memory: &GuestMemory) {
+pub fn populate(memory: &GuestMemory, urgent: impl Fn() -> bool + Sync) {
     let chunks: Vec<_> = memory
         .iter()
         .flat_map(|region| {
@@ -105,7 +110,11 @@ pub fn populate(memory: &GuestMemory) {
         .collect();
     let next = AtomicUsize::new(0);
     let work = || {
+        let mut patience = Patience::begin();
         while let Some(&(start, length)) = chunks.get(next.fetch_add(1, Ordering::Relaxed)) {
+            if urgent() {
+                patience.end();
+            }
             // SAFETY: the range is part of a region of `memory`, private anonymous memory that is
             // mapped as long as it is borrowed here; it is written to as if each byte were written
             // with its own value, which harms nobody who uses it at the same time.
@@ -123,6 +132,45 @@ pub fn populate(memory: &GuestMemory) {
         }
         work();
     });
+}
+
+/// A thread that is nicer than it was, until this ends.
+struct Patience {
+    /// How nice it was; none where it has become so again, or could not become nicer.
+    before: Option<i32>,
+}
+
+impl Patience {
+    fn begin() -> Self {
+        // Of a process without a number Linux takes the calling thread.
+        let before = getpriority_process(None).ok();
+        let becomes = before.filter(|before| {
+            *before < PATIENT
+                && may_return_to(*before)
+                && setpriority_process(None, PATIENT).is_ok()
+        });
+        Patience { before: becomes }
+    }
+
+    fn end(&mut self) {
+        if let Some(before) = self.before.take() {
+            // It was found to be allowed.
+            let _ = setpriority_process(None, before);
+        }
+    }
+}
+
+impl Drop for Patience {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// Whether a thread may become as little nice again as it was: root may, and who has the limit for it
+/// (RLIMIT_NICE of getrlimit(2)).
+fn may_return_to(nice: i32) -> bool {
+    let wanted = u64::try_from(20 - nice).unwrap_or(u64::MAX);
+    geteuid().is_root() || getrlimit(Resource::Nice).current.is_none_or(|limit| limit >= wanted)
 }
 
 /// Who holds memory slots: a VM.
@@ -283,7 +331,7 @@ mod tests {
         let layout = Layout::new(80 << 20, 40, &[]).unwrap();
         let memory = allocate(&layout).unwrap();
         memory.write_slice(b"kernel", GuestAddress(0x10_0000)).unwrap();
-        populate(&memory);
+        populate(&memory, || false);
         let region = memory.iter().next().unwrap();
         let start = region.as_ptr() as usize;
         // Linux before 5.14 cannot.

@@ -3,9 +3,9 @@
 //! ```text
 //! KVM ─ VM ─ interrupt controllers ─ RAM into slots ─┬─ kernel into RAM ───────────────┬─►
 //!                                                    └─ devices opened, RAM pinned …──┘
-//!   ─ devices onto buses ─ vCPUs ─ (run) a thread per vCPU; this thread serves the event loop
+//!   ─ vCPUs ─ (run) a thread per vCPU; this thread puts devices on the bus ─ serves the event loop
 //! ```
-//! RAM may still be pinned when the vCPUs run: see [`crate::vfio::arrival`].
+//! Devices may still be reset, and RAM be pinned, when the vCPUs run: see [`crate::vfio::arrival`].
 //!
 //! Whoever stops the machine says why through [`crate::devices::power::Stop`]; the first reason
 //! counts. The process ends then, and the kernel takes VM, pins and devices down with it.
@@ -44,7 +44,7 @@ use crate::devices::power::{self, Keyboard, Power, Stop};
 use crate::devices::serial::{self, Console};
 use crate::error::{Result, Trying};
 use crate::event::Reporter;
-use crate::machine::board::{Board, Present};
+use crate::machine::board::Board;
 use crate::machine::event_loop::{EventLoop, Ready, Trigger};
 use crate::machine::hotplug::Hotplug;
 use crate::machine::interrupts::Interrupts;
@@ -56,11 +56,11 @@ use crate::machine::memory::Slots;
 use crate::machine::stats::{Counters, Statistics};
 use crate::machine::vcpu::{Buses, Vcpu};
 use crate::pci::bar::{Allocator, Windows};
+use crate::pci::gate::Gate;
 use crate::pci::root::RootComplex;
-use crate::spec::{GuestEvent, GuestSpec, Phase, StopReason, VfioDevice};
+use crate::spec::{GuestEvent, GuestSpec, Phase, StopReason, VfioDevice, VirtioNet};
 use crate::timeline::Timeline;
-use crate::vfio::arrival;
-use crate::vfio::device::VfioFunction;
+use crate::vfio::arrival::{self, Opening};
 use crate::vfio::dma::IoSpace;
 use crate::vfio::sys::Device;
 use crate::{boot, control, devices};
@@ -68,12 +68,12 @@ use crate::{boot, control, devices};
 /// A guest that is ready to run.
 pub struct Machine {
     vcpus: Vec<Vcpu>,
+    arriving: Option<Arriving>,
     buses: Buses,
     events: Arc<EventLoop>,
     stop: Arc<Stop>,
     statistics: Arc<Statistics>,
     reporter: Arc<Reporter>,
-    control: Option<OwnedFd>,
     // When the VM's descriptor is closed, KVM lets go of all events, also while vCPUs run.
     _vm: Arc<VmFd>,
 }
@@ -136,24 +136,26 @@ impl Machine {
             timeline.end(loading);
             Ok(entry)
         };
-        let (entry, passed) = match &spec.vfio {
+        let (entry, passed) = match spec.vfio.clone() {
             Some(vfio) => {
-                let (space, arrivals) = IoSpace::new(&vm, vfio, inherited)?;
+                let (space, arrivals) = IoSpace::new(&vm, &vfio, inherited)?;
                 let pinned = arrival::pin(&space, &memory, &stop, &timeline, reporter)?;
-                let (entry, devices) = arrival::open(arrivals, &timeline, load)?;
-                let devices = vfio.devices.iter().zip(devices).collect();
-                (entry, Some(Passed { space, pinned, devices }))
+                let opening = Opening::begin(arrivals, &timeline)?;
+                (load()?, Some(Passed { space, pinned, opening, described: vfio.devices }))
             }
             None => (load()?, None),
         };
         let creating = timeline.begin(Phase::CreateVcpus, None);
-        let space = passed.as_ref().map(|passed| passed.space.clone());
-        let present = add_pci_devices(spec, inherited, passed, &board)?;
+        let taps =
+            spec.networks.iter().map(|net| Ok((inherited.take(net.tap, "a TAP")?, net.clone())));
+        let networks = taps.collect::<Result<_>>()?;
         let control = spec.control.map(|socket| inherited.take(socket, "the control socket"));
         let control = control.transpose()?;
-        let (reporter, root) = (reporter.clone(), board.root.clone());
-        let heard = reporter.clone();
-        let hotplug = Hotplug::new(vm.clone(), board, controller, heard, space, present)?;
+        let root = board.root.clone();
+        let gate = Arc::new(Gate::new(root.clone(), timeline.clone()));
+        insert(&buses.memory, ECAM_BASE, ECAM_SIZE, gate.clone());
+        let arriving = Some(Arriving { passed, networks, control, gate });
+        let hotplug = Hotplug::new(vm.clone(), board, controller, reporter.clone())?;
 
         let mut counters = Counters::new(&vm);
         let vcpus = (0..spec.cpus)
@@ -166,19 +168,17 @@ impl Machine {
             .collect::<Result<_>>()?;
         timeline.end(creating);
         let statistics = Arc::new(Statistics { counters, root, hotplug, memory, timeline });
-        Ok(Machine { vcpus, buses, events, stop, statistics, reporter, control, _vm: vm })
+        let reporter = reporter.clone();
+        Ok(Machine { vcpus, arriving, buses, events, stop, statistics, reporter, _vm: vm })
     }
 
-    /// Starts the vCPUs and serves the guest until it stops. The vCPUs' threads are not waited for
-    /// and may still run then: the process is expected to end.
+    /// Starts the vCPUs, puts the devices on the bus, and serves the guest until it stops. The vCPUs'
+    /// threads are not waited for and may still run then: the process is expected to end.
     ///
     /// # Errors
-    /// Where a thread cannot be started or waiting fails.
+    /// Where a device cannot be had, a thread cannot be started or waiting fails.
     pub fn run(mut self) -> Result<StopReason> {
-        let vcpus = take(&mut self.vcpus);
-        if let Some(control) = self.control.take() {
-            control::serve(control, self.statistics.clone())?;
-        }
+        let (vcpus, arriving) = (take(&mut self.vcpus), self.arriving.take());
         // Never dropped: vCPUs that still run write to the guest's RAM, and whatever came to lie in
         // its place in this process would be written over.
         let machine = ManuallyDrop::new(self);
@@ -199,7 +199,32 @@ impl Machine {
                 .spawn(work)
                 .system("start a vCPU's thread")?;
         }
+        if let Some(arriving) = arriving {
+            machine.receive(arriving)?;
+        }
         machine.events.run(|| machine.stop.reason())
+    }
+
+    /// Puts all devices on the PCI bus, passed-through ones first, lets the guest find them, and lets
+    /// the launcher add others.
+    fn receive(&self, Arriving { passed, networks, control, gate }: Arriving) -> Result<()> {
+        let Statistics { hotplug, timeline, .. } = &*self.statistics;
+        let board = hotplug.board();
+        let mut allocator = Allocator::new(board.windows.clone());
+        let opened = passed.map(Passed::wait).transpose()?;
+        let adding = timeline.begin(Phase::AddDevices, None);
+        if let Some((space, pinned, devices)) = opened {
+            hotplug.settle(space, pinned, devices, &mut allocator)?;
+        }
+        for (tap, network) in networks {
+            board.add_network(tap, &network, &mut allocator)?;
+        }
+        timeline.end(adding);
+        gate.open();
+        if let Some(control) = control {
+            control::serve(control, self.statistics.clone())?;
+        }
+        Ok(())
     }
 }
 
@@ -261,33 +286,28 @@ fn hotplug_controller(buses: &Buses, interrupts: &Interrupts) -> Result<Arc<Cont
     Ok(controller)
 }
 
-/// Opened devices, each with what is said of it.
-struct Passed<'a> {
-    space: Arc<IoSpace>,
-    pinned: Arc<Latch>,
-    devices: Vec<(&'a VfioDevice, Device)>,
+/// What is there only once the vCPUs run.
+struct Arriving {
+    passed: Option<Passed>,
+    networks: Vec<(OwnedFd, VirtioNet)>,
+    control: Option<OwnedFd>,
+    gate: Arc<Gate>,
 }
 
-/// Puts all devices of the spec on the PCI bus, passed-through ones first.
-fn add_pci_devices(
-    spec: &GuestSpec,
-    inherited: &mut Inherited,
-    passed: Option<Passed<'_>>,
-    board: &Board,
-) -> Result<Vec<Present>> {
-    let mut allocator = Allocator::new(board.windows.clone());
-    let mut present = Vec::new();
-    if let Some(Passed { space, pinned, devices }) = passed {
-        for (description, device) in devices {
-            let place = |function: &VfioFunction| function.place(&mut allocator);
-            present.push(board.add_passed(&space, &pinned, device, description, place)?);
-        }
+/// Devices that are being opened, each with what is said of it.
+struct Passed {
+    space: Arc<IoSpace>,
+    pinned: Arc<Latch>,
+    opening: Opening,
+    described: Vec<VfioDevice>,
+}
+
+impl Passed {
+    /// Waits until all are open.
+    fn wait(self) -> Result<(Arc<IoSpace>, Arc<Latch>, Vec<(VfioDevice, Device)>)> {
+        let devices = self.opening.wait()?;
+        Ok((self.space, self.pinned, self.described.into_iter().zip(devices).collect()))
     }
-    for network in &spec.networks {
-        board.add_network(inherited.take(network.tap, "a TAP")?, network, &mut allocator)?;
-    }
-    insert(&board.buses.memory, ECAM_BASE, ECAM_SIZE, board.root.clone());
-    Ok(present)
 }
 
 /// Puts a device where the fixed layout has room for it.

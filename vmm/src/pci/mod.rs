@@ -1,12 +1,14 @@
 //! The guest's PCI Express root complex: one segment, bus 0, every device an endpoint on it.
 //!
-//! [`root`] finds the function a configuration access is for; [`config`] holds the registers of a
-//! function that is all ours; [`bar`] decides where BARs decode; [`msix`] and [`msi`] turn what a
-//! guest writes into kernel-delivered interrupts, one [`vector`] each. Register numbers follow the PCI Express base specification 6.0,
-//! chapter 7, under the names of Linux's `pci_regs.h`.
+//! [`root`] finds the function a configuration access is for, and [`gate`] has it wait for them;
+//! [`config`] holds the registers of a function that is all ours; [`bar`] decides where BARs decode;
+//! [`msix`] and [`msi`] turn what a guest writes into kernel-delivered interrupts, one [`vector`] each.
+//! Register numbers follow the PCI Express base specification 6.0, chapter 7, under the names of
+//! Linux's `pci_regs.h`.
 
 pub mod bar;
 pub mod config;
+pub mod gate;
 pub mod msi;
 pub mod msix;
 pub mod root;

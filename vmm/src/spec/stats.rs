@@ -123,10 +123,14 @@ pub enum Phase {
     PopulateMemory,
     /// Guest RAM mapped for the devices, which pins it.
     PinMemory,
-    /// Devices onto the bus, and the vCPUs.
+    /// The vCPUs.
     CreateVcpus,
     /// The first `KVM_RUN`: a moment.
     RunVcpus,
+    /// Devices onto the bus, once they are open.
+    AddDevices,
+    /// A vCPU is held that looks for PCI devices, until they are on the bus.
+    HoldEnumeration,
     /// A vCPU is held that makes a device a bus master, until memory is pinned.
     HoldBusMaster,
 }

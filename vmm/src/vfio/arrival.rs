@@ -2,19 +2,19 @@
 //! other, and beside the rest of the start.
 //!
 //! ```text
-//! this thread      kernel and initrd into RAM ─ BARs, interrupts ─ vCPUs run ─ (event loop)
-//! a thread each    device opened and reset ──┘                       │
-//! pin              RAM populated ─ RAM mapped and pinned ─► latch    │ sets bus master: waits for
-//!                                                             └──────┴─► the latch, then goes on
+//! this thread      kernel and initrd into RAM ─ vCPUs run ─ devices awaited, onto the bus ─► gate
+//! a thread each    device opened and reset ─────────────────┘                                  │
+//! pin              RAM populated ─ RAM mapped and pinned ─► latch                              │
+//! a vCPU           … looks for PCI devices: waits for the gate … makes one a bus master: waits for
+//!                  the latch, and goes on
 //! ```
-//! A device cannot reach memory before the guest has made it a bus master, so the vCPUs need not wait
-//! for the mappings: only the one that sets that bit, in [`super::device`]. Where the mappings fail,
-//! that bit is never set, and the machine stops with [`StopReason::NoDevices`], for its launcher to
-//! start it again without.
+//! A guest looks for devices long after it has begun, and a device cannot reach memory before the guest
+//! has made it a bus master. So the vCPUs wait neither for resets nor for mappings: only those do that
+//! read or write configuration space, in [`crate::pci::gate`], and the one that sets that bit, in
+//! [`super::device`]. Where devices do not open or mappings fail, neither ever happens, and the machine
+//! stops with [`StopReason::NoDevices`], for its launcher to start it again without.
 //!
-//! Devices are open before the first vCPU runs. A reset moves a device's BARs away and back, while
-//! the guest has not found the device yet: nothing is gained by having it see that, and emulated
-//! hosts have been seen to die of it.
+//! Where CPUs are short, populating memory stands back behind the vCPUs until one is held for it.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -30,27 +30,35 @@ use crate::machine::memory::{GuestMemory, populate};
 use crate::spec::{GuestEvent, Phase, StopReason};
 use crate::timeline::Timeline;
 
-/// Opens the devices at once, each in a thread of its own, since each is reset by that, which takes
-/// 100 ms and more, most of it waiting; on this thread, does what is to be done `meanwhile`. Returns
-/// the devices in their order. `timeline` takes note of each.
-///
-/// # Errors
-/// The first of: what went wrong meanwhile, with a device.
-pub fn open<T>(
-    arrivals: Vec<Arrival>,
-    timeline: &Arc<Timeline>,
-    meanwhile: impl FnOnce() -> Result<T>,
-) -> Result<(T, Vec<Device>)> {
-    let open = |Arrival { address, entrance }| {
-        let timeline = timeline.clone();
-        let work =
-            move || timeline.time(Phase::OpenDevice, Some(&address), || entrance.open(&address));
-        thread::Builder::new().name("open".into()).spawn(work).system("start a thread")
-    };
-    let opening: Vec<_> = arrivals.into_iter().map(open).collect::<Result<_>>()?;
-    let done = meanwhile();
-    let devices = opening.into_iter().map(joined).collect::<Result<_>>();
-    Ok((done?, devices?))
+/// Devices that are being opened, each in a thread of its own, since each is reset by that, which takes
+/// 100 ms and more, most of it waiting.
+pub struct Opening(Vec<JoinHandle<Result<Device>>>);
+
+impl Opening {
+    /// Begins. `timeline` takes note of each.
+    ///
+    /// # Errors
+    /// Where a thread cannot be started.
+    pub fn begin(arrivals: Vec<Arrival>, timeline: &Arc<Timeline>) -> Result<Self> {
+        let open = |Arrival { address, entrance }| {
+            let timeline = timeline.clone();
+            let work = move || {
+                timeline.time(Phase::OpenDevice, Some(&address), || entrance.open(&address))
+            };
+            thread::Builder::new().name("open".into()).spawn(work).system("start a thread")
+        };
+        Ok(Opening(arrivals.into_iter().map(open).collect::<Result<_>>()?))
+    }
+
+    /// Waits for all, and returns them in their order.
+    ///
+    /// # Errors
+    /// The first device's that failed, naming it.
+    pub fn wait(self) -> Result<Vec<Device>> {
+        // All of them, so that none is closed while another is in its reset.
+        let opened: Vec<_> = self.0.into_iter().map(joined).collect();
+        opened.into_iter().collect()
+    }
 }
 
 /// What the thread came to.
@@ -79,8 +87,10 @@ pub fn pin(
     let (timeline, reporter) = (timeline.clone(), reporter.clone());
     let latch = Arc::new(Latch::default());
     let pinned = latch.clone();
+    let wanted = latch.clone();
     let work = move || {
-        timeline.time(Phase::PopulateMemory, None, || populate(&memory));
+        let urgent = || wanted.is_awaited();
+        timeline.time(Phase::PopulateMemory, None, || populate(&memory, urgent));
         timeline.time(Phase::PinMemory, None, || space.map_memory(&memory))?;
         // Now, and not when each vCPU comes round to it: whoever hears of this finds it whole.
         timeline.end_all(Phase::HoldBusMaster);

@@ -2,10 +2,12 @@
 //!
 //! An entry is one file, so it is there whole or not at all:
 //! ```text
-//! ELF kernel │ the payload it came from │ trailer: magic, bytes of the kernel, bytes of the payload
+//! ELF kernel │ the payload it came from │ trailer: magic, bytes of the kernel, bytes of the payload,
+//!                                          which file the payload was in
 //! ```
 //! Its name is only drawn from a sample of the payload; what counts is that the payload in it is,
-//! byte for byte, that of the image at hand. It is written under another name, brought to the disk,
+//! byte for byte, that of the image at hand. Where that is the very file the payload came from, and
+//! has not changed since, it need not be read for that. The entry is written under another name, brought to the disk,
 //! sealed and renamed. The seal is its modification time, which is set to 1970: whatever is written
 //! to the file afterwards, or gets lost with the power, breaks it, and the entry is made anew. An
 //! entry whose kernel has no bytes says that this payload holds none that can be entered.
@@ -14,7 +16,7 @@
 
 use std::fs::{DirBuilder, File, FileTimes, OpenOptions};
 use std::io::{self, BufWriter, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, SystemTime};
@@ -27,8 +29,11 @@ const MOST: usize = 4;
 /// What a killed command left half written is removed when it is as old as this.
 const STALE: Duration = Duration::from_secs(600);
 /// Changes with the format.
-const MAGIC: [u8; 8] = *b"assignK1";
-const TRAILER: usize = 24;
+const MAGIC: [u8; 8] = *b"assignK2";
+const TRAILER: usize = 64;
+/// A file that has changed more recently than this may change once more without its times telling:
+/// coarser than those of any file system Linux boots from.
+const SETTLED: Duration = Duration::from_secs(3);
 /// Bytes at either end of the payload that the name is drawn from.
 const SAMPLE: u64 = 4096;
 const CHUNK: usize = 128 << 10;
@@ -52,9 +57,10 @@ impl<'a> Cache<'a> {
     /// none in it to be had. `None` where it has to be unpacked.
     pub fn find(&self, image: &File, payload: Payload) -> Option<Result<File, String>> {
         let file = File::open(self.entry(image, payload)?).ok()?;
-        let kernel = kernel_bytes(&file, payload)?;
+        let Entry { kernel, source } = Entry::read(&file, payload)?;
         let before = Payload { offset: kernel, length: payload.length };
-        if !same(image, payload, &file, before) {
+        let unchanged = source.is_some() && source == Source::of(image);
+        if !unchanged && !same(image, payload, &file, before) {
             return None;
         }
         // Only decides what is kept; and not everybody who may read may do it.
@@ -72,9 +78,11 @@ impl<'a> Cache<'a> {
         DirBuilder::new().recursive(true).mode(0o700).create(self.folder).map_err(unkept)?;
         self.remove_stale();
         let new = Unfinished::create(&entry).map_err(unkept)?;
+        // Before it is read: what changes meanwhile is another file to the next start.
+        let source = Source::of(image).filter(Source::is_settled);
         unpack::unpack(image, payload, &mut BufWriter::with_capacity(CHUNK, &new.file))?;
         let entered = elf::check(&new.file);
-        finish(&new.file, image, payload, entered.is_ok()).map_err(unkept)?;
+        finish(&new.file, image, payload, source, entered.is_ok()).map_err(unkept)?;
         let file = File::open(&new.path).map_err(unkept)?;
         new.rename(&entry).map_err(unkept)?;
         self.prune();
@@ -159,7 +167,13 @@ impl Drop for Unfinished {
 }
 
 /// Adds what an entry has behind its kernel, brings it to the disk and seals it.
-fn finish(mut file: &File, image: &File, payload: Payload, entered: bool) -> io::Result<()> {
+fn finish(
+    mut file: &File,
+    image: &File,
+    payload: Payload,
+    source: Option<Source>,
+    entered: bool,
+) -> io::Result<()> {
     if !entered {
         file.set_len(0)?;
     }
@@ -172,28 +186,67 @@ fn finish(mut file: &File, image: &File, payload: Payload, entered: bool) -> io:
     let mut trailer = MAGIC.to_vec();
     trailer.extend(kernel.to_le_bytes());
     trailer.extend(payload.length.to_le_bytes());
+    let source = source.map_or([0; 5], |source| source.0);
+    trailer.extend(source.into_iter().flat_map(i64::to_le_bytes));
     file.write_all(&trailer)?;
     file.sync_all()?;
     file.set_times(FileTimes::new().set_modified(SEAL).set_accessed(SystemTime::now()))?;
     file.sync_all()
 }
 
-/// Bytes of the kernel in an entry of a payload like this; `None` where the seal is broken or the
-/// file is something else.
-fn kernel_bytes(file: &File, payload: Payload) -> Option<u64> {
-    let found = file.metadata().ok()?;
-    if !found.is_file() || found.modified().ok()? != SEAL {
-        return None;
+/// Which file, in which state: device, inode, bytes, and when it last changed, by the time that nobody
+/// can set, in seconds and nanoseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Source([i64; 5]);
+
+impl Source {
+    fn of(file: &File) -> Option<Self> {
+        let found = file.metadata().ok()?;
+        let [device, inode, bytes] = [found.dev(), found.ino(), found.size()].map(u64::cast_signed);
+        Some(Source([device, inode, bytes, found.ctime(), found.ctime_nsec()]))
     }
-    let mut trailer = [0; TRAILER];
-    let at = found.len().checked_sub(TRAILER as u64)?;
-    file.read_exact_at(&mut trailer, at).ok()?;
-    let number = |at: usize| Some(u64::from_le_bytes(trailer.get(at..at + 8)?.try_into().ok()?));
-    let (kernel, packed) = (number(8)?, number(16)?);
-    let whole = trailer.starts_with(&MAGIC)
-        && packed == payload.length
-        && kernel.checked_add(packed) == Some(at);
-    whole.then_some(kernel)
+
+    /// Whether another change would show.
+    fn is_settled(&self) -> bool {
+        let [.., seconds, nanoseconds] = self.0;
+        let (Ok(seconds), Ok(nanoseconds)) = (u64::try_from(seconds), u32::try_from(nanoseconds))
+        else {
+            return false;
+        };
+        let changed = SystemTime::UNIX_EPOCH + Duration::new(seconds, nanoseconds);
+        // A change in the future is a clock that was wrong, or is.
+        changed.elapsed().is_ok_and(|age| age >= SETTLED)
+    }
+}
+
+/// What an entry says of itself.
+struct Entry {
+    /// Bytes of its kernel.
+    kernel: u64,
+    /// Which file the payload was in; none where that cannot be told from others.
+    source: Option<Source>,
+}
+
+impl Entry {
+    /// Of an entry of a payload like this; `None` where the seal is broken or the file is something
+    /// else.
+    fn read(file: &File, payload: Payload) -> Option<Self> {
+        let found = file.metadata().ok()?;
+        if !found.is_file() || found.modified().ok()? != SEAL {
+            return None;
+        }
+        let mut trailer = [0; TRAILER];
+        let at = found.len().checked_sub(TRAILER as u64)?;
+        file.read_exact_at(&mut trailer, at).ok()?;
+        let (words, _) = trailer.as_chunks::<8>();
+        let [magic, kernel, packed, source @ ..] = words else { return None };
+        let (kernel, packed) = (u64::from_le_bytes(*kernel), u64::from_le_bytes(*packed));
+        let whole =
+            *magic == MAGIC && packed == payload.length && kernel.checked_add(packed) == Some(at);
+        let source: [[u8; 8]; 5] = source.try_into().ok()?;
+        let source = Some(source.map(i64::from_le_bytes)).filter(|source| *source != [0; 5]);
+        whole.then_some(Entry { kernel, source: source.map(Source) })
+    }
 }
 
 /// Whether the two parts, which are of one length, hold the same.
@@ -275,6 +328,66 @@ mod tests {
         let moved = cache.entry(&image, payload).expect("a name");
         std::fs::rename(&entries(folder.path())[0], &moved).expect("our folder");
         assert!(cache.find(&image, payload).is_none());
+    }
+
+    #[test]
+    fn a_file_is_known_again_until_it_changes_and_is_not_trusted_while_it_may() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let cache = Cache::at(folder.path());
+        let image = packed(0);
+        let payload = image::payload(&image).expect("a payload");
+        let source_of = |image: &File| {
+            cache.make(image, payload).expect("a kernel");
+            let [entry] = &entries(folder.path())[..] else { panic!("one entry") };
+            Entry::read(&File::open(entry).expect("our file"), payload).expect("an entry").source
+        };
+        assert_eq!(source_of(&image), None, "it changed just now");
+
+        let known = Source::of(&image).expect("a file");
+        let long_ago = |Source([device, inode, bytes, seconds, nanoseconds])| {
+            Source([device, inode, bytes, seconds - 60, nanoseconds])
+        };
+        assert!(!known.is_settled() && long_ago(known).is_settled());
+        assert!(!Source([1, 1, 1, i64::MAX / 2, 0]).is_settled() && !Source([-1; 5]).is_settled());
+        // Written over with what was there, and its time of modification put back.
+        let modified = image.metadata().and_then(|found| found.modified()).expect("a time");
+        std::thread::sleep(Duration::from_millis(20));
+        image.write_all_at(b"\x02", payload.offset).expect("a writable file");
+        image.set_times(FileTimes::new().set_modified(modified)).expect("our file");
+        assert_ne!(Source::of(&image).expect("a file"), known);
+    }
+
+    #[test]
+    fn the_very_file_is_not_compared_and_any_other_is() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let cache = Cache::at(folder.path());
+        let image = packed(0);
+        let payload = image::payload(&image).expect("a payload");
+        cache.make(&image, payload).expect("a kernel");
+        let entry = entries(folder.path()).remove(0);
+        // A payload that is not this image's, and the claim that it came from a file.
+        let claim = |source: Source| {
+            let file = OpenOptions::new().write(true).open(&entry).expect("our file");
+            let end = file.metadata().expect("our file").len();
+            let words = source.0.into_iter().flat_map(i64::to_le_bytes).collect::<Vec<_>>();
+            file.write_all_at(&words, end - 40).expect("a writable file");
+            file.write_all_at(b"xxxx", end - TRAILER as u64 - 8).expect("a writable file");
+            file.set_times(FileTimes::new().set_modified(SEAL)).expect("our file");
+        };
+        let Source([device, inode, bytes, seconds, nanoseconds]) =
+            Source::of(&image).expect("a file");
+        claim(Source([device, inode, bytes, seconds, nanoseconds]));
+        assert!(cache.find(&image, payload).is_some());
+        for other in [
+            [device + 1, inode, bytes, seconds, nanoseconds],
+            [device, inode + 1, bytes, seconds, nanoseconds],
+            [device, inode, bytes + 1, seconds, nanoseconds],
+            [device, inode, bytes, seconds, nanoseconds + 1],
+            [0; 5],
+        ] {
+            claim(Source(other));
+            assert!(cache.find(&image, payload).is_none(), "{other:?}");
+        }
     }
 
     #[test]
