@@ -30,6 +30,19 @@ struct Remembered {
     at: u64,
 }
 
+impl Remembered {
+    /// Whether this is what is to be remembered `now`, and recent: writing what is there already would
+    /// cost the disk a write.
+    fn says(&self, choice: &Previous, now: u64) -> bool {
+        self.previous == *choice && now.saturating_sub(self.at) < A_DAY
+    }
+}
+
+/// Seconds since 1970.
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs())
+}
+
 /// Guests and their claims have names without this.
 fn key(previous: &Previous) -> String {
     format!("{}/{}", previous.guest, previous.claim)
@@ -44,27 +57,26 @@ impl State {
 
     /// Remembers what a guest's claims have now.
     pub fn remember_choices(&self, choices: &[Previous]) -> Result<(), Failure> {
-        match choices {
-            [] => Ok(()),
-            _ => self.change(|state| state.remember_choices(choices)),
+        let known: Vec<Remembered> = self.all(CHOICES)?;
+        let now = now();
+        let is_known = |choice: &Previous| known.iter().any(|one| one.says(choice, now));
+        if choices.iter().all(is_known) {
+            return Ok(());
         }
+        self.change(|state| state.remember_choices(choices))
     }
 }
 
 impl Transaction<'_> {
     /// Remembers what a guest's claims have now.
     pub fn remember_choices(&self, choices: &[Previous]) -> Result<(), Failure> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs());
+        let now = now();
         let mut is_new = false;
         for choice in choices {
             let key = key(choice);
             let known = self.get::<Remembered>(CHOICES, &key)?;
             is_new |= known.is_none();
-            // Writing what is there already would cost the disk a write.
-            let is_same = |known: &Remembered| {
-                known.previous == *choice && now.saturating_sub(known.at) < A_DAY
-            };
-            if !known.is_some_and(|known| is_same(&known)) {
+            if !known.is_some_and(|known| known.says(choice, now)) {
                 self.put(CHOICES, &key, &Remembered { previous: choice.clone(), at: now })?;
             }
         }

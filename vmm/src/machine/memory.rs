@@ -9,7 +9,7 @@ use std::thread;
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::VmFd;
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
-use rustix::process::{Resource, geteuid, getpriority_process, getrlimit, setpriority_process};
+use rustix::process::{Resource, geteuid, getpriority_process, getrlimit};
 use vm_memory::{
     GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
     MmapRegion,
@@ -90,10 +90,6 @@ fn map_congruent(guest: u64, size: u64) -> io::Result<*mut u8> {
 const CHUNK: usize = 32 << 20;
 /// Threads that populate, at most: beyond, the memory's bandwidth is the limit.
 const MOST_THREADS: usize = 16;
-/// How nice populating is to whoever else wants a CPU (see nice(2)): as nice as can be, so that a vCPU
-/// that shares one with it hardly notices.
-const PATIENT: i32 = 19;
-
 /// Has the kernel find pages for all of `memory` now, on all CPUs that this process may use. Pinning
 /// finds them too, but one after the other. It stands back behind other threads, above all vCPUs, until
 /// it is `urgent`.
@@ -134,28 +130,20 @@ pub fn populate(memory: &GuestMemory, urgent: impl Fn() -> bool + Sync) {
     });
 }
 
-/// A thread that is nicer than it was, until this ends.
+/// A thread that runs where nobody else wants its CPU (SCHED_IDLE of sched(7)), until this ends.
 struct Patience {
-    /// How nice it was; none where it has become so again, or could not become nicer.
-    before: Option<i32>,
+    began: bool,
 }
 
 impl Patience {
     fn begin() -> Self {
-        // Of a process without a number Linux takes the calling thread.
-        let before = getpriority_process(None).ok();
-        let becomes = before.filter(|before| {
-            *before < PATIENT
-                && may_return_to(*before)
-                && setpriority_process(None, PATIENT).is_ok()
-        });
-        Patience { before: becomes }
+        Patience { began: may_end() && set_policy(libc::SCHED_IDLE) }
     }
 
     fn end(&mut self) {
-        if let Some(before) = self.before.take() {
+        if std::mem::take(&mut self.began) {
             // It was found to be allowed.
-            let _ = setpriority_process(None, before);
+            set_policy(libc::SCHED_OTHER);
         }
     }
 }
@@ -166,9 +154,18 @@ impl Drop for Patience {
     }
 }
 
-/// Whether a thread may become as little nice again as it was: root may, and who has the limit for it
-/// (RLIMIT_NICE of getrlimit(2)).
-fn may_return_to(nice: i32) -> bool {
+/// Sets the policy of the calling thread; says whether it was set.
+fn set_policy(policy: i32) -> bool {
+    // SAFETY: it is a plain structure of numbers, and 0 is a value of each.
+    let parameters: libc::sched_param = unsafe { std::mem::zeroed() };
+    // SAFETY: the pointer is to a structure that lives until the call returns; 0 is this thread.
+    unsafe { libc::sched_setscheduler(0, policy, &raw const parameters) == 0 }
+}
+
+/// Whether a thread that is patient may become impatient again: as if it made itself less nice, which
+/// root may, and who has the limit for it (RLIMIT_NICE of getrlimit(2)).
+fn may_end() -> bool {
+    let nice = getpriority_process(None).unwrap_or_default();
     let wanted = u64::try_from(20 - nice).unwrap_or(u64::MAX);
     geteuid().is_root() || getrlimit(Resource::Nice).current.is_none_or(|limit| limit >= wanted)
 }
