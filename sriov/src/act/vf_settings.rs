@@ -60,13 +60,13 @@ pub fn set(root: &HostRoot, vf: VfRef, setting: VfSetting) -> Result<Done, Chang
         return Err(stale(vf, &found, &format!("{name} {}", setting.before())));
     }
     let mut answer = netlink.set_vf(port.index, vf.index, value);
-    if let (Err(_), VfSetting::Rate(rate)) = (&answer, setting) {
-        if may_be_taken_later(root, &port, vf.pf, rate.to) {
-            wait(RATE_TAKEN, || {
-                answer = netlink.set_vf(port.index, vf.index, value);
-                answer.is_ok()
-            });
-        }
+    if let (Err(_), VfSetting::Rate(rate)) = (&answer, setting)
+        && may_be_taken_later(root, &port, vf.pf, rate.to)
+    {
+        wait(RATE_TAKEN, || {
+            answer = netlink.set_vf(port.index, vf.index, value);
+            answer.is_ok()
+        });
     }
     answer.map_err(|error| explain(vf, driver.as_deref(), asked, &error))?;
     let seen = read(&mut netlink, &port, vf, &setting.to_string())?;

@@ -62,7 +62,6 @@ use crate::spec::{GuestEvent, GuestSpec, Phase, StopReason, VfioDevice, VirtioNe
 use crate::timeline::Timeline;
 use crate::vfio::arrival::{self, Opening};
 use crate::vfio::dma::IoSpace;
-use crate::vfio::sys::Device;
 use crate::{boot, control, devices};
 
 /// A guest that is ready to run.
@@ -211,7 +210,13 @@ impl Machine {
         let Statistics { hotplug, timeline, .. } = &*self.statistics;
         let board = hotplug.board();
         let mut allocator = Allocator::new(board.windows.clone());
-        let opened = passed.map(Passed::wait).transpose()?;
+        let opened = match passed {
+            Some(Passed { space, pinned, opening, described }) => {
+                let devices = described.into_iter().zip(opening.wait()?);
+                Some((space, pinned, devices.collect()))
+            }
+            None => None,
+        };
         let adding = timeline.begin(Phase::AddDevices, None);
         if let Some((space, pinned, devices)) = opened {
             hotplug.settle(space, pinned, devices, &mut allocator)?;
@@ -300,14 +305,6 @@ struct Passed {
     pinned: Arc<Latch>,
     opening: Opening,
     described: Vec<VfioDevice>,
-}
-
-impl Passed {
-    /// Waits until all are open.
-    fn wait(self) -> Result<(Arc<IoSpace>, Arc<Latch>, Vec<(VfioDevice, Device)>)> {
-        let devices = self.opening.wait()?;
-        Ok((self.space, self.pinned, self.described.into_iter().zip(devices).collect()))
-    }
 }
 
 /// Puts a device where the fixed layout has room for it.
