@@ -86,11 +86,11 @@ pub fn set(root: &HostRoot, vf: VfRef, setting: VfSetting) -> Result<Done, Chang
 }
 
 /// Whether a driver that refused a rate may take it in a moment: while there is no link none is, and
-/// making VFs may have cost the link just now. What the interface says of its link is no proof of
-/// what the driver found: igb asks its registers, which lose the link without the interface (seen
-/// with QEMU's 82576, half a second long).
+/// making VFs may have cost the link just now, or the interface was set up just now and never had one.
+/// Waits for the link. What the interface says of it is no proof of what the driver found: igb asks its
+/// registers, which lose the link without the interface (seen with QEMU's 82576, half a second long).
 fn may_be_taken_later(root: &HostRoot, port: &Netdev, pf: PciAddress, rate: Rate) -> bool {
-    link::expects_carrier(root, pf)
+    port.up
         && link::await_carrier(root, pf)
         && net::speed(root, &port.name).is_none_or(|speed| rate.max <= speed)
 }
