@@ -20,6 +20,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
+use rustix::process::setpriority_process;
+
 use super::dma::{Arrival, IoSpace};
 use super::sys::Device;
 use crate::devices::power::Stop;
@@ -29,6 +31,10 @@ use crate::machine::latch::Latch;
 use crate::machine::memory::{GuestMemory, populate};
 use crate::spec::{GuestEvent, Phase, StopReason};
 use crate::timeline::Timeline;
+
+/// How nice opening a device is to whoever else wants a CPU (see nice(2)). There is time until the guest
+/// looks for devices; and a vCPU that waits for them leaves its CPU to this.
+const OPENING: i32 = 19;
 
 /// Devices that are being opened, each in a thread of its own, since each is reset by that, which takes
 /// 100 ms and more, most of it waiting.
@@ -43,6 +49,8 @@ impl Opening {
         let open = |Arrival { address, entrance }| {
             let timeline = timeline.clone();
             let work = move || {
+                // Without it the guest starts a little later, and that is all.
+                let _ = setpriority_process(None, OPENING);
                 timeline.time(Phase::OpenDevice, Some(&address), || entrance.open(&address))
             };
             thread::Builder::new().name("open".into()).spawn(work).system("start a thread")
