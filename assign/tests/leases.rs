@@ -181,7 +181,7 @@ fn a_late_release_does_not_touch_the_next_guests_device() {
     let lab = Lab::new();
     let (launcher, machine) = (lab.process(100, 5), lab.process(101, 6));
     lab.take(&lab.lease(FIRST, "web", launcher)).expect("free");
-    lab.state.set_lease_owner(&lab.root, address(FIRST), &launcher, 101).expect("handed over");
+    lab.state.set_lease_owner(&lab.root, &[address(FIRST)], &launcher, 101).expect("handed over");
     // The machine dies; before its launcher comes to it, others return the device and take it.
     lab.kill(101);
     lab.take(&lab.lease(FIRST, "db", lab.process(200, 7))).expect("returned, and free");
@@ -193,7 +193,9 @@ fn a_late_release_does_not_touch_the_next_guests_device() {
     let held = lab.state.leases(&lab.root).expect("leases");
     assert_eq!(held.iter().map(|lease| lease.guest.as_str()).collect::<Vec<_>>(), ["db"]);
     // Nor does it get the lease back for the guest's next life.
-    lab.state.set_lease_owner(&lab.root, address(FIRST), &machine, 100).expect_err("not its own");
+    lab.state
+        .set_lease_owner(&lab.root, &[address(FIRST)], &machine, 100)
+        .expect_err("not its own");
 
     // Whoever is returning it is its owner meanwhile: the launcher that comes then gets nothing.
     lab.kill(200);
@@ -201,7 +203,9 @@ fn a_late_release_does_not_touch_the_next_guests_device() {
     let me = Owner::this(&lab.root).expect("this process");
     assert!(lab.state.claim_dead_lease(&lab.root, &dead, me).expect("claimed"));
     assert!(!lab.state.claim_dead_lease(&lab.root, &dead, me).expect("claimed once"));
-    lab.state.set_lease_owner(&lab.root, address(FIRST), &dead.owner, 100).expect_err("too late");
+    lab.state
+        .set_lease_owner(&lab.root, &[address(FIRST)], &dead.owner, 100)
+        .expect_err("too late");
 }
 
 #[test]
@@ -350,7 +354,7 @@ proptest! {
                         lab.process(one.own.pid + 1, started);
                         let pid = one.own.pid + 1;
                         let handed =
-                            lab.state.set_lease_owner(&lab.root, address(device), &one.own, pid);
+                            lab.state.set_lease_owner(&lab.root, &[address(device)], &one.own, pid);
                         if let Ok(machine) = handed {
                             one.machine = machine;
                         }

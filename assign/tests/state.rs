@@ -105,8 +105,8 @@ fn a_lease_is_handed_to_the_guests_machine() {
     let (launcher, machine) = (process(&tree, 100, 5), process(&tree, 101, 6));
     let vf = address("0000:01:10.0");
     state.take_leases(&root, &[Lease::new(&root, vf, "web-1", launcher)]).expect("free");
-    state.set_lease_owner(&root, vf, &machine, 101).expect_err("not its owner");
-    let owner = state.set_lease_owner(&root, vf, &launcher, 101).expect("handed over");
+    state.set_lease_owner(&root, &[vf], &machine, 101).expect_err("not its owner");
+    let owner = state.set_lease_owner(&root, &[vf], &launcher, 101).expect("handed over");
     assert_eq!(owner, machine);
     tree.remove("proc/100/stat");
     assert_eq!(state.leases(&root).expect("leases").len(), 1, "the machine runs on");

@@ -151,11 +151,9 @@ impl<'a> Lease<'a> {
     }
 
     fn move_to(&mut self, pid: u32) -> Result<(), Failure> {
-        let mut owner = self.owner;
-        for device in &self.held {
-            owner = self.state.set_lease_owner(self.root, *device, &self.owner, pid)?;
+        if !self.held.is_empty() {
+            self.owner = self.state.set_lease_owner(self.root, &self.held, &self.owner, pid)?;
         }
-        self.owner = owner;
         Ok(())
     }
 
@@ -177,7 +175,7 @@ impl<'a> Lease<'a> {
         if held.is_empty() {
             return Ok(Vec::new());
         }
-        // Where handing over stopped half way, either of the two may be the owner.
+        // Whether handing over came to the disk is not known where writing failed.
         leases::release(self.root, self.state, &held, [self.launcher, self.owner], self.used)
     }
 }

@@ -271,34 +271,36 @@ impl State {
         Ok(self.leases_ever()?.into_iter().find(|lease| lease.device == device))
     }
 
-    /// Hands a lease from `from` to another process, such as the guest's machine once it runs.
+    /// Hands leases from `from` to another process, such as the guest's machine once it runs: all, or
+    /// none.
     ///
     /// # Errors
-    /// Refuses when `from` does not hold it, or the other process does not run.
+    /// Refuses when `from` does not hold one of them, or the other process does not run.
     pub fn set_lease_owner(
         &self,
         root: &HostRoot,
-        device: PciAddress,
+        devices: &[PciAddress],
         from: &Owner,
         pid: u32,
     ) -> Result<Owner, Failure> {
         let owner = Owner::of(root, pid).ok_or_else(|| {
-            let message = format!("cannot be handed to process {pid}: it does not run");
-            Failure::failed(OwnReason::Leased, device, message)
+            let message = format!("they cannot be handed to process {pid}: it does not run");
+            Failure::failed(OwnReason::Leased, "leases", message)
         })?;
         self.change(|state| {
-            let key = device.to_string();
-            match state.get::<Lease>(LEASES, &key)? {
-                Some(lease) if lease.owner == *from => {
-                    state.put(LEASES, &key, &Lease { owner, ..lease })?;
-                    Ok(owner)
+            for device in devices {
+                let key = device.to_string();
+                match state.get::<Lease>(LEASES, &key)? {
+                    Some(lease) if lease.owner == *from => {
+                        state.put(LEASES, &key, &Lease { owner, ..lease })?;
+                    }
+                    _ => {
+                        let message = format!("is not held by process {}", from.pid);
+                        return Err(Failure::failed(OwnReason::Leased, device, message));
+                    }
                 }
-                _ => Err(Failure::failed(
-                    OwnReason::Leased,
-                    device,
-                    format!("is not held by process {}", from.pid),
-                )),
             }
+            Ok(owner)
         })
     }
 
