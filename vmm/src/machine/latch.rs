@@ -3,6 +3,9 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 
+use crate::spec::Phase;
+use crate::timeline::Timeline;
+
 /// Closed at first, and then, for good, open or broken.
 #[derive(Debug, Default)]
 pub struct Latch {
@@ -46,6 +49,14 @@ impl Latch {
             .wait_while(crate::lock(&self.outcome), |outcome| outcome.is_none())
             .unwrap_or_else(PoisonError::into_inner);
         *ended == Some(Outcome::Open)
+    }
+
+    /// The same for a vCPU, which is held meanwhile: `timeline` takes note of that, where it is.
+    pub fn hold(&self, timeline: &Timeline, phase: Phase, device: Option<&str>) -> bool {
+        if self.is_open() {
+            return true;
+        }
+        timeline.time(phase, device, || self.pass())
     }
 
     fn end(&self, outcome: Outcome) {

@@ -32,11 +32,7 @@ impl Gate {
     }
 
     fn wait(&self) {
-        if !self.complete.is_open() {
-            let hold = self.timeline.begin(Phase::HoldEnumeration, None);
-            self.complete.pass();
-            self.timeline.end(hold);
-        }
+        self.complete.hold(&self.timeline, Phase::HoldEnumeration, None);
     }
 }
 

@@ -298,13 +298,7 @@ impl VfioFunction {
 
     /// Waits until the device reaches guest memory; false where it never will.
     fn wait_for_memory(&self) -> bool {
-        if self.pinned.is_open() {
-            return true;
-        }
-        let hold = self.timeline.begin(Phase::HoldBusMaster, Some(&self.address));
-        let passed = self.pinned.pass();
-        self.timeline.end(hold);
-        passed
+        self.pinned.hold(&self.timeline, Phase::HoldBusMaster, Some(&self.address))
     }
 
     /// The command register as far as it decides where BARs decode, as it would be after a write
