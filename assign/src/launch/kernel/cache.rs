@@ -7,10 +7,10 @@
 //! ```
 //! Its name is only drawn from a sample of the payload; what counts is that the payload in it is,
 //! byte for byte, that of the image at hand. Where that is the very file the payload came from, and
-//! has not changed since, it need not be read for that. The entry is written under another name, brought to the disk,
-//! sealed and renamed. The seal is its modification time, which is set to 1970: whatever is written
-//! to the file afterwards, or gets lost with the power, breaks it, and the entry is made anew. An
-//! entry whose kernel has no bytes says that this payload holds none that can be entered.
+//! has not changed since, it need not be read for that. The entry is written under another name,
+//! brought to the disk, sealed and renamed. The seal is its modification time, which is set to 1970:
+//! whatever is written to the file afterwards, or gets lost with the power, breaks it, and the entry is
+//! made anew. An entry whose kernel has no bytes says that this payload holds none that can be entered.
 //!
 //! The time of access is set at each use, and the [`MOST`] entries used last are kept.
 
