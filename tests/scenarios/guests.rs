@@ -22,3 +22,9 @@ pub fn stop(guest: &Job) -> Result<()> {
     assert_eq!(output.code, 0, "{}\n{}", output.stdout, output.stderr);
     Ok(())
 }
+
+/// Waits until no VMM is left. One that was killed holds its devices until the kernel has taken it
+/// apart, which may be after its launcher's end.
+pub fn wait_until_none(host: &Host) {
+    host.ok("for i in $(seq 100); do pidof assign-vmm || exit 0; usleep 100000; done; exit 1");
+}

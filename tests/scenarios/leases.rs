@@ -80,7 +80,7 @@ fn a_guest_killed_with_sigkill_leaves_its_vf_usable() -> Result<()> {
     let guest = guests::start(&host, "assign run -f hold.yaml", GUEST_TIME)?;
     host.ok("kill -9 $(pidof assign)");
     assert_eq!(guest.wait(Duration::from_secs(30))?.code, 128 + 9);
-    host.ok("for i in $(seq 50); do pidof assign-vmm || exit 0; usleep 100000; done; exit 1");
+    guests::wait_until_none(&host);
     host.ok("assign remove -f policy.yaml --yes");
     host.ok("assign apply -f policy.yaml");
     let output = host.run_within("assign run -f again.yaml </dev/null", GUEST_TIME)?;

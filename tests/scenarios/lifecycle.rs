@@ -158,6 +158,7 @@ fn what_the_host_lends_comes_back_however_its_guest_ends() -> Result<()> {
     let guest = guests::start(&host, "assign run -f hold.yaml", GUEST_TIME)?;
     host.ok("kill -9 $(pidof assign)");
     guest.wait(Duration::from_secs(30))?;
+    guests::wait_until_none(&host);
     assert!(lent(&host), "nothing happens by itself");
     let status = json(&host.ok("assign status -o json"));
     assert_eq!(status["devices"][0]["state"], "returning", "{status}");
