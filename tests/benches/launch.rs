@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 use std::env;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use lab::{Host, image, peer, setup};
 
 /// Turns of each.
@@ -90,8 +90,8 @@ fn guest(case: &Case) -> String {
 const POLICY: &str = "apiVersion: assign/v1\nkind: Policy\nmetadata: {name: bench}\nspec: {pools: \
                       [{name: lan, from: {interface: eth0}, vfs: {count: 7}}]}\n";
 
-/// How long a start may take on this machine's clock, whatever the host's shows.
-const LIMIT: Duration = Duration::from_secs(150);
+/// How long a start may take on this machine's clock, whatever the host's shows: some 15 s are usual.
+const LIMIT: Duration = Duration::from_secs(75);
 
 /// Runs a command once in `host` and returns what starting the guest cost.
 fn measure(host: &Host, command: &str) -> Result<Cost> {
@@ -107,6 +107,16 @@ fn measure(host: &Host, command: &str) -> Result<Cost> {
     let up = cost(" up").with_context(|| format!("no guest came up: {output:?}"))?;
     let link = cost(" link");
     Ok(Cost { up: up.0, link: link.map(|link| link.0), whole: link.unwrap_or(up).1 })
+}
+
+/// Waits until a guest that was killed has let go of its devices.
+fn settle(host: &Host) {
+    let are_free = "for group in /dev/vfio/[0-9]*; do : <$group || exit 1; done";
+    let wait =
+        format!("for i in $(seq 600); do ({are_free}) && exit 0; usleep 100000; done; exit 1");
+    if !host.run_within(&wait, LIMIT).is_ok_and(|output| output.code == 0) {
+        eprintln!("a guest that was killed still has its devices");
+    }
 }
 
 /// The turns of one command: what they cost, and how many of its guests did not start.
@@ -134,6 +144,7 @@ impl<'a> Turns<'a> {
                 Err(error) => {
                     eprintln!("no guest came up: {error:#}");
                     self.hangs += 1;
+                    settle(self.host);
                 }
             }
         }
@@ -157,18 +168,25 @@ fn median(mut times: Vec<f64>) -> Option<f64> {
     times.get(times.len() / 2).copied()
 }
 
-/// The phases of one more start, as `assign run --timeline` shows them: before anything can hang.
+/// The phases of one more start, as `assign run --timeline` shows them. They are told early, so that one
+/// that hangs later serves as well.
 fn timeline(host: &Host, number: usize) -> Result<String> {
-    let job = host.spawn(&format!("exec assign run -f guest{number}.yaml --timeline </dev/null"));
-    if job.wait(LIMIT).is_err() {
-        job.kill();
+    let command = format!("exec assign run -f guest{number}.yaml --timeline </dev/null");
+    let mut told = String::new();
+    for _ in 0..=Turns::MOST_HANGS {
+        let job = host.spawn(&command);
+        if job.wait(LIMIT).is_err() {
+            job.kill();
+            settle(host);
+        }
+        told = job.output_so_far();
+        if let Some((_, rest)) = told.split_once("what its start took:") {
+            // The lines of the table alone begin with spaces.
+            let lines = rest.lines().skip(1).take_while(|line| line.starts_with(' '));
+            return Ok(lines.map(|line| format!("    {line}\n")).collect());
+        }
     }
-    let told = job.output_so_far();
-    let begin = "what its start took:";
-    let (_, rest) = told.split_once(begin).with_context(|| format!("no timeline: {told}"))?;
-    // The lines of the table alone begin with spaces.
-    let lines = rest.lines().skip(1).take_while(|line| line.starts_with(' '));
-    Ok(lines.map(|line| format!("    {line}\n")).collect())
+    bail!("no timeline: {told}")
 }
 
 /// Medians of a case, of each [`Cost`].
