@@ -33,8 +33,10 @@ mod host;
 mod man;
 pub mod output;
 mod page;
+mod pause;
 mod plan;
 mod prove;
+mod ps;
 mod recover;
 mod release;
 mod remove;
@@ -44,6 +46,7 @@ mod show;
 mod snapshot;
 mod stats;
 mod status;
+mod stop;
 mod topology;
 mod usage;
 mod validate;
@@ -155,6 +158,14 @@ enum Verb {
     Status(status::Status),
     /// Start a guest; its console is this terminal.
     Run(run::Run),
+    /// List the guests that run.
+    Ps(ps::Ps),
+    /// End a running guest: by its power button, or when it has not heeded that in time.
+    Stop(stop::Stop),
+    /// Hold the CPUs of a running guest.
+    Pause(pause::Pause),
+    /// Let the CPUs of a paused guest go on.
+    Resume(pause::Resume),
     /// Give a running guest devices.
     Attach(attach::Attach),
     /// Take a device from a running guest, which is asked first.
@@ -245,6 +256,10 @@ impl Verb {
             | Verb::Remove(_)
             | Verb::Recover(_)
             | Verb::Run(_)
+            | Verb::Ps(_)
+            | Verb::Stop(_)
+            | Verb::Pause(_)
+            | Verb::Resume(_)
             | Verb::Attach(_)
             | Verb::Detach(_)
             | Verb::Stats(_) => Wants::Host,
@@ -274,6 +289,10 @@ impl Verb {
             Verb::Recover(verb) => verb.run(context),
             Verb::Status(verb) => verb.run(context),
             Verb::Run(verb) => verb.run(context),
+            Verb::Ps(verb) => verb.run(context),
+            Verb::Stop(verb) => verb.run(context),
+            Verb::Pause(verb) => verb.run(context),
+            Verb::Resume(verb) => verb.run(context),
             Verb::Attach(verb) => verb.run(context),
             Verb::Detach(verb) => verb.run(context),
             Verb::Stats(verb) => verb.run(context),

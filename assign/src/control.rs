@@ -85,6 +85,61 @@ impl Detached {
     }
 }
 
+/// A guest that runs, for a list of them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Running {
+    /// Its name.
+    pub guest: String,
+    /// What its vCPUs do.
+    pub state: Doing,
+    /// How long its present life lasts, in seconds: since power-on, or its last reboot.
+    pub up_s: u64,
+    /// How many vCPUs it has.
+    pub cpus: u32,
+    /// Its memory, in bytes.
+    pub memory_bytes: u64,
+    /// The devices of this host that it has.
+    pub devices: Vec<PciAddress>,
+    /// Id of its process.
+    pub pid: u32,
+    /// Id of the process that started that one and looks after it.
+    pub launcher_pid: u32,
+}
+
+/// What a guest's vCPUs do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Doing {
+    /// They are about to run.
+    Starting,
+    /// They run.
+    Running,
+    /// They are held.
+    Paused,
+}
+
+/// A guest is to end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Stop {
+    /// How long it may take after its power button was pressed, in seconds. Then it is ended; at once
+    /// where this is 0.
+    #[serde(default = "patience")]
+    pub timeout: u64,
+}
+
+/// How a guest ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stopped {
+    /// Who ended it: the guest, in order, or whoever asked.
+    pub by: Departure,
+}
+
+/// A request without parameters, or an answer that says no more than that it is done.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Nothing {}
+
 /// A guest's place below `/run`.
 #[derive(Debug)]
 pub struct Place {

@@ -424,9 +424,9 @@ impl Launch<'_> {
         let vmm = started.map_err(|error| error::vmm(self.guest, &program, &error))?;
         // Where that fails, or the VMM has ended by now, the launcher stays the owner.
         connected.lease.hand_to(vmm.pid()).ok();
-        let supervisor = Supervisor::new(self, connected, &link, vmm.pid());
-        self.attend(place, vmm, &console, signals, &supervisor)
-            .map_err(|error| self.system("attend to its process", &error))
+        let ending = Supervisor::new(self, connected, &link, vmm.pid())
+            .and_then(|supervisor| self.attend(place, vmm, &console, signals, &supervisor));
+        ending.map_err(|error| self.system("attend to its process", &error))
     }
 
     /// Stays with the running guest, and lets people speak to it.
@@ -451,10 +451,19 @@ impl Launch<'_> {
                 ControlFlow::Continue(())
             };
             let blocked = |fault: DmaFault| supervisor.blocked(&fault);
-            let ending = session::attend(vmm, console, signals, self.faults(), hear, blocked);
+            let (ends, faults) = (supervisor.ends(), self.faults());
+            let ending = session::attend(vmm, console, signals, ends, faults, hear, blocked);
             supervisor.end();
             serve::stop(place);
-            ending
+            ending.map(|ending| match ending {
+                // Its next life is one that nobody wants.
+                Ending::Guest(StopReason::Reboot | StopReason::NoDevices { .. })
+                    if supervisor.is_unwanted() =>
+                {
+                    Ending::Asked
+                }
+                ending => ending,
+            })
         });
         // The next life of the guest makes its own.
         place.clear().and(ending)

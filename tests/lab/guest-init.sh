@@ -3,7 +3,8 @@
 # tests look for, and then does what lab=VERB on the kernel's command line says:
 #   net       (or nothing) try every network, report, power off
 #   hold      the same, but stay and ping once a second until a line "stop" is typed; a line "ping
-#             ADDRESS COUNT" sends that many pings, each as soon as the one before was answered
+#             ADDRESS COUNT" sends that many pings, each as soon as the one before was answered; the
+#             power button ends it too, unless lab.stubborn is there
 #   shell     the same, then a shell
 #   time      tell when it is up and when its first interface has a link, to the microsecond, and
 #             power off
@@ -346,6 +347,13 @@ come_and_go() {
 case $verb in
 hold)
     aliases=$(cat /sys/bus/pci/devices/*/modalias)
+    if ! grep -q lab.stubborn /proc/cmdline; then
+        mkdir -p /etc/acpi/PWRF
+        printf '#!/bin/sh\ntouch /run/stop\n' >/etc/acpi/PWRF/00000080
+        chmod +x /etc/acpi/PWRF/00000080
+        modprobe -a button evdev 2>/dev/null
+        acpid -l /dev/null -p /run/acpid.pid
+    fi
     say "holding"
     # Somebody else listens: a read with a time limit would lose a line that comes as it runs out.
     while read -r word address count; do

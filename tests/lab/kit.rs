@@ -48,6 +48,8 @@ pub const HOST_MODULES: &[&str] = &[
 
 /// The modules of a guest.
 pub const GUEST_MODULES: &[&str] = &[
+    "button",
+    "evdev",
     "igb",
     "igbvf",
     "e1000",

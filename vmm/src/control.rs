@@ -15,15 +15,27 @@ use rustix::net::{
 };
 
 use crate::descriptor::Inherited;
+use crate::devices::power::Power;
 use crate::error::{Error, Result, Trying};
+use crate::machine::pause::Pause;
 use crate::machine::stats::Statistics;
 use crate::spec::{MAX_PASSED, MAX_REQUEST, Reply, Request};
+
+/// What the launcher reaches of the machine.
+pub struct Controls {
+    /// What is counted, and the devices.
+    pub statistics: Statistics,
+    /// The power button.
+    pub power: Arc<Power>,
+    /// Holds the vCPUs.
+    pub pause: Pause,
+}
 
 /// Serves `socket` from now on, until the launcher closes its end.
 ///
 /// # Errors
 /// Where a thread cannot be started.
-pub fn serve(socket: OwnedFd, machine: Arc<Statistics>) -> Result<()> {
+pub fn serve(socket: OwnedFd, machine: Arc<Controls>) -> Result<()> {
     let work = move || {
         let ended = serve_all(&socket, |request, received| answer(&machine, request, received));
         if let Err(error) = ended {
@@ -34,10 +46,16 @@ pub fn serve(socket: OwnedFd, machine: Arc<Statistics>) -> Result<()> {
     Ok(())
 }
 
-fn answer(machine: &Statistics, request: Request, received: &mut Inherited) -> Reply {
-    let hotplug = &machine.hotplug;
+fn answer(machine: &Controls, request: Request, received: &mut Inherited) -> Reply {
+    let hotplug = &machine.statistics.hotplug;
     let done = match request {
-        Request::Stats => return Reply::Stats(machine.read()),
+        Request::Stats => return Reply::Stats(machine.statistics.read()),
+        Request::PowerButton => machine.power.press(),
+        Request::Pause => machine.pause.pause(),
+        Request::Resume => {
+            machine.pause.resume();
+            Ok(())
+        }
         Request::Attach { vfio } => hotplug.attach(&vfio, received),
         Request::Ask { device } => hotplug.ask(&device),
         Request::Force { device } => hotplug.force(&device),

@@ -230,6 +230,12 @@ pub enum Request {
     },
     /// Tell what has been counted and timed, which [`Reply::Stats`] does.
     Stats,
+    /// Press the power button: a guest that heeds it powers off some time later.
+    PowerButton,
+    /// Hold all vCPUs; [`Reply::Done`] comes when none runs.
+    Pause,
+    /// Let them go on.
+    Resume,
 }
 
 /// Longest request or reply, in bytes.

@@ -92,6 +92,11 @@ pub fn of(verb: &str) -> &'static [Example] {
             ("source <(assign completions bash)", "For this shell."),
             ("assign completions fish | source", "The same in fish."),
         ],
+        "stop" => &[
+            ("assign stop web-1", "Its power button, then 30 s."),
+            ("assign stop web-1 --timeout 300", "A guest that takes long to shut down."),
+            ("assign stop web-1 --now", "As if its power were cut."),
+        ],
         "attach" => &[
             ("assign attach web-1 01:10.2", "A device that is bound to vfio-pci."),
             ("assign attach web-1 --pool lan", "A free device of a pool."),
@@ -119,6 +124,11 @@ pub fn prose(verb: &str) -> &'static [&'static str] {
             DRAINING,
         ],
         "vf destroy" => &[DRAINING],
+        "pause" => &[
+            "Only the CPUs are held, between two instructions: devices go on, passed-through ones into \
+             the guest's memory too. `assign resume` lets them go on, `assign stop` does so first. The \
+             guest's clock goes on; its watchdogs are told.",
+        ],
         "stats" => &[
             "Exits are counted where they are handled. One to user space, to assign-vmm, costs most: \
              with a device of its own a guest has them while it starts, and then hardly any, whatever \

@@ -13,9 +13,13 @@ use serde::de::DeserializeOwned;
 use sriov::Class;
 
 use super::supervisor::Supervisor;
-use crate::control::Place;
 use crate::control::http::{Request, Response};
+use crate::control::{Nothing, Place};
 use crate::failure::{Failure, OwnReason};
+
+/// What can be asked at all.
+const PATHS: [&str; 7] =
+    ["/v1/attach", "/v1/detach", "/v1/stats", "/v1/state", "/v1/stop", "/v1/pause", "/v1/resume"];
 
 /// How long somebody may take to say what is wanted.
 const SAYS_WITHIN: Duration = Duration::from_secs(10);
@@ -86,7 +90,11 @@ fn respond(request: &Request, supervisor: &Supervisor<'_, '_, '_>) -> Response {
         ("POST", "/v1/attach") => with(request, |wanted| supervisor.attach(&wanted)),
         ("POST", "/v1/detach") => with(request, |wanted| supervisor.detach(&wanted)),
         ("GET", "/v1/stats") => told(supervisor.stats()),
-        (_, "/v1/attach" | "/v1/detach" | "/v1/stats") => {
+        ("GET", "/v1/state") => told(supervisor.state()),
+        ("POST", "/v1/stop") => with(request, |wanted| supervisor.stop(&wanted)),
+        ("POST", "/v1/pause") => with(request, |Nothing {}| supervisor.pause()),
+        ("POST", "/v1/resume") => with(request, |Nothing {}| supervisor.resume()),
+        (_, path) if PATHS.contains(&path) => {
             let message = format!("cannot be asked by {}", request.method);
             refuse(405, &Failure::bad_input(OwnReason::Usage, &request.path, message))
         }

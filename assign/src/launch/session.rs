@@ -3,7 +3,7 @@
 
 use std::io;
 use std::ops::ControlFlow;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -30,7 +30,7 @@ pub enum Ending {
 
 /// Stays with the guest until its process has ended. `hear` is told what happens meanwhile, and
 /// breaks off where the guest must not go on: that is how it ends then. `blocked` is told of faults of
-/// the IOMMU, whosever devices they are.
+/// the IOMMU, whosever devices they are. When `ends` becomes readable, the guest is ended.
 ///
 /// # Errors
 /// The kernel's, from waiting; the process is killed then.
@@ -38,6 +38,7 @@ pub fn attend(
     mut vmm: Vmm,
     console: &Console,
     signals: &Signals,
+    ends: BorrowedFd<'_>,
     mut faults: Option<Faults>,
     hear: impl Fn(GuestEvent) -> ControlFlow<Ending>,
     blocked: impl Fn(DmaFault),
@@ -49,7 +50,7 @@ pub fn attend(
         let grace = since.map(|since| GRACE.saturating_sub(since.elapsed()));
         let counted = faults.as_ref().and_then(|faults| faults.wait(Instant::now()));
         let wait = grace.into_iter().chain(counted).min();
-        let ready = ready(&vmm, console, signals, has_events, faults.as_ref(), wait)?;
+        let ready = ready(&vmm, console, signals, ends, has_events, faults.as_ref(), wait)?;
         match faults.as_mut().map(|faults| faults.take(Instant::now())).transpose() {
             Ok(news) => news.into_iter().flat_map(|news| news.faults).for_each(&blocked),
             // The guest goes on without.
@@ -73,7 +74,8 @@ pub fn attend(
             (true, Console::Terminal(terminal)) => terminal.pass_on(),
             _ => Typed::PassedOn,
         };
-        let ask = (ready.signal && signals.came()) || typed != Typed::PassedOn;
+        let unwanted = ready.unwanted && rustix::io::read(ends, &mut [0; 8]).is_ok();
+        let ask = (ready.signal && signals.came()) || typed != Typed::PassedOn || unwanted;
         match since {
             None if ask => {
                 vmm.terminate();
@@ -92,12 +94,14 @@ struct Ready {
     events: bool,
     signal: bool,
     typed: bool,
+    unwanted: bool,
 }
 
 fn ready(
     vmm: &Vmm,
     console: &Console,
     signals: &Signals,
+    ends: BorrowedFd<'_>,
     has_events: bool,
     faults: Option<&Faults>,
     wait: Option<Duration>,
@@ -106,6 +110,7 @@ fn ready(
     let mut watched = vec![
         PollFd::new(&vmm.pidfd, PollFlags::IN),
         PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN),
+        PollFd::from_borrowed_fd(ends, PollFlags::IN),
     ];
     let mut place = |watch: bool, descriptor| {
         watch.then(|| {
@@ -130,6 +135,7 @@ fn ready(
     Ok(Ready {
         ended: is_ready(Some(0)),
         signal: is_ready(Some(1)),
+        unwanted: is_ready(Some(2)),
         events: is_ready(events),
         typed: is_ready(typed),
     })

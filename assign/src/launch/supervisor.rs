@@ -10,11 +10,13 @@
 //! alone of its group stays leased with the others, since nobody else could have it.
 
 use std::collections::BTreeMap;
-use std::os::fd::AsFd;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use policies::OnDeviceError;
+use rustix::event::EventfdFlags;
 use sriov::dma_fault::DmaFault;
 use sriov::facts::iommu::group_of;
 use sriov::{HostSnapshot, PciAddress, isolation, vfio};
@@ -27,7 +29,9 @@ use super::{Connected, Launch, Told, error, lease, process, spec, stats};
 use crate::apply::leases::Used;
 use crate::choose::{self, Device, World};
 use crate::control::stats::Stats;
-use crate::control::{Attach, Attached, Detach, Detached};
+use crate::control::{
+    Attach, Attached, Detach, Detached, Doing, Nothing, Running as Listed, Stop, Stopped,
+};
 use crate::failure::{Failure, OwnReason};
 
 /// How long a guest gets for a device that the host wants back, or that has failed.
@@ -35,6 +39,8 @@ const WANTED_WITHIN: Duration = Duration::from_secs(10);
 /// Why a device that is to be taken away need not be any more.
 const ELSEWHERE: [OwnReason; 3] =
     [OwnReason::NotWithGuest, OwnReason::NoSuchGuest, OwnReason::Locked];
+/// How long a guest's process may take to end once it has been told to: its devices are reset.
+const ENDS_WITHIN: Duration = Duration::from_secs(30);
 /// How long closing a device may take once it is off the guest's bus: its reset, and memory unpinned.
 const CLOSES_WITHIN: Duration = Duration::from_secs(60);
 
@@ -43,6 +49,9 @@ pub struct Supervisor<'a, 'l, 'c> {
     launch: &'a Launch<'l>,
     link: &'a Link,
     pid: u32,
+    began: Instant,
+    /// Written to where the guest's process is to be ended.
+    ends: OwnedFd,
     running: Mutex<Running<'a, 'c>>,
     changed: Condvar,
     /// Held by whoever changes what the guest has leased: one at a time. Others change the host
@@ -56,24 +65,49 @@ struct Running<'a, 'c> {
     leaving: BTreeMap<PciAddress, Option<Departure>>,
     /// Events without which it has not started yet.
     awaited: Vec<GuestEvent>,
+    paused: bool,
+    /// Somebody wants the guest to end, so that it is not started again.
+    unwanted: bool,
     ended: bool,
 }
 
 impl<'a, 'l, 'c> Supervisor<'a, 'l, 'c> {
     /// Of a guest with these devices, whose process has this id.
+    ///
+    /// # Errors
+    /// The kernel's.
     pub fn new(
         launch: &'a Launch<'l>,
         connected: &'a mut Connected<'c>,
         link: &'a Link,
         pid: u32,
-    ) -> Self {
+    ) -> io::Result<Self> {
         let mut awaited = vec![GuestEvent::Started];
         if !connected.devices.is_empty() {
             awaited.push(GuestEvent::Pinned);
         }
-        let running = Running { connected, leaving: BTreeMap::new(), awaited, ended: false };
+        let running = Running {
+            connected,
+            leaving: BTreeMap::new(),
+            awaited,
+            paused: false,
+            unwanted: false,
+            ended: false,
+        };
         let (running, changed) = (Mutex::new(running), Condvar::new());
-        Supervisor { launch, link, pid, running, changed, leasing: Mutex::default() }
+        let ends = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        let (began, leasing) = (Instant::now(), Mutex::default());
+        Ok(Supervisor { launch, link, pid, began, ends, running, changed, leasing })
+    }
+
+    /// Readable where the guest's process is to be ended.
+    pub fn ends(&self) -> BorrowedFd<'_> {
+        self.ends.as_fd()
+    }
+
+    /// Whether somebody wants the guest to end.
+    pub fn is_unwanted(&self) -> bool {
+        self.running().unwanted
     }
 
     fn running(&self) -> MutexGuard<'_, Running<'a, 'c>> {
@@ -194,6 +228,97 @@ impl<'a, 'l, 'c> Supervisor<'a, 'l, 'c> {
         })?;
         let Launch { root, timeline, .. } = self.launch;
         Ok(stats::gather(root, self.name(), self.pid, counted, timeline))
+    }
+
+    /// How the guest is.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn state(&self) -> Result<Listed, Failure> {
+        let running = self.running();
+        if running.ended {
+            return Err(self.has_ended());
+        }
+        let starts = running.awaited.contains(&GuestEvent::Started);
+        let state = match (running.paused, starts) {
+            (true, _) => Doing::Paused,
+            (false, true) => Doing::Starting,
+            (false, false) => Doing::Running,
+        };
+        let guest = self.launch.guest;
+        Ok(Listed {
+            guest: guest.name.clone(),
+            state,
+            up_s: self.began.elapsed().as_secs(),
+            cpus: guest.cpus.into(),
+            memory_bytes: guest.memory.size,
+            devices: running.connected.devices.iter().map(|device| device.address).collect(),
+            pid: self.pid,
+            launcher_pid: std::process::id(),
+        })
+    }
+
+    /// Holds the guest's vCPUs; its devices go on.
+    ///
+    /// # Errors
+    /// They do not stop, and go on then.
+    pub fn pause(&self) -> Result<Nothing, Failure> {
+        self.hold(&Request::Pause, true)
+    }
+
+    /// Lets them go on.
+    ///
+    /// # Errors
+    /// Its process does not answer.
+    pub fn resume(&self) -> Result<Nothing, Failure> {
+        self.hold(&Request::Resume, false)
+    }
+
+    fn hold(&self, request: &Request, paused: bool) -> Result<Nothing, Failure> {
+        self.asked(request)?;
+        self.running().paused = paused;
+        Ok(Nothing {})
+    }
+
+    fn asked(&self, request: &Request) -> Result<(), Failure> {
+        self.link.ask(request, &[]).map_err(|cause| {
+            if self.has_gone() {
+                return self.has_ended();
+            }
+            Failure::failed(OwnReason::Guest, self.name(), cause).with_remedy("Try again.")
+        })
+    }
+
+    /// Has the guest end: by its power button, or, when it has not in time, by ending its process.
+    ///
+    /// # Errors
+    /// Its process does not end.
+    pub fn stop(&self, wanted: &Stop) -> Result<Stopped, Failure> {
+        self.running().unwanted = true;
+        let limit = Duration::from_secs(wanted.timeout.min(3600));
+        if !limit.is_zero() {
+            // Held, it would not notice. Where neither is heard, time decides.
+            self.resume().ok();
+            self.asked(&Request::PowerButton).ok();
+            if self.await_end(limit) {
+                return Ok(Stopped { by: Departure::Guest });
+            }
+        }
+        // Fails only where it is readable already.
+        rustix::io::write(&self.ends, &1u64.to_ne_bytes()).ok();
+        if self.await_end(ENDS_WITHIN) {
+            return Ok(Stopped { by: Departure::Forced });
+        }
+        let message = format!("its process {} does not end", self.pid);
+        Err(Failure::failed(OwnReason::TimedOut, self.name(), message)
+            .with_remedy("The kernel's log (dmesg) may say what it waits for."))
+    }
+
+    /// Whether the guest has ended within this time.
+    fn await_end(&self, limit: Duration) -> bool {
+        let running = self.running();
+        let waited = self.changed.wait_timeout_while(running, limit, |running| !running.ended);
+        waited.unwrap_or_else(PoisonError::into_inner).0.ended
     }
 
     /// Gives the guest devices.

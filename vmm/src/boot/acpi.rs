@@ -178,6 +178,7 @@ fn scope(layout: &Layout) -> Raw {
         ],
     )
     .to_aml_bytes(&mut body);
+    hotplug::power_button().to_aml_bytes(&mut body);
     hotplug::event_device().to_aml_bytes(&mut body);
     let ports = IO::new(serial::PORT, serial::PORT, 0, serial::PORTS as u8);
     let interrupt = Interrupt::new(true, true, false, false, serial::PIN);

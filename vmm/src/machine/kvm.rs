@@ -10,7 +10,7 @@ use kvm_ioctls::{Cap, Kvm, VcpuFd};
 use vmm_sys_util::ioctl::ioctl;
 use vmm_sys_util::ioctl_io_nr;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Trying};
 
 /// The type of KVM's ioctls (Linux uapi/linux/kvm.h, `KVMIO`).
 const KVMIO: u32 = 0xae;
@@ -83,6 +83,29 @@ pub fn port_access(vcpu: &mut VcpuFd) -> PortAccess<'_> {
     let data =
         unsafe { slice::from_raw_parts_mut(run.cast::<u8>().add(io.data_offset as usize), length) };
     PortAccess { port: io.port, size: usize::from(io.size).max(1), data }
+}
+
+/// The signal that has KVM_RUN come back.
+pub fn interruption() -> libc::c_int {
+    libc::SIGRTMIN()
+}
+
+extern "C" fn interrupted(_: libc::c_int) {}
+
+/// Has that signal interrupt KVM_RUN, which never begins again by itself, and no other call, which
+/// does (SA_RESTART of sigaction(2)).
+///
+/// # Errors
+/// [`Error::System`] where the kernel refuses.
+pub fn handle_interruption() -> Result<()> {
+    // SAFETY: it is a plain structure, in which 0 is a value of every member.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    action.sa_sigaction = interrupted as *const () as usize;
+    action.sa_flags = libc::SA_RESTART;
+    // SAFETY: the handler does nothing, so it may run at any time; the structure lives until the call
+    // returns, and nobody asks for what there was before.
+    let set = unsafe { libc::sigaction(interruption(), &raw const action, std::ptr::null_mut()) };
+    if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }.system("handle a signal")
 }
 
 #[cfg(test)]

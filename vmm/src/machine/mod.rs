@@ -23,6 +23,7 @@ pub mod latch;
 pub mod layout;
 #[allow(unsafe_code)]
 pub mod memory;
+pub mod pause;
 pub mod stats;
 pub mod vcpu;
 
@@ -38,6 +39,7 @@ use kvm_ioctls::VmFd;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::bus::Bus;
+use crate::control::Controls;
 use crate::descriptor::{Inherited, borrow};
 use crate::devices::hotplug::Controller;
 use crate::devices::power::{self, Keyboard, Power, Stop};
@@ -53,6 +55,7 @@ use crate::machine::layout::{
     ECAM_BASE, ECAM_SIZE, HYPERTRANSPORT, KVM_IDENTITY_MAP, KVM_TSS, Layout, WINDOW_32, WINDOW_IO,
 };
 use crate::machine::memory::Slots;
+use crate::machine::pause::Pause;
 use crate::machine::stats::{Counters, Statistics};
 use crate::machine::vcpu::{Buses, Vcpu};
 use crate::pci::bar::{Allocator, Windows};
@@ -71,7 +74,7 @@ pub struct Machine {
     buses: Buses,
     events: Arc<EventLoop>,
     stop: Arc<Stop>,
-    statistics: Arc<Statistics>,
+    controls: Arc<Controls>,
     reporter: Arc<Reporter>,
     // When the VM's descriptor is closed, KVM lets go of all events, also while vCPUs run.
     _vm: Arc<VmFd>,
@@ -110,8 +113,8 @@ impl Machine {
         let events = Arc::new(EventLoop::new()?);
         let stop = stop(&events)?;
         let buses = Buses { memory: Arc::default(), ports: Arc::default() };
-        add_legacy_devices(spec, inherited, &buses, &interrupts, &stop, &events)?;
-        let controller = hotplug_controller(&buses, &interrupts)?;
+        add_console(spec, inherited, &buses, &interrupts, &events)?;
+        let (controller, power) = event_device(&buses, &interrupts, &stop)?;
         let board = Board {
             slots,
             memory: memory.clone(),
@@ -166,9 +169,10 @@ impl Machine {
             })
             .collect::<Result<_>>()?;
         timeline.end(creating);
-        let statistics = Arc::new(Statistics { counters, root, hotplug, memory, timeline });
+        let statistics = Statistics { counters, root, hotplug, memory, timeline };
+        let controls = Arc::new(Controls { statistics, power, pause: Pause::new()? });
         let reporter = reporter.clone();
-        Ok(Machine { vcpus, arriving, buses, events, stop, statistics, reporter, _vm: vm })
+        Ok(Machine { vcpus, arriving, buses, events, stop, controls, reporter, _vm: vm })
     }
 
     /// Starts the vCPUs, puts the devices on the bus, and serves the guest until it stops. The vCPUs'
@@ -185,18 +189,20 @@ impl Machine {
             let (buses, stop) = (machine.buses.clone(), machine.stop.clone());
             // The others wait for the first.
             let begins = (index == 0)
-                .then(|| (machine.statistics.timeline.clone(), machine.reporter.clone()));
+                .then(|| (machine.controls.statistics.timeline.clone(), machine.reporter.clone()));
+            let controls = machine.controls.clone();
             let work = move || {
                 if let Some((timeline, reporter)) = begins {
                     timeline.mark(Phase::RunVcpus);
                     reporter.send(&GuestEvent::Started);
                 }
-                stop.request(run_vcpu(vcpu, &buses));
+                stop.request(run_vcpu(vcpu, &buses, &controls.pause));
             };
-            thread::Builder::new()
+            let thread = thread::Builder::new()
                 .name(format!("vcpu{index}"))
                 .spawn(work)
                 .system("start a vCPU's thread")?;
+            machine.controls.pause.add(thread);
         }
         if let Some(arriving) = arriving {
             machine.receive(arriving)?;
@@ -207,7 +213,7 @@ impl Machine {
     /// Puts all devices on the PCI bus, passed-through ones first, lets the guest find them, and lets
     /// the launcher add others.
     fn receive(&self, Arriving { passed, networks, control, gate }: Arriving) -> Result<()> {
-        let Statistics { hotplug, timeline, .. } = &*self.statistics;
+        let Statistics { hotplug, timeline, .. } = &self.controls.statistics;
         let board = hotplug.board();
         let mut allocator = Allocator::new(board.windows.clone());
         let opened = match passed {
@@ -227,7 +233,7 @@ impl Machine {
         timeline.end(adding);
         gate.open();
         if let Some(control) = control {
-            control::serve(control, self.statistics.clone())?;
+            control::serve(control, self.controls.clone())?;
         }
         Ok(())
     }
@@ -235,9 +241,10 @@ impl Machine {
 
 /// Runs a vCPU to its end. A bug of ours that it meets stops the machine, instead of leaving a
 /// guest that waits for a CPU.
-fn run_vcpu(mut vcpu: Vcpu, buses: &Buses) -> StopReason {
-    catch_unwind(AssertUnwindSafe(|| vcpu.run(&buses.memory, &buses.ports))).unwrap_or_else(|_| {
-        StopReason::Failed { detail: "a vCPU's thread panicked; this is a bug".into() }
+fn run_vcpu(mut vcpu: Vcpu, buses: &Buses, pause: &Pause) -> StopReason {
+    let run = || vcpu.run(&buses.memory, &buses.ports, pause);
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| StopReason::Failed {
+        detail: "a vCPU's thread panicked; this is a bug".into(),
     })
 }
 
@@ -258,12 +265,11 @@ fn stop(events: &EventLoop) -> Result<Arc<Stop>> {
     Ok(stop)
 }
 
-fn add_legacy_devices(
+fn add_console(
     spec: &GuestSpec,
     inherited: &mut Inherited,
     buses: &Buses,
     interrupts: &Interrupts,
-    stop: &Arc<Stop>,
     events: &EventLoop,
 ) -> Result<()> {
     let output = inherited.take(spec.console.output, "the console's output")?;
@@ -273,22 +279,27 @@ fn add_legacy_devices(
     interrupts.connect_pin(serial::PIN, &line)?;
     let console = Arc::new(Console::new(line, input, File::from(output))?);
     console.listen(events)?;
-    let power = Arc::new(Power(stop.clone()));
-    let keyboard = Arc::new(Keyboard(stop.clone()));
     insert(&buses.ports, serial::PORT.into(), serial::PORTS.into(), console);
-    insert(&buses.ports, power::PORT.into(), power::PORTS.into(), power);
-    insert(&buses.ports, power::KEYBOARD_PORT.into(), 1, keyboard);
     Ok(())
 }
 
-/// The registers through which the guest hears of devices that come and go.
-fn hotplug_controller(buses: &Buses, interrupts: &Interrupts) -> Result<Arc<Controller>> {
+/// The registers through which the guest hears of devices that come and go and of its power button,
+/// and those by which it stops the machine.
+fn event_device(
+    buses: &Buses,
+    interrupts: &Interrupts,
+    stop: &Arc<Stop>,
+) -> Result<(Arc<Controller>, Arc<Power>)> {
     let line = EventFd::new(EFD_CLOEXEC).system("create an event")?;
     interrupts.connect_pin(devices::hotplug::PIN, &line)?;
-    let controller = Arc::new(Controller::new(line));
+    let power = Power::new(stop.clone(), line.try_clone().system("share an event")?);
+    let (controller, power) = (Arc::new(Controller::new(line)), Arc::new(power));
+    let keyboard = Arc::new(Keyboard(stop.clone()));
     let (port, ports) = (devices::hotplug::PORT.into(), devices::hotplug::PORTS.into());
     insert(&buses.ports, port, ports, controller.clone());
-    Ok(controller)
+    insert(&buses.ports, power::PORT.into(), power::PORTS.into(), power.clone());
+    insert(&buses.ports, power::KEYBOARD_PORT.into(), 1, keyboard);
+    Ok((controller, power))
 }
 
 /// What is there only once the vCPUs run.

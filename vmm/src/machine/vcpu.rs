@@ -11,6 +11,7 @@ use crate::bus::Bus;
 use crate::error::{Error, Result, Trying};
 use crate::machine::exits::ExitCounters;
 use crate::machine::kvm::{self, PortAccess};
+use crate::machine::pause::Pause;
 use crate::spec::StopReason;
 
 const CR0_PE: u64 = 1 << 0;
@@ -153,8 +154,14 @@ impl Vcpu {
     }
 
     /// Runs the CPU until the machine must stop, and says why. Never returns while the guest runs.
-    pub fn run(&mut self, memory: &Bus, ports: &Bus) -> StopReason {
+    /// While the guest is paused, it waits in `pause`.
+    pub fn run(&mut self, memory: &Bus, ports: &Bus, pause: &Pause) -> StopReason {
         loop {
+            if pause.pass() {
+                // Else the guest's watchdogs would take the time for a CPU that was stuck. Refused by
+                // KVM where the guest has another clock.
+                let _ = self.descriptor.kvmclock_ctrl();
+            }
             let exit = self.descriptor.run();
             match &exit {
                 Ok(exit) => self.exits.count(exit),

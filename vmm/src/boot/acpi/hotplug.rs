@@ -1,21 +1,27 @@
-//! What the tables say of PCI hot-plug: a device object for each slot, which can be ejected, and the
-//! generic event device, whose interrupt has the guest look at the registers of
-//! [`crate::devices::hotplug`] (ACPI 6.5, 5.6.9 and 6.3).
+//! What the tables say of what happens while the guest runs: a device object for each PCI slot, which
+//! can be ejected, the power button, and the generic event device, whose interrupt has the guest look
+//! at the registers of [`crate::devices::hotplug`] and [`crate::devices::power`] (ACPI 6.5, 5.6.9, 6.3
+//! and 4.8.2.2).
 
 use acpi_tables::Aml;
 use acpi_tables::aml::{
-    And, Arg, Device, Field, FieldAccessType, FieldEntry, FieldLockRule, FieldUpdateRule, If,
-    Interrupt, Local, Method, MethodCall, Name, Notify, OpRegion, OpRegionSpace, Path,
+    And, Arg, Device, EISAName, Field, FieldAccessType, FieldEntry, FieldLockRule, FieldUpdateRule,
+    If, Interrupt, Local, Method, MethodCall, Name, Notify, ONE, OpRegion, OpRegionSpace, Path,
     ResourceTemplate, Store, ZERO,
 };
 
 use super::{IntoBytes, Raw, bytes};
 use crate::devices::hotplug::{PIN, PORT, PORTS};
+use crate::devices::power;
 use crate::pci::root::SLOTS;
 
 /// Notifications (ACPI 6.5, table 5.184): look whether the device is there; eject it.
 const DEVICE_CHECK: u8 = 1;
 const EJECT_REQUEST: u8 = 3;
+
+/// Of a power button (ACPI 6.5, table 5.187): it was pressed.
+const PRESSED: u8 = 0x80;
+const BUTTON: &str = "PBTN";
 
 const COME: &str = "PCIU";
 const WANTED: &str = "PCID";
@@ -77,19 +83,46 @@ fn slot_name(slot: usize) -> Path {
     Path::new(&format!("S{slot:03}"))
 }
 
+/// The power button, as a device of its own.
+pub fn power_button() -> Raw {
+    Raw(bytes(&Device::new(
+        "PWRB".into(),
+        vec![
+            &Name::new("_HID".into(), &EISAName::new("PNP0C0C")),
+            &Name::new("_UID".into(), &ZERO),
+        ],
+    )))
+}
+
 /// The generic event device. It is told which interrupt came; there is but one.
 pub fn event_device() -> Raw {
+    let (port, ports) = (power::PORT + power::BUTTON, 1u8);
+    let button = OpRegion::new(Path::new("PBST"), OpRegionSpace::SystemIO, &port, &ports);
+    let field = Field::new(
+        Path::new("PBST"),
+        FieldAccessType::Byte,
+        FieldLockRule::NoLock,
+        FieldUpdateRule::WriteAsZeroes,
+        vec![FieldEntry::Named(*b"PBTN", 8)],
+    );
+    // Reading clears it.
+    let read = Raw(bytes(&Store::new(&Local(1), &Path::new(BUTTON))));
     let interrupt = Interrupt::new(true, true, false, false, PIN);
     let resources = Raw(ResourceTemplate::new(vec![&interrupt]).into_bytes());
     let look = MethodCall::new(Path::new(&format!("\\_SB_.PCI0.{LOOK}")), vec![]);
     let noted = Store::new(&Local(0), &Arg(0));
+    let power = Path::new("\\_SB_.PWRB");
+    let pressed = Notify::new(&power, &PRESSED);
+    let told = Raw(bytes(&If::new(&And::new(&ZERO, &Local(1), &ONE), vec![&pressed])));
     Raw(bytes(&Device::new(
         "GED_".into(),
         vec![
             &Name::new("_HID".into(), &"ACPI0013"),
             &Name::new("_UID".into(), &ZERO),
             &Name::new("_CRS".into(), &resources),
-            &Method::new("_EVT".into(), 1, true, vec![&noted, &look]),
+            &button,
+            &field,
+            &Method::new("_EVT".into(), 1, true, vec![&noted, &look, &read, &told]),
         ],
     )))
 }

@@ -1,0 +1,115 @@
+//! `assign ps`: the guests that run.
+
+use clap::Args;
+
+use super::output::{self, Table};
+use super::page::bytes;
+use super::{Context, Format};
+use crate::control::{self, Doing, Running, client};
+use crate::failure::{Failure, OwnReason, Reason};
+
+/// Arguments of `assign ps`.
+#[derive(Debug, Args)]
+pub struct Ps {}
+
+impl Ps {
+    pub fn run(&self, context: &Context) -> Result<u8, Failure> {
+        let mut all: Vec<Running> = Vec::new();
+        let mut trouble = None;
+        for guest in control::guests(&context.root) {
+            match client::ask(&context.root, &guest, "/v1/state", None::<&()>) {
+                Ok(running) => all.push(running),
+                // It has ended in between, or its launcher was killed.
+                Err(failure) if failure.reason == Reason::Own(OwnReason::NoSuchGuest) => {}
+                Err(failure) => trouble = Some(failure),
+            }
+        }
+        output::value(context.format, &all)?;
+        if context.format == Format::Table {
+            table(&all).print()?;
+        }
+        // One that does not answer hides no other.
+        trouble.map_or(Ok(0), Err)
+    }
+}
+
+fn table(all: &[Running]) -> Table {
+    let titles = ["GUEST", "STATE", "UP", "CPUS", "MEMORY", "PROCESS", "DEVICES"];
+    let mut table = Table::new(&titles, &[0, 1, 2, 3, 4, 5]);
+    for one in all {
+        let devices: Vec<String> = one.devices.iter().map(ToString::to_string).collect();
+        table.row(&[
+            one.guest.clone(),
+            state(one.state).to_owned(),
+            up(one.up_s),
+            one.cpus.to_string(),
+            bytes(one.memory_bytes),
+            one.pid.to_string(),
+            if devices.is_empty() { "-".to_owned() } else { devices.join(" ") },
+        ]);
+    }
+    table
+}
+
+fn state(state: Doing) -> &'static str {
+    match state {
+        Doing::Starting => "starting",
+        Doing::Running => "running",
+        Doing::Paused => "paused",
+    }
+}
+
+/// Seconds in the two largest units that say something.
+fn up(seconds: u64) -> String {
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds} s"),
+        (0, 0, _) => format!("{minutes} min {} s", seconds % 60),
+        (0, _, _) => format!("{hours} h {} min", minutes % 60),
+        _ => format!("{days} d {} h", hours % 24),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_told_in_two_units() {
+        let told = [0, 59, 60, 3_599, 3_600, 86_399, 86_400, 40 * 86_400 + 7_200].map(up);
+        let expected = [
+            "0 s",
+            "59 s",
+            "1 min 0 s",
+            "59 min 59 s",
+            "1 h 0 min",
+            "23 h 59 min",
+            "1 d 0 h",
+            "40 d 2 h",
+        ];
+        assert_eq!(told, expected);
+    }
+
+    #[test]
+    fn a_list_fits_a_narrow_terminal_and_a_pipe_has_one_line_a_guest() {
+        let one = |guest: &str, state, devices: &[&str]| Running {
+            guest: guest.to_owned(),
+            state,
+            up_s: 93_784,
+            cpus: 64,
+            memory_bytes: 64 << 30,
+            devices: devices.iter().map(|device| device.parse().expect("an address")).collect(),
+            pid: 4_194_303,
+            launcher_pid: 4_194_302,
+        };
+        let devices = ["0000:01:10.0", "0000:01:10.2"];
+        let all = [one("web-1", Doing::Running, &devices), one("db", Doing::Paused, &[])];
+        let lines = table(&all).lines(Some(80));
+        assert!(lines.iter().all(|line| line.chars().count() <= 80), "{lines:#?}");
+        let lines = table(&all).lines(None);
+        assert_eq!(lines.len(), 3, "{lines:#?}");
+        assert!(lines[1].contains("running") && lines[1].contains("1 d 2 h"), "{lines:#?}");
+        assert!(lines[1].contains("64 GiB") && lines[1].ends_with("0000:01:10.2"), "{lines:#?}");
+        assert!(lines[2].contains("paused") && lines[2].ends_with('-'), "{lines:#?}");
+    }
+}
