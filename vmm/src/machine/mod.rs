@@ -204,8 +204,10 @@ impl Machine {
                 .system("start a vCPU's thread")?;
             machine.controls.pause.add(thread);
         }
-        if let Some(arriving) = arriving {
-            machine.receive(arriving)?;
+        let received = arriving.map_or(Ok(()), |arriving| machine.receive(arriving));
+        // The guest may have stopped before, and the first reason counts.
+        if let (Err(error), None) = (received, machine.stop.reason()) {
+            return Err(error);
         }
         machine.events.run(|| machine.stop.reason())
     }
