@@ -17,6 +17,7 @@ mod attach;
 mod bind;
 mod completions;
 mod confirm;
+mod console;
 mod context;
 mod detach;
 mod device;
@@ -156,7 +157,7 @@ enum Verb {
     Recover(recover::Recover),
     /// Show policies with their pools, devices and conditions, and who has what.
     Status(status::Status),
-    /// Start a guest; its console is this terminal.
+    /// Start a guest; its console is this terminal, unless it is detached.
     Run(run::Run),
     /// List the guests that run.
     Ps(ps::Ps),
@@ -166,6 +167,8 @@ enum Verb {
     Pause(pause::Pause),
     /// Let the CPUs of a paused guest go on.
     Resume(pause::Resume),
+    /// Show the console of a running guest, and type to it.
+    Console(console::Console),
     /// Give a running guest devices.
     Attach(attach::Attach),
     /// Take a device from a running guest, which is asked first.
@@ -260,6 +263,7 @@ impl Verb {
             | Verb::Stop(_)
             | Verb::Pause(_)
             | Verb::Resume(_)
+            | Verb::Console(_)
             | Verb::Attach(_)
             | Verb::Detach(_)
             | Verb::Stats(_) => Wants::Host,
@@ -293,6 +297,7 @@ impl Verb {
             Verb::Stop(verb) => verb.run(context),
             Verb::Pause(verb) => verb.run(context),
             Verb::Resume(verb) => verb.run(context),
+            Verb::Console(verb) => verb.run(context),
             Verb::Attach(verb) => verb.run(context),
             Verb::Detach(verb) => verb.run(context),
             Verb::Stats(verb) => verb.run(context),

@@ -135,6 +135,20 @@ pub struct Stopped {
     pub by: Departure,
 }
 
+/// Where a guest's console is asked for: the stream is that console afterwards.
+pub const CONSOLE: &str = "/v1/console";
+/// What the stream is switched to then: bytes as they are printed and typed.
+pub const CONSOLE_PROTOCOL: &str = "console";
+
+/// Somebody wants to see a guest's console, and to type.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Watch {
+    /// How many of the lines that it printed before are shown first.
+    #[serde(default)]
+    pub lines: usize,
+}
+
 /// A request without parameters, or an answer that says no more than that it is done.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -35,6 +35,7 @@ mod handles;
 mod kernel;
 mod lease;
 mod link;
+pub(crate) mod log;
 mod numa;
 mod process;
 mod serve;
@@ -47,9 +48,11 @@ mod timeline;
 pub(crate) mod vfio;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::OpenOptions;
 use std::io;
 use std::ops::ControlFlow;
 use std::os::fd::OwnedFd;
+use std::process::Stdio;
 use std::thread;
 
 use policies::{Guest, Isolation};
@@ -73,16 +76,11 @@ use self::vfio::{Has, NotOpened, VfioFiles};
 use crate::apply::leases;
 use crate::choose::{self, ByForce, Choice, Device, Offer, Previous, World};
 use crate::control::stats::{Entry, Launching};
-use crate::control::{Detached, Place};
+use crate::control::{self, Detached, Place};
 use crate::failure::{Failure, OwnReason};
 use crate::plan::mac::Macs;
 use crate::signals::Signals;
 use crate::state::State;
-
-/// Whether the terminal is a guest's console now, and a line's end does not begin the next.
-pub fn has_raw_terminal() -> bool {
-    console::takes_terminal()
-}
 
 /// Other launchers that may take the chosen VF before we do, until we give up.
 const MOST_RACES: usize = 64;
@@ -105,6 +103,8 @@ pub struct Launch<'a> {
     pub timeline: &'a Timeline,
     /// Whether that is to be told at each start.
     pub show_timeline: bool,
+    /// Whether our standard input and output are its console, beside those who are attached.
+    pub in_front: bool,
 }
 
 /// What happens on the way.
@@ -123,8 +123,12 @@ pub enum Told<'a> {
     Packed(&'a str),
     /// The guest has started, and what that took.
     Timeline(&'a [Entry]),
+    /// Why nothing of the guest's console is written down.
+    Unwritten(&'a io::Error),
     /// The guest's console is this terminal from now on.
     Console,
+    /// It runs, with the devices that it was given.
+    Started,
     /// Why devices are of no use to the guest, which is started again without them.
     NoDevices(&'a str),
     /// The guest rebooted and is started again.
@@ -194,9 +198,10 @@ impl Launch<'_> {
         let boot = self.take_out(boot);
         // From here on, being asked to end means to end in order.
         let signals = Signals::hold().map_err(|error| self.system("hold signals back", &error))?;
+        let console = self.console()?;
         let mut failed = BTreeMap::new();
         let mut connected = self.connect(&mut failed)?;
-        let mut ending = self.live(&place, &mut connected, boot, kvm, &signals)?;
+        let mut ending = self.live(&place, &mut connected, boot, kvm, &signals, &console)?;
         loop {
             match &ending {
                 Ending::Guest(StopReason::Reboot) => (self.tell)(Told::Rebooting),
@@ -213,9 +218,10 @@ impl Launch<'_> {
             let (boot, kvm) = self.open_files()?;
             let boot = self.take_out(boot);
             connected = self.connect_again(connected, &mut failed)?;
-            ending = self.live(&place, &mut connected, boot, kvm, &signals)?;
+            ending = self.live(&place, &mut connected, boot, kvm, &signals, &console)?;
         }
         connected.lease.release()?;
+        console.finish(&signals);
         match ending {
             Ending::Asked => Ok(Ended::Stopped),
             Ending::DeviceError(device) => Err(error::stopped_for(self.guest, &device)),
@@ -227,6 +233,20 @@ impl Launch<'_> {
                 Err(error::ended(self.guest, format!("its virtual machine failed: {detail}")))
             }
         }
+    }
+
+    /// Its console, for all its lives.
+    fn console(&self) -> Result<Console, Failure> {
+        let running = control::guests(self.root);
+        let wanted = |name: &str| name == self.guest.name || running.iter().any(|one| one == name);
+        log::forget_old(&self.state.guests(), wanted);
+        let path = self.state.guest(&self.guest.name).join(log::CONSOLE);
+        let (console, unwritten) = Console::open(path, self.in_front)
+            .map_err(|error| self.system("make its console", &error))?;
+        if let Some(error) = unwritten {
+            (self.tell)(Told::Unwritten(&error));
+        }
+        Ok(console)
     }
 
     /// What is opened before anything is touched.
@@ -387,37 +407,27 @@ impl Launch<'_> {
         boot: BootFiles,
         kvm: OwnedFd,
         signals: &Signals,
+        console: &Console,
     ) -> Result<Ending, Failure> {
         let taps = self.timeline.time(Launching::ConnectNetworks, || {
             handles::open_taps(self.root, self.guest, &connected.choice.networks)
         })?;
         let (events, events_of_guest) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)
             .map_err(|error| self.system("make a pipe", &error.into()))?;
-        let console_output =
-            Console::output().map_err(|error| self.system("use standard output", &error))?;
-        if console::takes_terminal() {
+        if console.takes_terminal() {
             (self.tell)(Told::Console);
         }
-        let (console, console_input) =
-            Console::open().map_err(|error| self.system("take the terminal", &error))?;
+        let (_life, its) =
+            console.live().map_err(|error| self.system("give it a console", &error))?;
         let vfio = connected.vfio.take();
         let (link, control) =
             link::pair().map_err(|error| self.system("make a pair of sockets", &error))?;
-        let parts = Parts {
-            kvm,
-            boot,
-            console_input,
-            console_output,
-            events: events_of_guest,
-            control,
-            taps,
-            vfio,
-        };
+        let parts = Parts { kvm, boot, console: its, events: events_of_guest, control, taps, vfio };
         let program = process::program();
         let node = self.node(&connected.choice);
         let spec = parts.spec(self.guest);
         let started = self.timeline.time(Launching::StartVmm, || {
-            Vmm::start(&program, &spec, parts.descriptors(), events, node)
+            Vmm::start(&program, &spec, parts.descriptors(), events, node, self.last_words())
         });
         // Ours are closed now: the VMM's end alone frees devices, interfaces and pipes.
         drop(parts);
@@ -425,8 +435,18 @@ impl Launch<'_> {
         // Where that fails, or the VMM has ended by now, the launcher stays the owner.
         connected.lease.hand_to(vmm.pid()).ok();
         let ending = Supervisor::new(self, connected, &link, vmm.pid())
-            .and_then(|supervisor| self.attend(place, vmm, &console, signals, &supervisor));
+            .and_then(|supervisor| self.attend(place, vmm, console, signals, &supervisor));
         ending.map_err(|error| self.system("attend to its process", &error))
+    }
+
+    /// Where its process prints what is no event: on our standard error, or, where that is somebody's
+    /// who does not wait, to the file of what happened to the guest.
+    fn last_words(&self) -> Stdio {
+        if self.in_front {
+            return Stdio::inherit();
+        }
+        let path = self.state.guest(&self.guest.name).join(log::EVENTS);
+        OpenOptions::new().append(true).open(path).map_or_else(|_| Stdio::null(), Stdio::from)
     }
 
     /// Stays with the running guest, and lets people speak to it.
@@ -440,7 +460,7 @@ impl Launch<'_> {
     ) -> io::Result<Ending> {
         let listener = serve::listen(place)?;
         let ending = thread::scope(|scope| {
-            serve::serve(scope, &listener, supervisor)?;
+            serve::serve(scope, &listener, supervisor, console)?;
             let hear = |event: GuestEvent| {
                 if let Some(device) = supervisor.ends_with(&event) {
                     return ControlFlow::Break(Ending::DeviceError(device));
@@ -451,8 +471,8 @@ impl Launch<'_> {
                 ControlFlow::Continue(())
             };
             let blocked = |fault: DmaFault| supervisor.blocked(&fault);
-            let (ends, faults) = (supervisor.ends(), self.faults());
-            let ending = session::attend(vmm, console, signals, ends, faults, hear, blocked);
+            let asks = [supervisor.ends(), console.leaves()];
+            let ending = session::attend(vmm, signals, asks, self.faults(), hear, blocked);
             supervisor.end();
             serve::stop(place);
             ending.map(|ending| match ending {

@@ -17,6 +17,7 @@ pub mod apply;
 pub mod choose;
 pub mod cli;
 pub mod control;
+mod detach;
 pub mod doctor;
 pub mod drift;
 pub mod failure;
@@ -27,6 +28,7 @@ pub mod prove;
 mod signals;
 pub mod state;
 pub mod status;
+mod terminal;
 pub mod topology;
 
 pub use failure::{Failure, OwnReason, Reason};

@@ -71,6 +71,16 @@ impl State {
         self.directory.join("kernels")
     }
 
+    /// Where it is written down what guests print and what happens to them: a directory for each.
+    pub fn guests(&self) -> PathBuf {
+        self.directory.join("guests")
+    }
+
+    /// The directory of the guest with this name.
+    pub fn guest(&self, name: &str) -> PathBuf {
+        self.guests().join(name)
+    }
+
     /// Whether what is remembered is not for this user to see, be it the directory that is closed
     /// to them or only its files.
     pub fn is_hidden(&self) -> bool {

@@ -3,8 +3,8 @@
 # tests look for, and then does what lab=VERB on the kernel's command line says:
 #   net       (or nothing) try every network, report, power off
 #   hold      the same, but stay and ping once a second until a line "stop" is typed; a line "ping
-#             ADDRESS COUNT" sends that many pings, each as soon as the one before was answered; the
-#             power button ends it too, unless lab.stubborn is there
+#             ADDRESS COUNT" sends that many pings, each as soon as the one before was answered, and a
+#             line "reboot" reboots; the power button ends it too, unless lab.stubborn is there
 #   shell     the same, then a shell
 #   time      tell when it is up and when its first interface has a link, to the microsecond, and
 #             power off
@@ -359,6 +359,7 @@ hold)
     while read -r word address count; do
         case $word in
         stop) touch /run/stop ;;
+        reboot) end reboot ;;
         ping)
             answered=$(ping -A -q -c "$count" "$address" | sed -n 's/.* \([0-9]*\) packets received.*/\1/p')
             say "ping $address: $answered of $count answered"

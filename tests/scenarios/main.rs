@@ -4,6 +4,7 @@
 mod bad_input;
 mod binding;
 mod boot;
+mod console;
 mod control;
 mod device_errors;
 mod devices;

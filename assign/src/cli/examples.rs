@@ -86,6 +86,7 @@ pub fn of(verb: &str) -> &'static [Example] {
         ],
         "run" => &[
             ("assign run -f web-1.yaml", "Ctrl-] on its console stops the guest."),
+            ("assign run -f web-1.yaml --detach", "Returns when it runs; `assign console web-1`."),
             ("assign run -f web-1.yaml --timeline", "What its start spends time on."),
         ],
         "completions" => &[
@@ -96,6 +97,11 @@ pub fn of(verb: &str) -> &'static [Example] {
             ("assign stop web-1", "Its power button, then 30 s."),
             ("assign stop web-1 --timeout 300", "A guest that takes long to shut down."),
             ("assign stop web-1 --now", "As if its power were cut."),
+        ],
+        "console" => &[
+            ("assign console web-1", "Ctrl-] leaves it, and the guest goes on."),
+            ("assign console web-1 --read-only --lines 0", "What it prints from now on."),
+            ("assign console web-1 --log", "What it has printed, also when it is gone."),
         ],
         "attach" => &[
             ("assign attach web-1 01:10.2", "A device that is bound to vfio-pci."),
@@ -128,6 +134,18 @@ pub fn prose(verb: &str) -> &'static [&'static str] {
             "Only the CPUs are held, between two instructions: devices go on, passed-through ones into \
              the guest's memory too. `assign resume` lets them go on, `assign stop` does so first. The \
              guest's clock goes on; its watchdogs are told.",
+        ],
+        "run" => &[
+            "With --detach the command returns as soon as the guest runs with its devices, with \
+             exit code 0, or with the reason why it does not. The guest goes on in a session of its own, \
+             until it powers off or `assign stop` ends it.",
+            "What a guest prints on its console is kept in guests/NAME/console.log of the state directory, \
+             what happens to it in events.log beside it: the last 1 to 2 MiB of each.",
+        ],
+        "console" => &[
+            "Any number of terminals up to 16 may have it, beside that of `assign run`; each may type. \
+             What is piped in is typed to the guest, and what it prints is shown until it ends. Over \
+             a reboot of the guest it stays.",
         ],
         "stats" => &[
             "Exits are counted where they are handled. One to user space, to assign-vmm, costs most: \

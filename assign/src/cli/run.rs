@@ -1,23 +1,24 @@
 //! `assign run`: starts a guest, shows its console, and gives its devices back at the end.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::sync::{Mutex, PoisonError};
 
 use clap::Args;
 use policies::{Documents, Guest};
-use serde::Serialize;
 use sriov::PciAddress;
-use sriov::dma_fault::{Blocked, DmaFault};
 
-use super::events::line;
-use super::{Context, Files, Format, confirm, output, stats};
-use crate::choose::{ByForce, Choice, Connection, DeviceChoice, Offer};
-use crate::control::Detached;
-use crate::control::stats::{Entry, Launching};
+use self::tell::Teller;
+use super::{Context, Files, confirm};
+use crate::choose::{ByForce, Offer};
+use crate::control::stats::Launching;
+use crate::detach::{self, Behind, Side};
 use crate::failure::{Failure, OwnReason};
-use crate::launch::{self, Ended, Interface, Launch, Timeline, Told};
+use crate::launch::{Launch, Timeline, Told};
 use crate::plan::guests;
 use crate::state::Applied;
+
+mod tell;
 
 /// Arguments of `assign run`.
 #[derive(Debug, Args)]
@@ -27,20 +28,12 @@ pub struct Run {
     /// Which guest, where the files hold several.
     #[arg(value_name = "NAME")]
     name: Option<String>,
+    /// Return when it runs; it goes on without this terminal.
+    #[arg(long)]
+    detach: bool,
     /// Tell what starting it took, a line a phase, once it has started.
     #[arg(long)]
     timeline: bool,
-}
-
-/// The decisions for a program, one object in one line on standard error: standard output is the
-/// guest's console.
-#[derive(Debug, Serialize)]
-struct Decided<'a> {
-    guest: &'a str,
-    #[serde(flatten)]
-    choice: &'a Choice,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    iommu: Option<Interface>,
 }
 
 impl Run {
@@ -53,7 +46,31 @@ impl Run {
                 .with_remedy("Leave it out."));
         }
         let guest = pick(&documents.guests, self.name.as_deref())?;
-        let offers = offers(&documents, &context.state.applied()?);
+        if !self.detach {
+            return self.launch(context, &documents, guest, &timeline, None);
+        }
+        let failed = |error: &io::Error| {
+            let message = format!("cannot go on without this terminal: {error}");
+            Failure::failed(OwnReason::Guest, &guest.name, message)
+        };
+        match detach::split().map_err(|error| failed(&error))? {
+            Side::Front(front) => front.wait().map_err(|error| failed(&error)),
+            Side::Behind(behind) => {
+                self.launch(context, &documents, guest, &timeline, Some(behind))
+            }
+        }
+    }
+
+    /// Runs the guest to its end, and lets go of the terminal on the way where it is to be `behind` it.
+    fn launch(
+        &self,
+        context: &Context,
+        documents: &Documents,
+        guest: &Guest,
+        timeline: &Timeline,
+        behind: Option<Behind>,
+    ) -> Result<u8, Failure> {
+        let offers = offers(documents, &context.state.applied()?);
         let confirmed = Mutex::new(BTreeSet::new());
         let confirm = |device: PciAddress, by_force: &ByForce| {
             // Once, and not again where the guest starts anew with other devices beside it.
@@ -65,7 +82,9 @@ impl Run {
             }
             Ok(())
         };
-        let tell = |told: Told<'_>| tell(&guest.name, context.format, &told);
+        let in_front = behind.is_none();
+        let teller = Teller::new(context, &guest.name, behind);
+        let tell = |told: Told<'_>| teller.tell(&told);
         let launch = Launch {
             root: &context.root,
             state: &context.state,
@@ -73,158 +92,13 @@ impl Run {
             offers: &offers,
             confirm: &confirm,
             tell: &tell,
-            timeline: &timeline,
+            timeline,
             show_timeline: self.timeline,
+            in_front,
         };
-        let ended = launch.run()?;
-        if context.format == Format::Table {
-            match ended {
-                Ended::PoweredOff => anstream::eprintln!("{}: powered off", guest.name),
-                Ended::Stopped => anstream::eprintln!("{}: stopped", guest.name),
-            }
-        }
-        Ok(0)
-    }
-}
-
-/// What happens to a running guest, for a program, beside [`Decided`].
-#[derive(Debug, Serialize)]
-#[serde(tag = "event", rename_all = "kebab-case")]
-enum Happened<'a> {
-    Attached {
-        guest: &'a str,
-        devices: &'a [PciAddress],
-    },
-    Detached {
-        guest: &'a str,
-        #[serde(flatten)]
-        detached: &'a Detached,
-    },
-    Wanted {
-        guest: &'a str,
-        device: PciAddress,
-    },
-    DeviceError {
-        guest: &'a str,
-        device: &'a str,
-    },
-    DmaFault {
-        guest: &'a str,
-        device: PciAddress,
-        #[serde(flatten)]
-        blocked: &'a Blocked,
-    },
-    Trouble {
-        guest: &'a str,
-        error: &'a Failure,
-    },
-    Timeline {
-        guest: &'a str,
-        timeline: &'a [Entry],
-    },
-    NoDevices {
-        guest: &'a str,
-        because: &'a str,
-    },
-    Rebooting {
-        guest: &'a str,
-    },
-}
-
-fn happened<'a>(guest: &'a str, told: &'a Told<'_>) -> Option<Happened<'a>> {
-    Some(match told {
-        Told::Attached(devices) => Happened::Attached { guest, devices },
-        Told::Detached(detached) => Happened::Detached { guest, detached },
-        Told::Wanted(device) => Happened::Wanted { guest, device: *device },
-        Told::DeviceError(device) => Happened::DeviceError { guest, device },
-        Told::DmaFault(DmaFault { device, blocked }) => {
-            Happened::DmaFault { guest, device: *device, blocked }
-        }
-        Told::Trouble(error) => Happened::Trouble { guest, error },
-        Told::Timeline(timeline) => Happened::Timeline { guest, timeline },
-        Told::NoDevices(because) => Happened::NoDevices { guest, because },
-        Told::Rebooting => Happened::Rebooting { guest },
-        Told::Connected { .. }
-        | Told::Memory(_)
-        | Told::Packed(_)
-        | Told::FaultsUnheard(_)
-        | Told::Console => return None,
-    })
-}
-
-/// A line for people, on the terminal that may be the guest's console, and then does not begin a line
-/// by itself.
-fn say(line: &str) {
-    let end = if launch::has_raw_terminal() { "\r\n" } else { "\n" };
-    anstream::eprint!("{line}{end}");
-}
-
-fn tell(guest: &str, format: Format, told: &Told<'_>) {
-    if format == Format::Json
-        && let Some(happened) = happened(guest, told)
-    {
-        // Plain data always serializes.
-        if let Ok(text) = serde_json::to_string(&happened) {
-            say(&text);
-        }
-        return;
-    }
-    match (told, format) {
-        (Told::Connected { choice, iommu }, Format::Json) => {
-            // Plain data always serializes.
-            if let Ok(text) = serde_json::to_string(&Decided { guest, choice, iommu: *iommu }) {
-                anstream::eprintln!("{text}");
-            }
-        }
-        (Told::Connected { choice, iommu }, _) => {
-            // "… through vfio (iommufd)"
-            let by = iommu.map(|iommu| format!(" ({iommu})")).unwrap_or_default();
-            for connection in &choice.networks {
-                let by = if matches!(connection, Connection::Vfio { .. }) { &*by } else { "" };
-                anstream::eprintln!("{guest}: {connection}{by}");
-            }
-            for device in &choice.devices {
-                let by = if matches!(device, DeviceChoice::Given { .. }) { &*by } else { "" };
-                anstream::eprintln!("{guest}: {device}{by}");
-            }
-        }
-        (Told::Memory(cause), _) => anstream::eprintln!("assign: {guest}: {cause}"),
-        (Told::Packed(why), _) => {
-            anstream::eprintln!("assign: {guest}: its kernel unpacks itself at each start: {why}");
-        }
-        (Told::NoDevices(cause), _) => {
-            anstream::eprintln!("assign: {guest}: starting again without: {cause}");
-        }
-        (Told::Console, Format::Json) => {}
-        (Told::Console, _) => {
-            anstream::eprintln!("console of {guest}; Ctrl-] leaves it and stops the guest");
-        }
-        (Told::Timeline(entries), _) => {
-            say(&format!("{guest}: what its start took:"));
-            let width = output::width(std::io::stderr()).map(usize::from);
-            stats::timeline(entries).lines(width).iter().for_each(|line| say(line));
-        }
-        (Told::Rebooting, _) => anstream::eprintln!("{guest}: rebooted, starting again"),
-        (Told::Attached(devices), _) => {
-            devices.iter().for_each(|device| say(&format!("{guest}: has {device} now")));
-        }
-        (Told::Detached(detached), _) => {
-            say(&format!("{guest}: {}", detached.told()));
-            detached.notes.iter().for_each(|note| say(&format!("assign: {note}")));
-        }
-        (Told::Wanted(device), _) => say(&format!("{guest}: the host wants {device} back")),
-        (Told::DeviceError(device), _) => {
-            say(&format!("{guest}: {device} met an error that it cannot recover from"));
-        }
-        (Told::DmaFault(DmaFault { device, blocked }), _) => {
-            let tried = line::blocked(blocked);
-            say(&format!("{guest}: {device} reached for memory that is not the guest's: {tried}"));
-        }
-        (Told::FaultsUnheard(error), _) => {
-            let cause = format!("/dev/kmsg: {error}");
-            say(&format!("assign: {guest}: faults of its devices are not told: {cause}"));
-        }
-        (Told::Trouble(failure), _) => say(&format!("assign: {failure}")),
+        let ended = launch.run();
+        teller.ended(&ended);
+        ended.map(|_| 0)
     }
 }
 

@@ -7,8 +7,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sriov::HostRoot;
 
-use super::http::{Request, Response};
-use super::socket;
+use super::http::{Request, Response, SWITCHING};
+use super::{CONSOLE, Watch, socket};
 use crate::failure::{Failure, OwnReason};
 
 /// Asks `guest` for `path`, with a body where there is one, and waits for the answer.
@@ -21,22 +21,31 @@ pub fn ask<T: DeserializeOwned>(
     path: &str,
     body: Option<&impl Serialize>,
 ) -> Result<T, Failure> {
-    let stream = UnixStream::connect(socket(root, guest)).map_err(|error| absent(guest, &error))?;
-    let response = exchange(&stream, path, body).map_err(|error| {
-        let message = format!("its launcher did not answer: {error}");
-        Failure::failed(OwnReason::Guest, guest, message)
-            .with_remedy("It may just have ended: see `assign status`.")
-    })?;
-    let unclear = |error: serde_json::Error| {
-        let message = format!("its launcher's answer is not understood: {error}");
-        Failure::failed(OwnReason::Guest, guest, message)
-            .with_remedy("It may be of another version: start the guest again.")
-    };
+    let (_, response) = exchange(root, guest, path, body)?;
     if response.status == 200 {
-        return serde_json::from_slice(&response.body).map_err(unclear);
+        return serde_json::from_slice(&response.body).map_err(|error| unclear(guest, &error));
     }
-    let told: Told = serde_json::from_slice(&response.body).map_err(unclear)?;
-    Err(told.error)
+    Err(refusal(guest, &response))
+}
+
+/// The console of `guest`, with the last lines that it printed first.
+///
+/// # Errors
+/// As [`ask`].
+pub fn console(root: &HostRoot, guest: &str, wanted: &Watch) -> Result<UnixStream, Failure> {
+    let (stream, response) = exchange(root, guest, CONSOLE, Some(wanted))?;
+    if response.status == SWITCHING { Ok(stream) } else { Err(refusal(guest, &response)) }
+}
+
+fn refusal(guest: &str, response: &Response) -> Failure {
+    let told = serde_json::from_slice(&response.body).map(|Told { error }| error);
+    told.unwrap_or_else(|error| unclear(guest, &error))
+}
+
+fn unclear(guest: &str, error: &serde_json::Error) -> Failure {
+    let message = format!("its launcher's answer is not understood: {error}");
+    Failure::failed(OwnReason::Guest, guest, message)
+        .with_remedy("It may be of another version: start the guest again.")
 }
 
 #[derive(serde::Deserialize)]
@@ -45,14 +54,24 @@ struct Told {
 }
 
 fn exchange(
-    stream: &UnixStream,
+    root: &HostRoot,
+    guest: &str,
     path: &str,
     body: Option<&impl Serialize>,
-) -> io::Result<Response> {
-    let method = if body.is_some() { "POST" } else { "GET" };
-    let body = body.map(serde_json::to_vec).transpose()?.unwrap_or_default();
-    Request { method: method.to_owned(), path: path.to_owned(), body }.write(stream)?;
-    Response::read(stream)
+) -> Result<(UnixStream, Response), Failure> {
+    let stream = UnixStream::connect(socket(root, guest)).map_err(|error| absent(guest, &error))?;
+    let asked = || -> io::Result<Response> {
+        let method = if body.is_some() { "POST" } else { "GET" };
+        let body = body.map(serde_json::to_vec).transpose()?.unwrap_or_default();
+        Request { method: method.to_owned(), path: path.to_owned(), body }.write(&stream)?;
+        Response::read(&stream)
+    };
+    let response = asked().map_err(|error| {
+        let message = format!("its launcher did not answer: {error}");
+        Failure::failed(OwnReason::Guest, guest, message)
+            .with_remedy("It may just have ended: see `assign status`.")
+    })?;
+    Ok((stream, response))
 }
 
 fn absent(guest: &str, error: &io::Error) -> Failure {

@@ -12,6 +12,9 @@ const MAX_BODY: usize = 1 << 20;
 /// Most header fields.
 const MAX_FIELDS: usize = 32;
 
+/// The status of an answer after which the stream speaks another protocol.
+pub const SWITCHING: u16 = 101;
+
 /// A request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
@@ -104,8 +107,21 @@ impl Response {
     }
 }
 
+/// Answers that the stream speaks another protocol from here on (RFC 9110, section 7.8).
+///
+/// # Errors
+/// The stream's.
+pub fn switch(mut stream: impl Write, protocol: &str) -> io::Result<()> {
+    let head = format!(
+        "HTTP/1.1 {SWITCHING} {}\r\nConnection: Upgrade\r\nUpgrade: {protocol}\r\n\r\n",
+        phrase(SWITCHING)
+    );
+    stream.write_all(head.as_bytes())
+}
+
 fn phrase(status: u16) -> &'static str {
     match status {
+        SWITCHING => "Switching Protocols",
         200 => "OK",
         400 => "Bad Request",
         404 => "Not Found",

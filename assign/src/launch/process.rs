@@ -47,7 +47,7 @@ pub struct Vmm {
 impl Vmm {
     /// Starts the VMM on `spec`. `inherited` are the descriptors that the spec names; `events` is
     /// the read end of the pipe for them. Its memory comes from `node`, where that is
-    /// given.
+    /// given. What it has to say beside events, such as a panic, goes to `last_words`.
     ///
     /// # Errors
     /// The kernel's, from making the process or from what is set up within it.
@@ -57,6 +57,7 @@ impl Vmm {
         inherited: Vec<RawFd>,
         events: OwnedFd,
         node: Option<Node>,
+        last_words: Stdio,
     ) -> io::Result<Vmm> {
         let spec_file = spec_file(spec)?;
         let locked = spec.vfio.is_some().then_some(spec.memory_bytes.saturating_add(LOCKED_SLACK));
@@ -65,7 +66,7 @@ impl Vmm {
         let mut command = Command::new(program);
         command.args([OsString::from("--spec"), spec_number.to_string().into()]);
         // Its own process group: Ctrl-C on the terminal is for us, we pass on what it means.
-        command.stdin(Stdio::null()).stdout(Stdio::null()).process_group(0);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(last_words).process_group(0);
         let in_child = move || -> io::Result<()> {
             // Die with the launcher; it may have died before this line.
             rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
@@ -253,6 +254,8 @@ impl Events {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
+
     use super::*;
 
     fn pipe_with(text: &str) -> Events {
@@ -322,12 +325,15 @@ mod tests {
         };
         let signals = signals::Signals::hold().expect("a signalfd");
         let inherited = vec![write.as_raw_fd(), kernel.as_raw_fd()];
-        let vmm = Vmm::start(&program, &spec, inherited, read, None).expect("a program that runs");
+        let vmm = Vmm::start(&program, &spec, inherited, read, None, Stdio::inherit())
+            .expect("a program that runs");
         drop((write, kernel));
+        let nobody = rustix::event::eventfd(0, rustix::event::EventfdFlags::NONBLOCK);
+        let nobody = nobody.expect("a counter");
         let ending = super::super::session::attend(
             vmm,
-            &super::super::console::Console::Direct,
             &signals,
+            [nobody.as_fd(), nobody.as_fd()],
             None,
             |_| std::ops::ControlFlow::Continue(()),
             |_| {},

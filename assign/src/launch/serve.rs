@@ -12,14 +12,23 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sriov::Class;
 
+use super::console::Console;
 use super::supervisor::Supervisor;
-use crate::control::http::{Request, Response};
-use crate::control::{Nothing, Place};
+use crate::control::http::{self, Request, Response};
+use crate::control::{CONSOLE, CONSOLE_PROTOCOL, Nothing, Place, Watch};
 use crate::failure::{Failure, OwnReason};
 
 /// What can be asked at all.
-const PATHS: [&str; 7] =
-    ["/v1/attach", "/v1/detach", "/v1/stats", "/v1/state", "/v1/stop", "/v1/pause", "/v1/resume"];
+const PATHS: [&str; 8] = [
+    "/v1/attach",
+    "/v1/console",
+    "/v1/detach",
+    "/v1/stats",
+    "/v1/state",
+    "/v1/stop",
+    "/v1/pause",
+    "/v1/resume",
+];
 
 /// How long somebody may take to say what is wanted.
 const SAYS_WITHIN: Duration = Duration::from_secs(10);
@@ -45,13 +54,14 @@ pub fn serve<'scope>(
     scope: &'scope Scope<'scope, '_>,
     listener: &'scope UnixListener,
     supervisor: &'scope Supervisor<'_, '_, '_>,
+    console: &'scope Console,
 ) -> io::Result<()> {
     let work = move || {
         loop {
             match listener.accept() {
                 Ok(_) if supervisor.has_gone() => return,
                 Ok((stream, _)) => {
-                    let answer = move || answer(&stream, supervisor);
+                    let answer = move || answer(stream, supervisor, console);
                     // Without a thread the stream is closed, which is an answer as well.
                     thread::Builder::new().name("request".into()).spawn_scoped(scope, answer).ok();
                 }
@@ -69,11 +79,17 @@ pub fn stop(place: &Place) {
     UnixStream::connect(place.socket()).ok();
 }
 
-fn answer(stream: &UnixStream, supervisor: &Supervisor<'_, '_, '_>) {
+fn answer(stream: UnixStream, supervisor: &Supervisor<'_, '_, '_>, console: &Console) {
     // Fails for a limit of zero only.
     stream.set_read_timeout(Some(SAYS_WITHIN)).ok();
     stream.set_write_timeout(Some(SAYS_WITHIN)).ok();
-    let response = match Request::read(stream) {
+    let response = match Request::read(&stream) {
+        Ok(request) if request.method == "POST" && request.path == CONSOLE => {
+            match parse::<Watch>(&request) {
+                Ok(Watch { lines }) => return watch(stream, lines, console),
+                Err(failure) => refuse(400, &failure),
+            }
+        }
         Ok(request) => respond(&request, supervisor),
         Err(error) if error.kind() == io::ErrorKind::InvalidData => {
             let message = format!("is not understood: {error}");
@@ -82,7 +98,15 @@ fn answer(stream: &UnixStream, supervisor: &Supervisor<'_, '_, '_>) {
         // Whoever asked is gone.
         Err(_) => return,
     };
-    response.write(stream).ok();
+    response.write(&stream).ok();
+}
+
+/// From here on the stream is somebody's console.
+fn watch(stream: UnixStream, lines: usize, console: &Console) {
+    // Whoever asked may be gone.
+    if http::switch(&stream, CONSOLE_PROTOCOL).is_ok() {
+        console.attach(stream, lines).ok();
+    }
 }
 
 fn respond(request: &Request, supervisor: &Supervisor<'_, '_, '_>) -> Response {
@@ -109,11 +133,14 @@ fn with<T: DeserializeOwned, R: Serialize>(
     request: &Request,
     work: impl FnOnce(T) -> Result<R, Failure>,
 ) -> Response {
-    let wanted = serde_json::from_slice(&request.body).map_err(|error| {
+    told(parse(request).and_then(work))
+}
+
+fn parse<T: DeserializeOwned>(request: &Request) -> Result<T, Failure> {
+    serde_json::from_slice(&request.body).map_err(|error| {
         let message = format!("is not understood: {error}");
         Failure::bad_input(OwnReason::Usage, "the request", message)
-    });
-    told(wanted.and_then(work))
+    })
 }
 
 fn told(done: Result<impl Serialize, Failure>) -> Response {

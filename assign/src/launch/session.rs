@@ -1,5 +1,5 @@
-//! The time while a guest runs: one loop that waits for the guest's end, its events, the terminal
-//! and signals.
+//! The time while a guest runs: one loop that waits for the guest's end, its events, and whoever
+//! asks for its end.
 
 use std::io;
 use std::ops::ControlFlow;
@@ -10,7 +10,6 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use sriov::dma_fault::{DmaFault, Faults};
 use vmm::spec::{GuestEvent, StopReason};
 
-use super::console::{Console, Typed};
 use super::process::Vmm;
 use crate::signals::Signals;
 
@@ -30,15 +29,15 @@ pub enum Ending {
 
 /// Stays with the guest until its process has ended. `hear` is told what happens meanwhile, and
 /// breaks off where the guest must not go on: that is how it ends then. `blocked` is told of faults of
-/// the IOMMU, whosever devices they are. When `ends` becomes readable, the guest is ended.
+/// the IOMMU, whosever devices they are. When one of the counters `asks` becomes readable, the guest is
+/// ended, as by a signal.
 ///
 /// # Errors
 /// The kernel's, from waiting; the process is killed then.
 pub fn attend(
     mut vmm: Vmm,
-    console: &Console,
     signals: &Signals,
-    ends: BorrowedFd<'_>,
+    asks: [BorrowedFd<'_>; 2],
     mut faults: Option<Faults>,
     hear: impl Fn(GuestEvent) -> ControlFlow<Ending>,
     blocked: impl Fn(DmaFault),
@@ -50,7 +49,7 @@ pub fn attend(
         let grace = since.map(|since| GRACE.saturating_sub(since.elapsed()));
         let counted = faults.as_ref().and_then(|faults| faults.wait(Instant::now()));
         let wait = grace.into_iter().chain(counted).min();
-        let ready = ready(&vmm, console, signals, ends, has_events, faults.as_ref(), wait)?;
+        let ready = ready(&vmm, signals, asks, has_events, faults.as_ref(), wait)?;
         match faults.as_mut().map(|faults| faults.take(Instant::now())).transpose() {
             Ok(news) => news.into_iter().flat_map(|news| news.faults).for_each(&blocked),
             // The guest goes on without.
@@ -70,12 +69,9 @@ pub fn attend(
             let reason = vmm.reap()?;
             return Ok(asked.map_or(Ending::Guest(reason), |(_, ending)| ending));
         }
-        let typed = match (ready.typed, console) {
-            (true, Console::Terminal(terminal)) => terminal.pass_on(),
-            _ => Typed::PassedOn,
-        };
-        let unwanted = ready.unwanted && rustix::io::read(ends, &mut [0; 8]).is_ok();
-        let ask = (ready.signal && signals.came()) || typed != Typed::PassedOn || unwanted;
+        let asked_by = |one: &BorrowedFd<'_>| rustix::io::read(*one, &mut [0; 8]).is_ok();
+        let ask = (ready.signal && signals.came())
+            || (ready.asked && asks.iter().filter(|one| asked_by(one)).count() > 0);
         match since {
             None if ask => {
                 vmm.terminate();
@@ -93,33 +89,25 @@ struct Ready {
     ended: bool,
     events: bool,
     signal: bool,
-    typed: bool,
-    unwanted: bool,
+    asked: bool,
 }
 
 fn ready(
     vmm: &Vmm,
-    console: &Console,
     signals: &Signals,
-    ends: BorrowedFd<'_>,
+    asks: [BorrowedFd<'_>; 2],
     has_events: bool,
     faults: Option<&Faults>,
     wait: Option<Duration>,
 ) -> io::Result<Ready> {
-    let stdin = io::stdin();
-    let mut watched = vec![
-        PollFd::new(&vmm.pidfd, PollFlags::IN),
-        PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN),
-        PollFd::from_borrowed_fd(ends, PollFlags::IN),
-    ];
-    let mut place = |watch: bool, descriptor| {
-        watch.then(|| {
-            watched.push(PollFd::from_borrowed_fd(descriptor, PollFlags::IN));
-            watched.len() - 1
-        })
-    };
-    let events = place(has_events, vmm.events.pipe.as_fd());
-    let typed = place(matches!(console, Console::Terminal(_)), stdin.as_fd());
+    let [ends, leaves] = asks;
+    let always = [vmm.pidfd.as_fd(), signals.as_fd(), ends, leaves];
+    let watch = |descriptor| PollFd::from_borrowed_fd(descriptor, PollFlags::IN);
+    let mut watched: Vec<PollFd<'_>> = always.into_iter().map(watch).collect();
+    let events = has_events.then(|| {
+        watched.push(watch(vmm.events.pipe.as_fd()));
+        watched.len() - 1
+    });
     // What it holds is taken at each turn.
     watched.extend(faults.map(|faults| PollFd::new(faults, PollFlags::IN)));
     let wait = wait.and_then(|wait| Timespec::try_from(wait).ok());
@@ -135,8 +123,7 @@ fn ready(
     Ok(Ready {
         ended: is_ready(Some(0)),
         signal: is_ready(Some(1)),
-        unwanted: is_ready(Some(2)),
+        asked: is_ready(Some(2)) || is_ready(Some(3)),
         events: is_ready(events),
-        typed: is_ready(typed),
     })
 }

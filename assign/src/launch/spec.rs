@@ -12,6 +12,7 @@ use vmm::spec::{
     VfioGroup, VirtioNet,
 };
 
+use super::console::Ends;
 use super::handles::BootFiles;
 use super::vfio::{Files, VfioFiles};
 
@@ -22,10 +23,8 @@ pub struct Parts {
     pub kvm: OwnedFd,
     /// Kernel and initial RAM disk.
     pub boot: BootFiles,
-    /// Where the guest's serial console reads from.
-    pub console_input: OwnedFd,
-    /// Where it writes to.
-    pub console_output: OwnedFd,
+    /// The guest's ends of its serial console.
+    pub console: Ends,
     /// The write end of the pipe for events.
     pub events: OwnedFd,
     /// The VMM's end of the sockets for requests.
@@ -50,8 +49,8 @@ impl Parts {
                 cmdline: guest.boot.cmdline.clone(),
             },
             console: Console {
-                input: Some(number(&self.console_input)),
-                output: number(&self.console_output),
+                input: Some(number(&self.console.input)),
+                output: number(&self.console.output),
             },
             events: Some(number(&self.events)),
             networks: self
@@ -67,7 +66,7 @@ impl Parts {
     /// Every descriptor the child inherits.
     pub fn descriptors(&self) -> Vec<RawFd> {
         let vfio = self.vfio.iter().flat_map(VfioFiles::descriptors);
-        [&self.kvm, &self.boot.kernel, &self.console_input, &self.console_output]
+        [&self.kvm, &self.boot.kernel, &self.console.input, &self.console.output]
             .into_iter()
             .chain([&self.events, &self.control])
             .chain(self.boot.initrd.as_ref())
@@ -149,8 +148,7 @@ mod tests {
         Parts {
             kvm: null(),
             boot: BootFiles { kernel: null(), initrd: Some(null()) },
-            console_input: null(),
-            console_output: null(),
+            console: Ends { input: null(), output: null() },
             events: null(),
             control: null(),
             taps: vec![(null(), [2, 0, 0, 0, 0, 1])],

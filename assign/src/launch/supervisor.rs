@@ -138,7 +138,12 @@ impl<'a, 'l, 'c> Supervisor<'a, 'l, 'c> {
                 let awaited = &mut running.awaited;
                 let before = awaited.len();
                 awaited.retain(|one| one != event);
-                return before > 0 && awaited.is_empty() && self.launch.show_timeline;
+                let has_started = before > 0 && awaited.is_empty();
+                drop(running);
+                if has_started {
+                    (self.launch.tell)(Told::Started);
+                }
+                return has_started && self.launch.show_timeline;
             }
             GuestEvent::Detached { device, by } => (device, by),
             _ => return true,
