@@ -59,7 +59,7 @@ use policies::{Guest, Isolation};
 use rustix::pipe::PipeFlags;
 use sriov::dma_fault::{DmaFault, Faults};
 use sriov::{HostRoot, HostSnapshot, PciAddress};
-use vmm::spec::{GuestEvent, StopReason};
+use vmm::spec::{GuestEvent, Sandbox, StopReason};
 
 use self::console::Console;
 use self::handles::BootFiles;
@@ -103,6 +103,8 @@ pub struct Launch<'a> {
     pub timeline: &'a Timeline,
     /// Whether that is to be told at each start.
     pub show_timeline: bool,
+    /// Whether its process is shut in.
+    pub sandboxed: bool,
     /// Whether our standard input and output are its console, beside those who are attached.
     pub in_front: bool,
 }
@@ -127,6 +129,8 @@ pub enum Told<'a> {
     Unwritten(&'a io::Error),
     /// The guest's console is this terminal from now on.
     Console,
+    /// Its process is not shut in.
+    NoSandbox,
     /// It runs, with the devices that it was given.
     Started,
     /// Why devices are of no use to the guest, which is started again without them.
@@ -156,6 +160,16 @@ pub enum Ended {
     PoweredOff,
     /// We were asked to stop it.
     Stopped,
+}
+
+/// The first of the users that guests' processes are: far from those that people and services have,
+/// as they are given by hand, by distributions, and by containers.
+const FIRST_USER: u32 = 0x7000_0000;
+
+/// Whom the guest's process is to be: as no other that runs, since each launcher has one guest.
+fn sandbox() -> Sandbox {
+    let user = FIRST_USER + std::process::id();
+    Sandbox { user, group: user }
 }
 
 /// Devices that were tried and are of no use, with the reasons.
@@ -198,6 +212,9 @@ impl Launch<'_> {
         let boot = self.take_out(boot);
         // From here on, being asked to end means to end in order.
         let signals = Signals::hold().map_err(|error| self.system("hold signals back", &error))?;
+        if !self.sandboxed {
+            (self.tell)(Told::NoSandbox);
+        }
         let console = self.console()?;
         let mut failed = BTreeMap::new();
         let mut connected = self.connect(&mut failed)?;
@@ -422,7 +439,17 @@ impl Launch<'_> {
         let vfio = connected.vfio.take();
         let (link, control) =
             link::pair().map_err(|error| self.system("make a pair of sockets", &error))?;
-        let parts = Parts { kvm, boot, console: its, events: events_of_guest, control, taps, vfio };
+        let sandbox = self.sandboxed.then(sandbox);
+        let parts = Parts {
+            kvm,
+            boot,
+            console: its,
+            events: events_of_guest,
+            control,
+            taps,
+            vfio,
+            sandbox,
+        };
         let program = process::program();
         let node = self.node(&connected.choice);
         let spec = parts.spec(self.guest);

@@ -13,8 +13,16 @@ use crate::progress;
 use crate::run::{capture, line};
 
 /// The programs of an emulated host.
-const PROGRAMS: &[&str] =
-    &["assign", "assign-vmm", "lab-agent", "lab-clock", "lab-map", "lab-change", "lab-fault"];
+const PROGRAMS: &[&str] = &[
+    "assign",
+    "assign-vmm",
+    "lab-agent",
+    "lab-clock",
+    "lab-map",
+    "lab-change",
+    "lab-fault",
+    "lab-walls",
+];
 
 /// Set by `cargo lab test` for the tests it starts: the programs were built just before, so that
 /// not every test has to ask cargo again. A test started in any other way builds them itself, and

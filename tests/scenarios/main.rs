@@ -27,6 +27,7 @@ mod machine;
 mod nvme;
 mod policy;
 mod protection;
+mod sandbox;
 mod snapshot;
 mod stats;
 mod type1;

@@ -47,6 +47,16 @@ pub enum Error {
         /// Why, with the remedy where there is one.
         reason: String,
     },
+    /// The VMM cannot shut itself in.
+    #[error(
+        "its sandbox: cannot {action}: {source}; `assign run --no-sandbox` starts it without one"
+    )]
+    Sandbox {
+        /// What was tried, as an infinitive.
+        action: &'static str,
+        /// The kernel's answer.
+        source: io::Error,
+    },
     /// Another system call failed.
     #[error("cannot {action}: {source}")]
     System {

@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::sync::Mutex;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
 use crate::spec::GuestEvent;
 
 /// Where events go. A launcher that went away hears nothing; the guest does not depend on it.
@@ -21,6 +23,14 @@ impl Reporter {
     /// Whether anybody may hear.
     pub fn is_heard(&self) -> bool {
         self.pipe.is_some()
+    }
+
+    /// Whether the launcher has ended: nobody else reads the pipe.
+    pub fn is_gone(&self) -> bool {
+        let Some(pipe) = &self.pipe else { return false };
+        let pipe = crate::lock(pipe);
+        let mut polled = [PollFd::new(&*pipe, PollFlags::empty())];
+        poll(&mut polled, Some(&Timespec::default())).is_ok_and(|_| !polled[0].revents().is_empty())
     }
 
     /// Tells of `event`, in one write, so that lines of several threads do not mix.

@@ -19,6 +19,8 @@ pub mod error;
 pub mod event;
 pub mod machine;
 pub mod pci;
+#[allow(unsafe_code)]
+pub mod sandbox;
 pub mod spec;
 pub mod timeline;
 pub mod vfio;

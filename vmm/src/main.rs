@@ -10,6 +10,7 @@ use vmm::descriptor::Inherited;
 use vmm::error::{Error, Result};
 use vmm::event::Reporter;
 use vmm::machine::Machine;
+use vmm::sandbox;
 use vmm::spec::{Descriptor, GuestEvent, GuestSpec, StopReason};
 
 const USAGE: &str = "usage: assign-vmm --spec FD\n\n\
@@ -33,7 +34,9 @@ fn main() -> ExitCode {
         }
     };
     let reporter = Arc::new(reporter);
-    let outcome = Machine::build(&spec, &mut inherited, &reporter).and_then(Machine::run);
+    let outcome = shut_in(&spec, &reporter)
+        .and_then(|()| Machine::build(&spec, &mut inherited, &reporter))
+        .and_then(Machine::run);
     let reason = outcome.unwrap_or_else(|error| reason(&spec, &error));
     if !reporter.is_heard()
         && let StopReason::Failed { detail }
@@ -46,6 +49,10 @@ fn main() -> ExitCode {
     reporter.send(&GuestEvent::Stopped { reason });
     // vCPU threads may still be in the guest; the process takes them along.
     std::process::exit(status.into());
+}
+
+fn shut_in(spec: &GuestSpec, launcher: &Reporter) -> Result<()> {
+    spec.sandbox.as_ref().map_or(Ok(()), |walls| sandbox::enter(walls, launcher))
 }
 
 /// What an error before the guest ran means for it.

@@ -43,6 +43,19 @@ pub struct GuestSpec {
     pub networks: Vec<VirtioNet>,
     /// Passed-through devices and what they reach memory by.
     pub vfio: Option<Vfio>,
+    /// How the VMM shuts itself in before it looks at anything of the guest; without it, it does not.
+    #[serde(default)]
+    pub sandbox: Option<Sandbox>,
+}
+
+/// Whom the VMM becomes. It must be root when it starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sandbox {
+    /// The user: not root, and best nobody else's.
+    pub user: u32,
+    /// The group: the same.
+    pub group: u32,
 }
 
 /// Longest name of a guest, in bytes.

@@ -31,6 +31,10 @@ pub struct Run {
     /// Return when it runs; it goes on without this terminal.
     #[arg(long)]
     detach: bool,
+    /// Leave its process the run of this host, to look into what goes wrong: whoever breaks out of the
+    /// guest is root here.
+    #[arg(long)]
+    no_sandbox: bool,
     /// Tell what starting it took, a line a phase, once it has started.
     #[arg(long)]
     timeline: bool,
@@ -94,6 +98,7 @@ impl Run {
             tell: &tell,
             timeline,
             show_timeline: self.timeline,
+            sandboxed: !self.no_sandbox,
             in_front,
         };
         let ended = launch.run();

@@ -5,7 +5,7 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -13,6 +13,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use rustix::fs::MemfdFlags;
 use rustix::io::FdFlags;
 use rustix::process::{PidfdFlags, Resource, Rlimit, Signal};
+use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 use vmm::spec::{GuestEvent, GuestSpec, StopReason};
 
 use super::numa::Node;
@@ -22,6 +23,9 @@ use crate::signals;
 const LOCKED_SLACK: u64 = 64 << 20;
 /// Longest line of events; the longest real one carries an error message.
 const MAX_LINE: usize = 64 << 10;
+
+/// The limit of niceness for who may be as urgent as others, 0: it is counted down from 20.
+const ORDINARY: u64 = 20;
 
 /// Events that are kept until somebody takes them.
 const MAX_NEWS: usize = 256;
@@ -62,7 +66,10 @@ impl Vmm {
         let spec_file = spec_file(spec)?;
         let locked = spec.vfio.is_some().then_some(spec.memory_bytes.saturating_add(LOCKED_SLACK));
         let limit = locked.map(raised_limit);
-        let (parent, spec_number) = (rustix::process::getpid(), spec_file.as_raw_fd());
+        // Within its own space of process ids our own is not to be seen; there, the VMM itself looks
+        // after us once more.
+        let parent = spec.sandbox.is_none().then(rustix::process::getpid);
+        let spec_number = spec_file.as_raw_fd();
         let mut command = Command::new(program);
         command.args([OsString::from("--spec"), spec_number.to_string().into()]);
         // Its own process group: Ctrl-C on the terminal is for us, we pass on what it means.
@@ -70,7 +77,7 @@ impl Vmm {
         let in_child = move || -> io::Result<()> {
             // Die with the launcher; it may have died before this line.
             rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-            if rustix::process::getppid() != Some(parent) {
+            if parent.is_some() && rustix::process::getppid() != parent {
                 return Err(io::Error::from(rustix::io::Errno::SRCH));
             }
             // The signals we hold back would be held back in the program, too.
@@ -83,6 +90,9 @@ impl Vmm {
             if let Some(node) = &node {
                 node.bind()?;
             }
+            // Its threads are to become as urgent again as they were.
+            let nice = Rlimit { current: Some(ORDINARY), maximum: Some(ORDINARY) };
+            rustix::process::setrlimit(Resource::Nice, nice).ok();
             // What we inherited ourselves is not for the guest: from here on only what is named is
             // passed on. Linux before 5.11 refuses, and has our own descriptors closed by their flag.
             // SAFETY: the call sets a flag on open descriptors and touches no memory.
@@ -98,7 +108,10 @@ impl Vmm {
         // SAFETY: between fork and exec the closure makes system calls only, through functions
         // that neither allocate nor lock.
         unsafe { command.pre_exec(in_child) };
-        let mut child = command.spawn()?;
+        let space = spec.sandbox.is_some().then(ProcessSpace::begin).transpose()?;
+        let spawned = command.spawn();
+        drop(space);
+        let mut child = spawned?;
         let ready = rustix::process::pidfd_open(pid(&child), PidfdFlags::empty())
             .and_then(|pidfd| Ok((pidfd, Events::new(events)?)));
         match ready {
@@ -116,14 +129,9 @@ impl Vmm {
         self.child.id()
     }
 
-    /// Asks it to end.
-    pub fn terminate(&self) {
-        // A process that has ended already is what was wanted.
-        rustix::process::pidfd_send_signal(&self.pidfd, Signal::TERM).ok();
-    }
-
-    /// Ends it.
+    /// Ends it. It has nothing to put in order: the kernel closes what it has.
     pub fn kill(&self) {
+        // A process that has ended already is what was wanted.
         rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL).ok();
     }
 
@@ -141,6 +149,32 @@ impl Drop for Vmm {
         // Both fail only for a process that is reaped, as after `reap`.
         self.child.kill().ok();
         self.child.wait().ok();
+    }
+}
+
+/// Has processes that this thread makes begin a space of process ids of their own, until it is dropped.
+struct ProcessSpace {
+    ours: OwnedFd,
+}
+
+impl ProcessSpace {
+    fn begin() -> io::Result<ProcessSpace> {
+        let ours = File::open("/proc/self/ns/pid")?.into();
+        // SAFETY: it concerns later children of this thread, and nothing that it has.
+        unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWPID) }.map_err(|error| {
+            let cause = io::Error::from(error);
+            let message = format!("it gets no space of process ids of its own ({cause})");
+            io::Error::new(cause.kind(), message)
+        })?;
+        Ok(ProcessSpace { ours })
+    }
+}
+
+impl Drop for ProcessSpace {
+    fn drop(&mut self) {
+        // It is where this thread itself is all the time.
+        let space = Some(LinkNameSpaceType::ProcessID);
+        rustix::thread::move_into_link_name_space(self.ours.as_fd(), space).ok();
     }
 }
 
@@ -254,8 +288,6 @@ impl Events {
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::AsFd;
-
     use super::*;
 
     fn pipe_with(text: &str) -> Events {
@@ -322,6 +354,7 @@ mod tests {
             control: None,
             networks: Vec::new(),
             vfio: has_vfio.then_some(vfio),
+            sandbox: None,
         };
         let signals = signals::Signals::hold().expect("a signalfd");
         let inherited = vec![write.as_raw_fd(), kernel.as_raw_fd()];

@@ -13,9 +13,6 @@ use vmm::spec::{GuestEvent, StopReason};
 use super::process::Vmm;
 use crate::signals::Signals;
 
-/// How long the VMM may take to end when it is asked to, before it is killed.
-const GRACE: Duration = Duration::from_secs(2);
-
 /// How a guest's session ended. The process is reaped in either case.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ending {
@@ -42,13 +39,10 @@ pub fn attend(
     hear: impl Fn(GuestEvent) -> ControlFlow<Ending>,
     blocked: impl Fn(DmaFault),
 ) -> io::Result<Ending> {
-    let mut asked: Option<(Instant, Ending)> = None;
+    let mut asked: Option<Ending> = None;
     let mut has_events = true;
     loop {
-        let since = asked.as_ref().map(|(since, _)| *since);
-        let grace = since.map(|since| GRACE.saturating_sub(since.elapsed()));
-        let counted = faults.as_ref().and_then(|faults| faults.wait(Instant::now()));
-        let wait = grace.into_iter().chain(counted).min();
+        let wait = faults.as_ref().and_then(|faults| faults.wait(Instant::now()));
         let ready = ready(&vmm, signals, asks, has_events, faults.as_ref(), wait)?;
         match faults.as_mut().map(|faults| faults.take(Instant::now())).transpose() {
             Ok(news) => news.into_iter().flat_map(|news| news.faults).for_each(&blocked),
@@ -59,27 +53,21 @@ pub fn attend(
             has_events = vmm.events.read()?;
             if let ControlFlow::Break(ending) =
                 vmm.events.take_news().into_iter().try_for_each(&hear)
-                && asked.is_none()
             {
-                vmm.terminate();
-                asked = Some((Instant::now(), ending));
+                vmm.kill();
+                asked.get_or_insert(ending);
             }
         }
         if ready.ended {
             let reason = vmm.reap()?;
-            return Ok(asked.map_or(Ending::Guest(reason), |(_, ending)| ending));
+            return Ok(asked.unwrap_or(Ending::Guest(reason)));
         }
         let asked_by = |one: &BorrowedFd<'_>| rustix::io::read(*one, &mut [0; 8]).is_ok();
-        let ask = (ready.signal && signals.came())
-            || (ready.asked && asks.iter().filter(|one| asked_by(one)).count() > 0);
-        match since {
-            None if ask => {
-                vmm.terminate();
-                asked.get_or_insert((Instant::now(), Ending::Asked));
-            }
-            // Asked twice, or long enough ago.
-            Some(since) if ask || since.elapsed() >= GRACE => vmm.kill(),
-            _ => {}
+        if (ready.signal && signals.came())
+            || (ready.asked && asks.iter().filter(|one| asked_by(one)).count() > 0)
+        {
+            vmm.kill();
+            asked.get_or_insert(Ending::Asked);
         }
     }
 }

@@ -8,8 +8,8 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use policies::Guest;
 use sriov::PciAddress;
 use vmm::spec::{
-    AddressRange, Boot, Console, Descriptor, DeviceSource, GuestSpec, Iommu, Vfio, VfioDevice,
-    VfioGroup, VirtioNet,
+    AddressRange, Boot, Console, Descriptor, DeviceSource, GuestSpec, Iommu, Sandbox, Vfio,
+    VfioDevice, VfioGroup, VirtioNet,
 };
 
 use super::console::Ends;
@@ -33,6 +33,8 @@ pub struct Parts {
     pub taps: Vec<(OwnedFd, [u8; 6])>,
     /// The passed-through devices.
     pub vfio: Option<VfioFiles>,
+    /// Whom its process becomes, where it is shut in.
+    pub sandbox: Option<Sandbox>,
 }
 
 impl Parts {
@@ -60,6 +62,7 @@ impl Parts {
                 .collect(),
             control: Some(number(&self.control)),
             vfio: self.vfio.as_ref().map(|files| vfio(files, &mut number)),
+            sandbox: self.sandbox,
         }
     }
 
@@ -152,6 +155,7 @@ mod tests {
             events: null(),
             control: null(),
             taps: vec![(null(), [2, 0, 0, 0, 0, 1])],
+            sandbox: Some(Sandbox { user: 1, group: 2 }),
             vfio: Some(VfioFiles {
                 files,
                 reserved,

@@ -140,6 +140,7 @@ mod tests {
             events: None,
             control: None,
             networks: vec![VirtioNet { tap: Descriptor(6), mac: [2, 0, 0, 0, 0, 1] }],
+            sandbox: None,
             vfio: Some(Vfio {
                 iommu: Iommu::Type1 {
                     container: Descriptor(7),

@@ -61,6 +61,7 @@ use crate::machine::vcpu::{Buses, Vcpu};
 use crate::pci::bar::{Allocator, Windows};
 use crate::pci::gate::Gate;
 use crate::pci::root::RootComplex;
+use crate::sandbox::{self, Kind};
 use crate::spec::{GuestEvent, GuestSpec, Phase, StopReason, VfioDevice, VirtioNet};
 use crate::timeline::Timeline;
 use crate::vfio::arrival::{self, Opening};
@@ -209,6 +210,7 @@ impl Machine {
         if let (Err(error), None) = (received, machine.stop.reason()) {
             return Err(error);
         }
+        sandbox::restrict(Kind::Events);
         machine.events.run(|| machine.stop.reason())
     }
 
@@ -244,7 +246,10 @@ impl Machine {
 /// Runs a vCPU to its end. A bug of ours that it meets stops the machine, instead of leaving a
 /// guest that waits for a CPU.
 fn run_vcpu(mut vcpu: Vcpu, buses: &Buses, pause: &Pause) -> StopReason {
-    let run = || vcpu.run(&buses.memory, &buses.ports, pause);
+    let run = || {
+        sandbox::restrict(Kind::Vcpu);
+        vcpu.run(&buses.memory, &buses.ports, pause)
+    };
     catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| StopReason::Failed {
         detail: "a vCPU's thread panicked; this is a bug".into(),
     })

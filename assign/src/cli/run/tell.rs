@@ -153,6 +153,7 @@ fn json(guest: &str, told: &Told<'_>) -> Option<String> {
         | Told::Packed(_)
         | Told::FaultsUnheard(_)
         | Told::Unwritten(_)
+        | Told::NoSandbox
         | Told::Console => return None,
     };
     serde_json::to_string(&happened).ok()
@@ -235,6 +236,9 @@ fn text(guest: &str, told: &Told<'_>, width: Option<usize>) -> Vec<String> {
             lines.extend(stats::timeline(entries).lines(width));
             return lines;
         }
+        Told::NoSandbox => format!(
+            "assign: {guest}: NO SANDBOX: whoever breaks out of this guest is root on this host"
+        ),
         Told::Started => format!("{guest}: runs"),
         Told::Rebooting => format!("{guest}: rebooted, starting again"),
         Told::Attached(devices) => {

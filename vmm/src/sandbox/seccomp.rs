@@ -1,0 +1,196 @@
+//! The system calls that remain, by kind of thread: whatever is not on the list ends the process.
+//!
+//! All threads have the list of [`Kind::Any`] from the start, and most a shorter one besides. `ioctl` is
+//! allowed by subsystem: KVM, VFIO with iommufd, and the few of a TAP. Opening files is refused with an
+//! error instead, since the standard library tries to read how many CPUs it may use: there are no files.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    SeccompRule, TargetArch, apply_filter,
+};
+
+/// Whether the first list was taken.
+static IS_ON: AtomicBool = AtomicBool::new(false);
+
+/// What a thread is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Anything that this process does.
+    Any,
+    /// A vCPU: what the guest does reaches these first.
+    Vcpu,
+    /// The event loop, once the machine runs.
+    Events,
+}
+
+/// What every thread needs: memory, locks, time, its stack, and its end.
+const EACH: &[i64] = &[
+    libc::SYS_brk,
+    libc::SYS_clock_gettime,
+    libc::SYS_clock_nanosleep,
+    libc::SYS_close,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+    libc::SYS_fcntl,
+    libc::SYS_futex,
+    libc::SYS_getpid,
+    libc::SYS_getrandom,
+    libc::SYS_gettid,
+    libc::SYS_madvise,
+    libc::SYS_mremap,
+    libc::SYS_munmap,
+    libc::SYS_nanosleep,
+    libc::SYS_poll,
+    libc::SYS_ppoll,
+    libc::SYS_read,
+    libc::SYS_restart_syscall,
+    libc::SYS_rt_sigaction,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_sched_yield,
+    libc::SYS_sigaltstack,
+    // Pausing vCPUs, and abort.
+    libc::SYS_tgkill,
+    libc::SYS_tkill,
+    libc::SYS_write,
+    libc::SYS_writev,
+    // Devices that come, go and are programmed.
+    libc::SYS_eventfd2,
+    libc::SYS_epoll_ctl,
+    libc::SYS_pread64,
+    libc::SYS_pwrite64,
+    // Refused with an error by another list.
+    libc::SYS_open,
+    libc::SYS_openat,
+];
+
+/// What the event loop needs besides.
+const EVENTS: &[i64] = &[libc::SYS_epoll_pwait, libc::SYS_epoll_wait, libc::SYS_readv];
+
+/// What else there is: to build the machine, to load its kernel, to start threads, and to be asked.
+const ANY: &[i64] = &[
+    // Refused with an error by another list.
+    libc::SYS_clone3,
+    libc::SYS_dup,
+    libc::SYS_epoll_create1,
+    libc::SYS_fstat,
+    libc::SYS_geteuid,
+    libc::SYS_getpriority,
+    libc::SYS_lseek,
+    libc::SYS_newfstatat,
+    libc::SYS_preadv,
+    libc::SYS_prlimit64,
+    libc::SYS_recvmsg,
+    libc::SYS_rseq,
+    libc::SYS_sched_getaffinity,
+    libc::SYS_sched_getparam,
+    libc::SYS_sched_getscheduler,
+    libc::SYS_sched_setscheduler,
+    // Takes away only.
+    libc::SYS_seccomp,
+    libc::SYS_sendmsg,
+    libc::SYS_set_robust_list,
+    libc::SYS_setpriority,
+    libc::SYS_statx,
+];
+
+/// Refused with `EACCES`.
+const FILES: &[i64] = &[libc::SYS_open, libc::SYS_openat];
+/// Refused with `ENOSYS`: its flags are out of a filter's sight, and the C library takes `clone` then.
+const UNSEEN: &[i64] = &[libc::SYS_clone3];
+
+/// Request numbers of ioctl(2) carry the letter of their subsystem here.
+const SUBSYSTEM: u64 = 0xff00;
+/// KVM (`KVMIO`), and VFIO with iommufd (`VFIO_TYPE`, `IOMMUFD_TYPE`).
+const SUBSYSTEMS: [u64; 2] = [0xae00, (b';' as u64) << 8];
+/// Those of subsystems whose others are not allowed: `FIONBIO`, and of TAPs `TUNSETOFFLOAD` and
+/// `TUNSETVNETHDRSZ`.
+const REQUESTS: [u64; 3] = [0x5421, 0x4004_54d0, 0x4004_54d8];
+
+/// Flags of clone(2) that make a thread of this process: nothing else is made.
+const THREAD: u64 = (libc::CLONE_VM | libc::CLONE_FILES | libc::CLONE_THREAD) as u64;
+/// Those that make name spaces.
+const SPACES: u64 = (libc::CLONE_NEWCGROUP
+    | libc::CLONE_NEWIPC
+    | libc::CLONE_NEWNET
+    | libc::CLONE_NEWNS
+    | libc::CLONE_NEWPID
+    | libc::CLONE_NEWUSER
+    | libc::CLONE_NEWUTS) as u64;
+/// What prctl(2) may be asked: names of threads and of memory, and what goes before a shorter list.
+const NAMES: [u64; 3] =
+    [libc::PR_SET_NAME as u64, libc::PR_SET_VMA as u64, libc::PR_SET_NO_NEW_PRIVS as u64];
+
+/// Whether this process is restricted.
+pub fn is_on() -> bool {
+    IS_ON.load(Ordering::Relaxed)
+}
+
+/// Restricts the calling thread, and those that it starts from now on.
+///
+/// # Errors
+/// The kernel's.
+pub fn restrict(kind: Kind) -> io::Result<()> {
+    if kind == Kind::Any {
+        for (calls, error) in [(FILES, libc::EACCES), (UNSEEN, libc::ENOSYS)] {
+            let refuse = SeccompAction::Errno(error.unsigned_abs());
+            apply(&program(rules(&[calls]), SeccompAction::Allow, refuse)?)?;
+        }
+    }
+    let mut allowed = rules(match kind {
+        Kind::Any => &[EACH, EVENTS, ANY],
+        Kind::Vcpu => &[EACH],
+        Kind::Events => &[EACH, EVENTS],
+    });
+    let is = |at, masked, value| condition(at, SeccompCmpOp::MaskedEq(masked), value);
+    let any_of = |values: &[u64], at| -> io::Result<Vec<SeccompRule>> {
+        values.iter().map(|value| condition(at, SeccompCmpOp::Eq, *value)).collect()
+    };
+    let mut requests = any_of(&REQUESTS, 1)?;
+    for subsystem in SUBSYSTEMS {
+        requests.push(is(1, SUBSYSTEM, subsystem)?);
+    }
+    allowed.insert(libc::SYS_ioctl, requests);
+    // No memory becomes code.
+    for call in [libc::SYS_mmap, libc::SYS_mprotect] {
+        allowed.insert(call, vec![is(2, libc::PROT_EXEC as u64, 0)?]);
+    }
+    if kind == Kind::Any {
+        allowed.insert(libc::SYS_clone, vec![is(0, THREAD | SPACES, THREAD)?]);
+        allowed.insert(libc::SYS_prctl, any_of(&NAMES, 0)?);
+    }
+    apply(&program(allowed, SeccompAction::KillProcess, SeccompAction::Allow)?)?;
+    IS_ON.store(true, Ordering::Relaxed);
+    Ok(())
+}
+
+type Rules = BTreeMap<i64, Vec<SeccompRule>>;
+
+/// Whatever the arguments.
+fn rules(lists: &[&[i64]]) -> Rules {
+    lists.iter().copied().flatten().map(|call| (*call, Vec::new())).collect()
+}
+
+/// Where the low half of this argument is so.
+fn condition(at: u8, operator: SeccompCmpOp, value: u64) -> io::Result<SeccompRule> {
+    let condition =
+        SeccompCondition::new(at, SeccompCmpArgLen::Dword, operator, value).map_err(other)?;
+    SeccompRule::new(vec![condition]).map_err(other)
+}
+
+fn program(rules: Rules, others: SeccompAction, these: SeccompAction) -> io::Result<BpfProgram> {
+    let filter = SeccompFilter::new(rules, others, these, TargetArch::x86_64).map_err(other)?;
+    filter.try_into().map_err(other)
+}
+
+fn apply(program: &BpfProgram) -> io::Result<()> {
+    apply_filter(program).map_err(other)
+}
+
+fn other(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
+    io::Error::other(error)
+}
