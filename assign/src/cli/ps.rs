@@ -5,6 +5,7 @@ use clap::Args;
 use super::output::{self, Table};
 use super::page::bytes;
 use super::{Context, Format};
+use crate::control::route::Route;
 use crate::control::{self, Doing, Running, client};
 use crate::failure::{Failure, OwnReason, Reason};
 
@@ -17,7 +18,7 @@ impl Ps {
         let mut all: Vec<Running> = Vec::new();
         let mut trouble = None;
         for guest in control::guests(&context.root) {
-            match client::ask(&context.root, &guest, "/v1/state", None::<&()>) {
+            match client::ask(&context.root, &guest, Route::State, None::<&()>) {
                 Ok(running) => all.push(running),
                 // It has ended in between, or its launcher was killed.
                 Err(failure) if failure.reason == Reason::Own(OwnReason::NoSuchGuest) => {}
@@ -104,9 +105,13 @@ mod tests {
         };
         let devices = ["0000:01:10.0", "0000:01:10.2"];
         let all = [one("web-1", Doing::Running, &devices), one("db", Doing::Paused, &[])];
-        let lines = table(&all).lines(Some(80));
-        assert!(lines.iter().all(|line| line.chars().count() <= 80), "{lines:#?}");
-        let lines = table(&all).lines(None);
+        let lines = |width| -> Vec<String> {
+            let lines = table(&all).lines(width);
+            lines.iter().map(|line| anstream::adapter::strip_str(line).to_string()).collect()
+        };
+        let narrow = lines(Some(80));
+        assert!(narrow.iter().all(|line| line.chars().count() <= 80), "{narrow:#?}");
+        let lines = lines(None);
         assert_eq!(lines.len(), 3, "{lines:#?}");
         assert!(lines[1].contains("running") && lines[1].contains("1 d 2 h"), "{lines:#?}");
         assert!(lines[1].contains("64 GiB") && lines[1].ends_with("0000:01:10.2"), "{lines:#?}");
