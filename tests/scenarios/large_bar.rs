@@ -29,7 +29,7 @@ fn a_guest_reaches_registers_above_4_gib_to_their_end_and_the_rom() -> Result<()
     // What the first leaves at the end of the memory, the second finds there.
     for found in ["0x0000000000000000", WRITTEN] {
         let output =
-            host.run_within("assign run -f guest.yaml </dev/null", Duration::from_secs(120))?;
+            host.run_within("assign run -f guest.yaml </dev/null", Duration::from_secs(240))?;
         let said = format!("{}\n{}", output.stdout, output.stderr);
         assert_eq!(output.code, 0, "{said}");
         let memory = said.lines().find(|line| line.starts_with("guest: memory of"));

@@ -31,7 +31,7 @@ use rustix::pty::OpenptFlags;
 use rustix::termios::Winsize;
 
 /// How long after a command's end its output may still be open in a process it left behind.
-const GRACE: Duration = Duration::from_millis(500);
+const GRACE: Duration = Duration::from_secs(3);
 
 /// What a command's follower is told, in this order: all outputs closed (in time), and the end.
 enum News {
