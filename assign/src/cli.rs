@@ -41,6 +41,7 @@ mod ps;
 mod recover;
 mod release;
 mod remove;
+mod reset;
 mod run;
 mod schema;
 mod show;
@@ -143,7 +144,8 @@ enum Verb {
     Snapshot(snapshot::Snapshot),
     /// Check policies and guests without looking at this host.
     Validate(validate::Validate),
-    /// Print the JSON Schema of policies and guests, by which editors complete and check.
+    /// Print the JSON Schema of policies and guests, by which editors complete and check, or the OpenAPI
+    /// description of a guest's control socket.
     Schema(schema::Schema),
     /// Show what applying policies would change; changes nothing.
     Plan(plan::Plan),
@@ -167,6 +169,8 @@ enum Verb {
     Pause(pause::Pause),
     /// Let the CPUs of a paused guest go on.
     Resume(pause::Resume),
+    /// Reset a running guest: what it has not written to its disks is lost.
+    Reset(reset::Reset),
     /// Show the console of a running guest, and type to it.
     Console(console::Console),
     /// Give a running guest devices.
@@ -263,6 +267,7 @@ impl Verb {
             | Verb::Stop(_)
             | Verb::Pause(_)
             | Verb::Resume(_)
+            | Verb::Reset(_)
             | Verb::Console(_)
             | Verb::Attach(_)
             | Verb::Detach(_)
@@ -297,6 +302,7 @@ impl Verb {
             Verb::Stop(verb) => verb.run(context),
             Verb::Pause(verb) => verb.run(context),
             Verb::Resume(verb) => verb.run(context),
+            Verb::Reset(verb) => verb.run(context),
             Verb::Console(verb) => verb.run(context),
             Verb::Attach(verb) => verb.run(context),
             Verb::Detach(verb) => verb.run(context),

@@ -19,6 +19,7 @@ use crate::failure::{Failure, OwnReason};
 
 pub mod client;
 pub mod http;
+pub mod route;
 pub mod stats;
 
 /// Devices for a running guest: those at these addresses, which are bound for guests already, or one
@@ -135,9 +136,7 @@ pub struct Stopped {
     pub by: Departure,
 }
 
-/// Where a guest's console is asked for: the stream is that console afterwards.
-pub const CONSOLE: &str = "/v1/console";
-/// What the stream is switched to then: bytes as they are printed and typed.
+/// What the stream is switched to where a console is asked for: bytes as they are printed and typed.
 pub const CONSOLE_PROTOCOL: &str = "console";
 
 /// Somebody wants to see a guest's console, and to type.

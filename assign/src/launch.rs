@@ -206,6 +206,9 @@ impl Launch<'_> {
     /// given back in any case.
     pub fn run(&self) -> Result<Ended, Failure> {
         let (boot, kvm) = self.open_files()?;
+        if self.sandboxed && !rustix::process::geteuid().is_root() {
+            return Err(error::not_shut_in(self.guest));
+        }
         lease::check_name(self.state, self.root, &self.guest.name)?;
         let place = Place::take(self.root, &self.guest.name)?;
         self.timeline.time(Launching::ReturnLeftovers, || leases::tidy(self.root, self.state))?;

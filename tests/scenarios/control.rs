@@ -62,6 +62,22 @@ fn a_guest_is_listed_paused_and_powered_off_from_another_terminal() -> Result<()
     let said = web.output_so_far();
     assert!(!said.contains("soft lockup") && !said.contains("stalls"), "{said}");
 
+    // The reset button: it begins anew, with its device and its launcher, paused or not.
+    host.ok("assign pause web");
+    let before = list(&host)[0].clone();
+    assert_eq!(host.ok("assign reset web"), "web was reset, and starts again\n");
+    web.wait_for("web: rebooted, starting again", GUEST_TIME)?;
+    for _ in 0..600 {
+        if web.output_so_far().matches("guest: holding").count() == 2 {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    let after = list(&host)[0].clone();
+    assert_eq!((&after["state"], &after["devices"]), (&"running".into(), &before["devices"]));
+    assert_eq!(after["launcher_pid"], before["launcher_pid"]);
+    assert_ne!(after["pid"], before["pid"]);
+
     // The power button, also of a guest that is paused: it ends in order, and its VF is free then.
     host.ok("assign pause web");
     assert_eq!(host.ok("assign stop web --timeout 120"), "web has powered off\n");

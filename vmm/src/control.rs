@@ -51,6 +51,10 @@ fn answer(machine: &Controls, request: Request, received: &mut Inherited) -> Rep
     let done = match request {
         Request::Stats => return Reply::Stats(machine.statistics.read()),
         Request::PowerButton => machine.power.press(),
+        Request::Reset => {
+            machine.power.reset();
+            Ok(())
+        }
         Request::Pause => machine.pause.pause(),
         Request::Resume => {
             machine.pause.resume();

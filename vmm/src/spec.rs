@@ -245,6 +245,9 @@ pub enum Request {
     Stats,
     /// Press the power button: a guest that heeds it powers off some time later.
     PowerButton,
+    /// Reset the guest, as if it had asked for that itself: [`StopReason::Reboot`], which may come
+    /// before the reply, or in its place.
+    Reset,
     /// Hold all vCPUs; [`Reply::Done`] comes when none runs.
     Pause,
     /// Let them go on.

@@ -4,6 +4,7 @@ use clap::Args;
 use sriov::{HostSnapshot, PciAddress};
 
 use super::{Context, Format, device, output};
+use crate::control::route::Route;
 use crate::control::{Attach as Wanted, Attached, client};
 use crate::failure::Failure;
 
@@ -26,7 +27,7 @@ impl Attach {
     pub fn run(&self, context: &Context) -> Result<u8, Failure> {
         let wanted = Wanted { devices: self.addresses(context)?, pool: self.pool.clone() };
         let attached: Attached =
-            client::ask(&context.root, &self.guest, "/v1/attach", Some(&wanted))?;
+            client::ask(&context.root, &self.guest, Route::Attach, Some(&wanted))?;
         output::value(context.format, &attached)?;
         if context.format == Format::Table {
             for device in &attached.devices {

@@ -4,6 +4,7 @@ use clap::Args;
 use sriov::HostSnapshot;
 
 use super::{Context, Format, confirm, device, output};
+use crate::control::route::Route;
 use crate::control::{Detach as Wanted, Detached, PATIENCE, client};
 use crate::failure::Failure;
 
@@ -38,7 +39,7 @@ impl Detach {
         }
         let wanted = Wanted { device, timeout: self.timeout, force: self.force };
         let detached: Detached =
-            client::ask(&context.root, &self.guest, "/v1/detach", Some(&wanted))?;
+            client::ask(&context.root, &self.guest, Route::Detach, Some(&wanted))?;
         output::value(context.format, &detached)?;
         if context.format == Format::Table {
             output::text_out(&format!("{} {}", self.guest, detached.told()))?;

@@ -59,7 +59,10 @@ pub fn of(verb: &str) -> &'static [Example] {
         ],
         "prove" => &[("assign prove 01:10.0", "Aim the DMA of an NVMe VF at memory not its own.")],
         "validate" => &[("assign validate edge-node.yaml guests/", "A file and a folder.")],
-        "schema" => &[("assign schema >schema.json", "For the editor line of a policy's file.")],
+        "schema" => &[
+            ("assign schema >schema.json", "For the editor line of a policy's file."),
+            ("assign schema control -o yaml", "What a running guest can be asked, and how."),
+        ],
         "plan" => &[("assign plan -f edge-node.yaml", "What applying it would change.")],
         "apply" => &[
             ("assign apply -f edge-node.yaml", "`assign remove` takes it back."),
@@ -98,6 +101,7 @@ pub fn of(verb: &str) -> &'static [Example] {
             ("assign stop web-1 --timeout 300", "A guest that takes long to shut down."),
             ("assign stop web-1 --now", "As if its power were cut."),
         ],
+        "reset" => &[("assign reset web-1", "A guest that answers to nothing else.")],
         "console" => &[
             ("assign console web-1", "Ctrl-] leaves it, and the guest goes on."),
             ("assign console web-1 --read-only --lines 0", "What it prints from now on."),

@@ -3,6 +3,7 @@
 use clap::Args;
 
 use super::{Context, Format, output};
+use crate::control::route::Route;
 use crate::control::{Nothing, client};
 use crate::failure::Failure;
 
@@ -24,18 +25,18 @@ pub struct Resume {
 
 impl Pause {
     pub fn run(&self, context: &Context) -> Result<u8, Failure> {
-        ask(context, &self.guest, "/v1/pause", "is paused; its devices go on")
+        ask(context, &self.guest, Route::Pause, "is paused; its devices go on")
     }
 }
 
 impl Resume {
     pub fn run(&self, context: &Context) -> Result<u8, Failure> {
-        ask(context, &self.guest, "/v1/resume", "runs")
+        ask(context, &self.guest, Route::Resume, "runs")
     }
 }
 
-fn ask(context: &Context, guest: &str, path: &str, told: &str) -> Result<u8, Failure> {
-    let done: Nothing = client::ask(&context.root, guest, path, Some(&Nothing {}))?;
+fn ask(context: &Context, guest: &str, route: Route, told: &str) -> Result<u8, Failure> {
+    let done: Nothing = client::ask(&context.root, guest, route, Some(&Nothing {}))?;
     output::value(context.format, &done)?;
     if context.format == Format::Table {
         output::text_out(&format!("{guest} {told}"))?;

@@ -1,15 +1,17 @@
-//! `assign schema`: the language of policies and guests, for editors and other programs.
+//! `assign schema`: the language of policies and guests, and that of the control socket, for editors
+//! and other programs.
 
 use clap::{Args, ValueEnum};
 use policies::SchemaKind;
 
 use super::{Context, output};
+use crate::control::route::OPENAPI;
 use crate::failure::Failure;
 
 /// Arguments of `assign schema`.
 #[derive(Debug, Args)]
 pub struct Schema {
-    /// Which documents it is for; both where it is left out.
+    /// What it is of; policies and guests where it is left out.
     #[arg(value_enum, value_name = "KIND")]
     kind: Option<Kind>,
 }
@@ -20,15 +22,19 @@ enum Kind {
     Policy,
     /// Documents of `kind: Guest`.
     Guest,
+    /// The control socket of a running guest, in OpenAPI.
+    Control,
 }
 
 impl Schema {
     pub fn run(&self, context: &Context) -> Result<u8, Failure> {
-        let schema = policies::schema(match self.kind {
-            Some(Kind::Policy) => SchemaKind::Policy,
-            Some(Kind::Guest) => SchemaKind::Guest,
-            None => SchemaKind::Both,
-        });
+        let schema = match self.kind {
+            Some(Kind::Policy) => policies::schema(SchemaKind::Policy),
+            Some(Kind::Guest) => policies::schema(SchemaKind::Guest),
+            None => policies::schema(SchemaKind::Both),
+            // It is part of this program, and a test reads it.
+            Some(Kind::Control) => serde_json::from_str(OPENAPI).unwrap_or_default(),
+        };
         // There is no table of it: without `-o yaml` it is JSON.
         output::text_out(output::serialized(context.format, &schema)?.trim_end())?;
         Ok(0)

@@ -7,6 +7,7 @@ use super::output::{self, Table};
 use super::page::{Page, bytes};
 use super::{Context, Format};
 use crate::control::client;
+use crate::control::route::Route;
 use crate::control::stats::{Device, Entry, ExitStats, Memory, Stats as Counted};
 use crate::failure::Failure;
 
@@ -21,7 +22,7 @@ pub struct Stats {
 impl Stats {
     pub fn run(&self, context: &Context) -> Result<u8, Failure> {
         let nothing = None::<&()>;
-        let counted: Counted = client::ask(&context.root, &self.guest, "/v1/stats", nothing)?;
+        let counted: Counted = client::ask(&context.root, &self.guest, Route::Stats, nothing)?;
         output::value(context.format, &counted)?;
         if context.format == Format::Table {
             page(&counted).print()?;

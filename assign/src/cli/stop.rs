@@ -7,6 +7,7 @@ use clap::Args;
 use vmm::spec::Departure;
 
 use super::{Context, Format, output};
+use crate::control::route::Route;
 use crate::control::{PATIENCE, Running, Stop as Wanted, Stopped, client};
 use crate::failure::{Failure, OwnReason};
 use crate::state::Owner;
@@ -34,9 +35,9 @@ impl Stop {
     pub fn run(&self, context: &Context) -> Result<u8, Failure> {
         let root = &context.root;
         let wanted = Wanted { timeout: if self.now { 0 } else { self.timeout } };
-        let running: Running = client::ask(root, &self.guest, "/v1/state", None::<&()>)?;
+        let running: Running = client::ask(root, &self.guest, Route::State, None::<&()>)?;
         let launcher = Owner::of(root, running.launcher_pid);
-        let stopped: Stopped = client::ask(root, &self.guest, "/v1/stop", Some(&wanted))?;
+        let stopped: Stopped = client::ask(root, &self.guest, Route::Stop, Some(&wanted))?;
         self.await_devices(context, launcher)?;
         output::value(context.format, &stopped)?;
         if context.format == Format::Table {

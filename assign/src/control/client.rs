@@ -8,20 +8,21 @@ use serde::de::DeserializeOwned;
 use sriov::HostRoot;
 
 use super::http::{Request, Response, SWITCHING};
-use super::{CONSOLE, Watch, socket};
+use super::route::Route;
+use super::{Watch, socket};
 use crate::failure::{Failure, OwnReason};
 
-/// Asks `guest` for `path`, with a body where there is one, and waits for the answer.
+/// Asks something of `guest`, with the body that goes with it, and waits for the answer.
 ///
 /// # Errors
 /// That no guest of this name runs, or what its launcher answers.
 pub fn ask<T: DeserializeOwned>(
     root: &HostRoot,
     guest: &str,
-    path: &str,
+    route: Route,
     body: Option<&impl Serialize>,
 ) -> Result<T, Failure> {
-    let (_, response) = exchange(root, guest, path, body)?;
+    let (_, response) = exchange(root, guest, route, body)?;
     if response.status == 200 {
         return serde_json::from_slice(&response.body).map_err(|error| unclear(guest, &error));
     }
@@ -33,7 +34,7 @@ pub fn ask<T: DeserializeOwned>(
 /// # Errors
 /// As [`ask`].
 pub fn console(root: &HostRoot, guest: &str, wanted: &Watch) -> Result<UnixStream, Failure> {
-    let (stream, response) = exchange(root, guest, CONSOLE, Some(wanted))?;
+    let (stream, response) = exchange(root, guest, Route::Console, Some(wanted))?;
     if response.status == SWITCHING { Ok(stream) } else { Err(refusal(guest, &response)) }
 }
 
@@ -56,14 +57,14 @@ struct Told {
 fn exchange(
     root: &HostRoot,
     guest: &str,
-    path: &str,
+    route: Route,
     body: Option<&impl Serialize>,
 ) -> Result<(UnixStream, Response), Failure> {
     let stream = UnixStream::connect(socket(root, guest)).map_err(|error| absent(guest, &error))?;
     let asked = || -> io::Result<Response> {
-        let method = if body.is_some() { "POST" } else { "GET" };
+        let (method, path) = (route.method().to_owned(), route.path().to_owned());
         let body = body.map(serde_json::to_vec).transpose()?.unwrap_or_default();
-        Request { method: method.to_owned(), path: path.to_owned(), body }.write(&stream)?;
+        Request { method, path, body }.write(&stream)?;
         Response::read(&stream)
     };
     let response = asked().map_err(|error| {

@@ -84,7 +84,9 @@ impl Response {
             match response.parse(head).map_err(invalid)? {
                 Status::Partial => Ok(None),
                 Status::Complete(_) => {
-                    Ok(Some((response.code.unwrap_or_default(), length(response.headers)?)))
+                    let status = response.code.filter(|status| *status >= 100);
+                    let status = status.ok_or_else(|| invalid("there is no such status"))?;
+                    Ok(Some((status, length(response.headers)?)))
                 }
             }
         };

@@ -68,6 +68,15 @@ pub fn vmm(guest: &Guest, program: &Path, error: &io::Error) -> Failure {
         .with_remedy("assign-vmm belongs beside assign, or into a folder of PATH.")
 }
 
+/// Its process cannot be shut in by this user.
+pub fn not_shut_in(guest: &Guest) -> Failure {
+    let message = "its process is to be shut in, which root alone can do";
+    Failure::failed(sriov::Reason::NotPermitted, &guest.name, message).with_remedy(
+        "Run assign as root, or with --no-sandbox: then whoever breaks out of the guest is this user \
+         here.",
+    )
+}
+
 /// A system call that does not fail on a sound host.
 pub fn system(guest: &Guest, tried: &str, error: &io::Error) -> Failure {
     Failure::failed(OwnReason::Guest, &guest.name, format!("cannot {tried}: {error}"))

@@ -162,9 +162,8 @@ impl ProcessSpace {
         let ours = File::open("/proc/self/ns/pid")?.into();
         // SAFETY: it concerns later children of this thread, and nothing that it has.
         unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWPID) }.map_err(|error| {
-            let cause = io::Error::from(error);
-            let message = format!("it gets no space of process ids of its own ({cause})");
-            io::Error::new(cause.kind(), message)
+            let message = format!("it gets no space of process ids of its own ({error})");
+            io::Error::other(message)
         })?;
         Ok(ProcessSpace { ours })
     }

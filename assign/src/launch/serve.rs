@@ -15,20 +15,9 @@ use sriov::Class;
 use super::console::Console;
 use super::supervisor::Supervisor;
 use crate::control::http::{self, Request, Response};
-use crate::control::{CONSOLE, CONSOLE_PROTOCOL, Nothing, Place, Watch};
+use crate::control::route::{Lost, Route};
+use crate::control::{CONSOLE_PROTOCOL, Nothing, Place, Watch};
 use crate::failure::{Failure, OwnReason};
-
-/// What can be asked at all.
-const PATHS: [&str; 8] = [
-    "/v1/attach",
-    "/v1/console",
-    "/v1/detach",
-    "/v1/stats",
-    "/v1/state",
-    "/v1/stop",
-    "/v1/pause",
-    "/v1/resume",
-];
 
 /// How long somebody may take to say what is wanted.
 const SAYS_WITHIN: Duration = Duration::from_secs(10);
@@ -83,20 +72,31 @@ fn answer(stream: UnixStream, supervisor: &Supervisor<'_, '_, '_>, console: &Con
     // Fails for a limit of zero only.
     stream.set_read_timeout(Some(SAYS_WITHIN)).ok();
     stream.set_write_timeout(Some(SAYS_WITHIN)).ok();
-    let response = match Request::read(&stream) {
-        Ok(request) if request.method == "POST" && request.path == CONSOLE => {
-            match parse::<Watch>(&request) {
-                Ok(Watch { lines }) => return watch(stream, lines, console),
-                Err(failure) => refuse(400, &failure),
-            }
-        }
-        Ok(request) => respond(&request, supervisor),
+    let request = match Request::read(&stream) {
+        Ok(request) => request,
         Err(error) if error.kind() == io::ErrorKind::InvalidData => {
             let message = format!("is not understood: {error}");
-            refuse(400, &Failure::bad_input(OwnReason::Usage, "the request", message))
+            let failure = Failure::bad_input(OwnReason::Usage, "the request", message);
+            refuse(400, &failure).write(&stream).ok();
+            return;
         }
         // Whoever asked is gone.
         Err(_) => return,
+    };
+    let response = match Route::find(&request.method, &request.path) {
+        Ok(Route::Console) => match parse::<Watch>(&request) {
+            Ok(Watch { lines }) => return watch(stream, lines, console),
+            Err(failure) => refuse(400, &failure),
+        },
+        Ok(Route::Attach) => with(&request, |wanted| supervisor.attach(&wanted)),
+        Ok(Route::Detach) => with(&request, |wanted| supervisor.detach(&wanted)),
+        Ok(Route::Pause) => with(&request, |Nothing {}| supervisor.pause()),
+        Ok(Route::Reset) => with(&request, |Nothing {}| supervisor.reset()),
+        Ok(Route::Resume) => with(&request, |Nothing {}| supervisor.resume()),
+        Ok(Route::State) => told(supervisor.state()),
+        Ok(Route::Stats) => told(supervisor.stats()),
+        Ok(Route::Stop) => with(&request, |wanted| supervisor.stop(&wanted)),
+        Err(lost) => astray(&request, lost),
     };
     response.write(&stream).ok();
 }
@@ -109,24 +109,14 @@ fn watch(stream: UnixStream, lines: usize, console: &Console) {
     }
 }
 
-fn respond(request: &Request, supervisor: &Supervisor<'_, '_, '_>) -> Response {
-    match (request.method.as_str(), request.path.as_str()) {
-        ("POST", "/v1/attach") => with(request, |wanted| supervisor.attach(&wanted)),
-        ("POST", "/v1/detach") => with(request, |wanted| supervisor.detach(&wanted)),
-        ("GET", "/v1/stats") => told(supervisor.stats()),
-        ("GET", "/v1/state") => told(supervisor.state()),
-        ("POST", "/v1/stop") => with(request, |wanted| supervisor.stop(&wanted)),
-        ("POST", "/v1/pause") => with(request, |Nothing {}| supervisor.pause()),
-        ("POST", "/v1/resume") => with(request, |Nothing {}| supervisor.resume()),
-        (_, path) if PATHS.contains(&path) => {
-            let message = format!("cannot be asked by {}", request.method);
-            refuse(405, &Failure::bad_input(OwnReason::Usage, &request.path, message))
+fn astray(request: &Request, lost: Lost) -> Response {
+    let (status, message) = match lost {
+        Lost::Path => (404, "there is no such thing to ask".to_owned()),
+        Lost::Method(method) => {
+            (405, format!("cannot be asked by {}, only by {method}", request.method))
         }
-        (_, path) => refuse(
-            404,
-            &Failure::bad_input(OwnReason::Usage, path, "there is no such thing to ask"),
-        ),
-    }
+    };
+    refuse(status, &Failure::bad_input(OwnReason::Usage, &request.path, message))
 }
 
 fn with<T: DeserializeOwned, R: Serialize>(

@@ -314,9 +314,26 @@ impl<'a, 'l, 'c> Supervisor<'a, 'l, 'c> {
         if self.await_end(ENDS_WITHIN) {
             return Ok(Stopped { by: Departure::Forced });
         }
+        Err(self.lasts())
+    }
+
+    fn lasts(&self) -> Failure {
         let message = format!("its process {} does not end", self.pid);
-        Err(Failure::failed(OwnReason::TimedOut, self.name(), message)
-            .with_remedy("The kernel's log (dmesg) may say what it waits for."))
+        Failure::failed(OwnReason::TimedOut, self.name(), message)
+            .with_remedy("The kernel's log (dmesg) may say what it waits for.")
+    }
+
+    /// Resets the guest: its process ends, and its next life begins with the devices that it has.
+    ///
+    /// # Errors
+    /// Its process does not end.
+    pub fn reset(&self) -> Result<Nothing, Failure> {
+        // It may be gone before it has answered.
+        let asked = self.asked(&Request::Reset);
+        if self.await_end(ENDS_WITHIN) {
+            return Ok(Nothing {});
+        }
+        asked.and_then(|()| Err(self.lasts()))
     }
 
     /// Whether the guest has ended within this time.

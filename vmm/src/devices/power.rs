@@ -85,6 +85,11 @@ impl Power {
         self.pressed.store(true, Ordering::SeqCst);
         self.line.write(1).system("press the guest's power button")
     }
+
+    /// Resets the machine.
+    pub fn reset(&self) {
+        self.stop.request(StopReason::Reboot);
+    }
 }
 
 impl Access for Power {

@@ -186,8 +186,11 @@ impl Hub {
                     viewer.show(&latest);
                     self.viewers.push(viewer);
                 }
-                // The stream is closed.
-                Command::Attach { .. } => {}
+                // The stream is closed then.
+                Command::Attach { mut stream, .. } => {
+                    let message = format!("[assign: {MOST_ATTACHED} are attached already]\r\n");
+                    stream.write_all(message.as_bytes()).ok();
+                }
                 Command::End => self.ends = true,
             }
         }

@@ -1,0 +1,274 @@
+//! `control-api.json` says what the program does: the routes, and each field of what goes over them, in
+//! both directions.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use assign::control::route::{Lost, OPENAPI, Route};
+use assign::control::stats::{Device, Entry, ExitStats, Launching, Memory, Phase, Process, Stats};
+use assign::control::{
+    Attach, Attached, Detach, Detached, Doing, Nothing, Running, Stop, Stopped, Watch,
+};
+use assign::failure::{Failure, OwnReason};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value, json};
+use sriov::PciAddress;
+use sriov::facts::interrupts::Interrupt;
+use vmm::spec::{Departure, Exits, KvmStats};
+
+fn document() -> Value {
+    serde_json::from_str(OPENAPI).expect("JSON")
+}
+
+fn schema(name: &str) -> Value {
+    document()["components"]["schemas"].get(name).unwrap_or_else(|| panic!("no {name}")).clone()
+}
+
+fn resolved(schema: &Value) -> Value {
+    let Some(name) = schema.get("$ref") else { return schema.clone() };
+    let name = name.as_str().and_then(|name| name.strip_prefix("#/components/schemas/"));
+    self::schema(name.expect("a reference within the document"))
+}
+
+fn words(value: &Value) -> BTreeSet<String> {
+    let list = value.as_array().cloned().unwrap_or_default();
+    list.iter().map(|word| word.as_str().expect("a word").to_owned()).collect()
+}
+
+/// What is wrong with `value`, which has every field that there is. A keyword that is not known here
+/// panics, so that none is passed over.
+fn misfit(schema: &Value, value: &Value, at: &str) -> Option<String> {
+    let schema = resolved(schema);
+    let keywords = schema.as_object().expect("a schema is an object");
+    let wrong = |what: &str| Some(format!("{at}: {what}: {value}"));
+    for (keyword, wanted) in keywords {
+        let found = match keyword.as_str() {
+            "description" | "default" | "examples" | "required" => None,
+            "type" => {
+                let types = match wanted {
+                    Value::String(one) => BTreeSet::from([one.clone()]),
+                    several => words(several),
+                };
+                let is = |name: &str| match name {
+                    "object" => value.is_object(),
+                    "array" => value.is_array(),
+                    "string" => value.is_string(),
+                    "boolean" => value.is_boolean(),
+                    "integer" => value.is_u64() || value.is_i64(),
+                    "number" => value.is_number(),
+                    "null" => value.is_null(),
+                    other => panic!("type {other}"),
+                };
+                if types.iter().any(|name| is(name)) { None } else { wrong("its type") }
+            }
+            "enum" if !wanted.as_array().expect("words").contains(value) => wrong("no such word"),
+            "enum" => None,
+            "minimum" => value.as_f64().is_some_and(|number| number < 0.0).then(String::new),
+            "pattern" => {
+                // The only one that there is.
+                let address = value.as_str().map(str::parse::<PciAddress>).and_then(Result::err);
+                address.map(|error| format!("{at}: {error}"))
+            }
+            "items" => {
+                value.as_array().into_iter().flatten().find_map(|one| misfit(wanted, one, at))
+            }
+            "anyOf" => {
+                let all: Option<Vec<String>> = wanted
+                    .as_array()
+                    .expect("schemas")
+                    .iter()
+                    .map(|one| misfit(one, value, at))
+                    .collect();
+                all.map(|all| all.join(" and "))
+            }
+            "properties" => value.as_object().and_then(|fields| {
+                let wanted = wanted.as_object().expect("schemas by name");
+                let names = |map: &Map<String, Value>| map.keys().cloned().collect::<BTreeSet<_>>();
+                if names(wanted) != names(fields) {
+                    return Some(format!("{at}: {:?} are not {:?}", names(wanted), names(fields)));
+                }
+                wanted.iter().find_map(|(name, schema)| {
+                    misfit(schema, fields.get(name)?, &format!("{at}.{name}"))
+                })
+            }),
+            "additionalProperties" if wanted.is_object() => value
+                .as_object()
+                .into_iter()
+                .flatten()
+                .find_map(|(name, one)| misfit(wanted, one, &format!("{at}.{name}"))),
+            "additionalProperties" => None,
+            other => panic!("the keyword {other} is not checked"),
+        };
+        if found.is_some() {
+            return found;
+        }
+    }
+    None
+}
+
+fn fits(name: &str, value: &impl Serialize) -> Value {
+    let value = serde_json::to_value(value).expect("plain data");
+    if let Some(misfit) = misfit(&schema(name), &value, name) {
+        panic!("{misfit}");
+    }
+    value
+}
+
+/// An answer with every field.
+fn answered(name: &str, answer: &(impl Serialize + DeserializeOwned)) {
+    let value = fits(name, answer);
+    let (all, needed) = (value.as_object().expect("an object"), words(&schema(name)["required"]));
+    for field in all.keys() {
+        assert!(needed.contains(field), "{name}.{field} is always there");
+    }
+}
+
+/// A request with every field: what may be left out may be, and nothing else, and nothing is added.
+fn asked<T: Serialize + DeserializeOwned>(name: &str, request: &T) {
+    let value = fits(name, request);
+    let fields = value.as_object().expect("an object");
+    let read = |fields: &Map<String, Value>| {
+        serde_json::from_value::<T>(Value::Object(fields.clone())).is_ok()
+    };
+    assert!(read(fields), "{name}");
+    let needed = words(&schema(name)["required"]);
+    for field in fields.keys() {
+        let mut without = fields.clone();
+        without.remove(field);
+        assert_eq!(read(&without), !needed.contains(field), "{name} without {field}");
+        let default = &schema(name)["properties"][field]["default"];
+        if !default.is_null() {
+            let read: T = serde_json::from_value(Value::Object(without)).expect("it may be");
+            assert_eq!(&serde_json::to_value(read).expect("plain data")[field], default, "{field}");
+        }
+    }
+    let mut more = fields.clone();
+    more.insert("more".to_owned(), Value::Null);
+    assert!(!read(&more), "{name} with a field that there is not");
+    assert_eq!(schema(name)["additionalProperties"], false, "{name}");
+}
+
+fn address() -> PciAddress {
+    "0000:01:10.0".parse().expect("an address")
+}
+
+#[test]
+fn the_routes_are_those_of_the_document() {
+    let document = document();
+    let mut described = BTreeMap::new();
+    for (path, methods) in document["paths"].as_object().expect("paths") {
+        for (method, operation) in methods.as_object().expect("methods") {
+            described.insert((path.clone(), method.to_uppercase()), operation.clone());
+        }
+    }
+    let known = Route::ALL.map(|route| (route.path().to_owned(), route.method().to_owned()));
+    assert_eq!(described.keys().cloned().collect::<BTreeSet<_>>(), BTreeSet::from(known));
+    for ((path, method), operation) in described {
+        let route = Route::find(&method, &path).expect("it is one");
+        assert_eq!(operation.get("requestBody").is_some(), route.method() == "POST", "{path}");
+        let other = if method == "GET" { "POST" } else { "GET" };
+        assert_eq!(Route::find(other, &path), Err(Lost::Method(route.method())));
+    }
+    assert_eq!(Route::find("GET", "/v1/nothing"), Err(Lost::Path));
+}
+
+#[test]
+fn every_schema_is_there_and_used() {
+    let used: BTreeSet<String> = OPENAPI
+        .split("#/components/schemas/")
+        .skip(1)
+        .filter_map(|rest| Some(rest.split_once('"')?.0.to_owned()))
+        .collect();
+    let schemas = document()["components"]["schemas"].as_object().expect("schemas").clone();
+    assert_eq!(schemas.keys().cloned().collect::<BTreeSet<_>>(), used);
+}
+
+#[test]
+fn requests_are_as_described() {
+    asked("Nothing", &Nothing {});
+    asked("Attach", &Attach { devices: vec![address()], pool: Some("lan".to_owned()) });
+    asked("Detach", &Detach { device: address(), timeout: 5, force: true });
+    asked("Stop", &Stop { timeout: 5 });
+    asked("Watch", &Watch { lines: 24 });
+}
+
+#[test]
+fn answers_are_as_described() {
+    answered("Nothing", &Nothing {});
+    answered("Attached", &Attached { devices: vec![address()] });
+    for by in [Departure::Guest, Departure::Forced] {
+        let notes = vec!["a note".to_owned()];
+        answered("Detached", &Detached { device: address(), by, notes });
+        answered("Stopped", &Stopped { by });
+    }
+    for state in [Doing::Starting, Doing::Running, Doing::Paused] {
+        // Whoever adds one adds it here and in the document.
+        match state {
+            Doing::Starting | Doing::Running | Doing::Paused => {}
+        }
+        let running = Running {
+            guest: "web-1".to_owned(),
+            state,
+            up_s: 5,
+            cpus: 2,
+            memory_bytes: 1 << 29,
+            devices: vec![address()],
+            pid: 300,
+            launcher_pid: 299,
+        };
+        answered("Running", &running);
+    }
+    let stats = |device: Option<PciAddress>, number: Option<u64>| Stats {
+        guest: "web-1".to_owned(),
+        pid: 300,
+        exits: ExitStats {
+            user_space: 5,
+            kernel: number,
+            vcpus: vec![Exits::default()],
+            kvm: number.map(|number| KvmStats {
+                vcpus: BTreeMap::from([("exits".to_owned(), number)]),
+                vm: BTreeMap::from([("pages_2m".to_owned(), number)]),
+            }),
+        },
+        devices: vec![Device {
+            guest_address: address(),
+            address: device,
+            interrupts: number,
+            vectors: vec![Interrupt { name: "msix[0]".to_owned(), count: 7 }],
+            exits: 3,
+        }],
+        memory: Memory {
+            ram_bytes: 1 << 29,
+            ram_pinned_bytes: 1 << 29,
+            locked_bytes: number,
+            pinned_bytes: number,
+            vmm_bytes: number,
+        },
+        timeline: [
+            (Process::Assign, Phase::Assign(Launching::ReadHost)),
+            (Process::AssignVmm, Phase::Vmm(vmm::spec::Phase::PinMemory)),
+        ]
+        .map(|(process, phase)| Entry {
+            process,
+            phase,
+            device: Some("0000:01:10.0".to_owned()),
+            start_ms: 0.5,
+            took_ms: number.map(|number| number as f64),
+        })
+        .to_vec(),
+    };
+    answered("Stats", &stats(Some(address()), Some(9)));
+    answered("Stats", &stats(None, None));
+}
+
+#[test]
+fn errors_are_as_described() {
+    let failures = [
+        Failure::failed(OwnReason::Guest, "web-1", "it did not"),
+        Failure::bad_input(OwnReason::Usage, "web-1", "it cannot be meant"),
+        Failure::refused(OwnReason::Leased, "web-1", "it will not be").with_remedy("Try another."),
+    ];
+    for failure in failures {
+        fits("Error", &json!({ "error": failure }));
+    }
+}
