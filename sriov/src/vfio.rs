@@ -9,9 +9,11 @@
 //! not tell before one of them uses it; a kernel may also have no groups' files. So where a device
 //! has such a file, the processes are looked through in any case.
 
-use std::fs::OpenOptions;
-use std::io::ErrorKind;
+use std::fs::{File, OpenOptions};
+use std::io::{self, ErrorKind};
 use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +24,11 @@ use crate::root::HostRoot;
 /// Bounds for the search, far beyond a real host's.
 const MOST_PROCESSES: usize = 1 << 22;
 const MOST_DESCRIPTORS: usize = 1 << 20;
+
+/// How often, and after which wait each, a group is tried again that nobody seems to have: opening
+/// one to try it takes microseconds, and whoever does so is not on a processor all the time.
+const TIMES: usize = 20;
+const AGAIN: Duration = Duration::from_millis(10);
 
 /// A process that holds a device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,20 +51,59 @@ impl std::fmt::Display for User {
 /// Processes that hold the device's group or its own VFIO file; none where it is free.
 pub fn users(root: &HostRoot, device: PciAddress) -> Vec<User> {
     let (groups, cdevs) = (groups(root, device), cdevs(root, device));
-    let busy = |file: &String| {
-        let opened = OpenOptions::new().read(true).write(true).open(root.dev(file));
-        opened.is_err_and(|error| error.kind() == ErrorKind::ResourceBusy)
-    };
+    let is_busy = |file: &String| busy(&try_open(&root.dev(file)));
     // A recorded tree's files tell nothing by being opened: there, the processes decide.
-    let busy = root.is_live() && groups.iter().any(busy);
-    if !busy && cdevs.is_empty() && (root.is_live() || groups.is_empty()) {
+    let seems_busy = root.is_live() && groups.iter().any(is_busy);
+    if !seems_busy && cdevs.is_empty() && (root.is_live() || groups.is_empty()) {
         return Vec::new();
     }
-    let mut users = holders(root, &[groups, cdevs].concat());
-    if users.is_empty() && busy {
-        users.push(User { pid: 0, command: String::new() });
+    let look = || holders(root, &[groups.clone(), cdevs.clone()].concat());
+    let users = look();
+    if !users.is_empty() || !seems_busy {
+        return users;
     }
-    users
+    // Somebody may only have tried, as we do: another lane of ours with a device of the same group, or
+    // another command.
+    if !stays(|| groups.iter().any(is_busy), || thread::sleep(AGAIN)) {
+        return Vec::new();
+    }
+    match look() {
+        users if users.is_empty() => vec![User { pid: 0, command: String::new() }],
+        users => users,
+    }
+}
+
+/// Opens a file of VFIO for use. One that is busy is tried again for a moment: somebody may only see
+/// whether it is, as [`users`] does.
+///
+/// # Errors
+/// The kernel's; [`ErrorKind::ResourceBusy`] where somebody has it.
+pub fn open(path: &Path) -> io::Result<File> {
+    let mut opened = try_open(path);
+    for _ in 0..TIMES {
+        if !busy(&opened) {
+            break;
+        }
+        thread::sleep(AGAIN);
+        opened = try_open(path);
+    }
+    opened
+}
+
+fn try_open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).open(path)
+}
+
+fn busy(opened: &io::Result<File>) -> bool {
+    opened.as_ref().is_err_and(|error| error.kind() == ErrorKind::ResourceBusy)
+}
+
+/// Whether something is so each time it is looked at, with a wait in between.
+fn stays(is_so: impl Fn() -> bool, wait: impl Fn()) -> bool {
+    (0..TIMES).all(|_| {
+        wait();
+        is_so()
+    })
 }
 
 /// The file below `/dev` that is the device's own, by which iommufd takes it: `vfio/devices/vfioN`.
@@ -114,4 +160,29 @@ fn holds(descriptors: &Path, files: &[String]) -> bool {
 pub fn command(root: &HostRoot, pid: u32) -> String {
     let name = attribute::read(&root.proc(&format!("{pid}/comm")));
     name.ok().flatten().unwrap_or_else(|| "unknown".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[test]
+    fn a_group_that_is_only_tried_by_others_is_in_nobodys_use() {
+        let looks = Cell::new(0);
+        let busy_until = |times: usize| {
+            looks.set(0);
+            stays(
+                || {
+                    looks.set(looks.get() + 1);
+                    looks.get() < times
+                },
+                || {},
+            )
+        };
+        assert!(!busy_until(1) && !busy_until(TIMES));
+        assert!(busy_until(TIMES + 1));
+        assert_eq!(looks.get(), TIMES);
+    }
 }

@@ -7,7 +7,6 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::fs::OpenOptions;
 use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
 
@@ -256,7 +255,7 @@ fn open(
     missing: &str,
 ) -> Result<OwnedFd, NotOpened> {
     let path = root.dev(file);
-    let opened = OpenOptions::new().read(true).write(true).open(&path);
+    let opened = vfio::open(&path);
     opened.map(OwnedFd::from).map_err(|error| {
         let cause = match error.kind() {
             ErrorKind::NotFound => format!("there is no such file: {missing}"),
