@@ -24,6 +24,14 @@ use crate::wire::{Event, Message, Request, VERSION};
 /// How long a command may take where nothing else is said.
 const COMMAND: Duration = Duration::from_secs(120);
 
+/// How long a host may take to say what a command waits for that does not end.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(30);
+
+/// Prints for each thread of our programs its name, its state, and where it is in the kernel.
+const WAITS: &str = "for task in $(pidof assign assign-vmm); do for task in /proc/$task/task/*; do \
+    echo \"$task $(cat $task/comm) $(cut -d' ' -f3 $task/stat) $(cat $task/syscall)\"; \
+    cat $task/stack; done; done 2>&1";
+
 /// How long a host may take until its agent answers. Two at once on two busy cores have taken 15 s.
 const BOOT: Duration = Duration::from_secs(90);
 
@@ -133,7 +141,21 @@ impl Host {
     pub fn run_within(&self, command: &str, limit: Duration) -> Result<Output> {
         let job = self.spawn(command);
         job.close_stdin();
-        job.wait(limit).inspect_err(|_| job.kill())
+        job.wait(limit).map_err(|error| {
+            let waits = self.waits();
+            job.kill();
+            error.context(waits)
+        })
+    }
+
+    /// What each of our programs waits for, in the kernel: where a command does not end.
+    fn waits(&self) -> String {
+        let job = self.spawn(WAITS);
+        job.close_stdin();
+        match job.wait(ANSWERS_WITHIN) {
+            Ok(output) => format!("what our programs wait for:\n{}", output.stdout),
+            Err(_) => format!("the host does not answer within {} s", ANSWERS_WITHIN.as_secs()),
+        }
     }
 
     /// Runs a command line that must succeed and returns its standard output.
