@@ -7,6 +7,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
+use rustix::io::Errno;
 
 use crate::root::HostRoot;
 use crate::simulated::Kernel;
@@ -60,8 +61,9 @@ impl AttributeError {
     }
 }
 
-/// An attribute's value without its last newline; `None` where there is no such file or, as the
-/// kernel does for some attributes of an interface that is down, it has no value now (EINVAL).
+/// An attribute's value without its last newline; `None` where there is no such file, where what it is
+/// of went between opening and reading it (ENODEV) or, as the kernel does for some attributes of an
+/// interface that is down, where it has no value now (EINVAL).
 pub fn read(path: &Path) -> Result<Option<String>, AttributeError> {
     match read_bounded(path, ATTRIBUTE_BYTES) {
         Ok(text) => Ok(Some(text.trim_end_matches(['\n', '\0']).to_owned())),
@@ -69,6 +71,7 @@ pub fn read(path: &Path) -> Result<Option<String>, AttributeError> {
             Ok(None)
         }
         Err(error) if error.kind() == ErrorKind::NotADirectory => Ok(None),
+        Err(error) if error.raw_os_error() == Some(Errno::NODEV.raw_os_error()) => Ok(None),
         Err(source) => Err(AttributeError { path: path.into(), access: Access::Read, source }),
     }
 }

@@ -86,7 +86,7 @@ impl Directory {
                 failed(io::Error::other(format!("longer than {ATTRIBUTE_BYTES} bytes")))
             }
             Ok(length) => Ok(room.get(..length).map(trimmed)),
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::INVAL) => Ok(None),
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::INVAL | Errno::NODEV) => Ok(None),
             Err(error) => failed(error.into()),
         }
     }
