@@ -3,6 +3,7 @@
 use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::termios::{self, OptionalActions, Termios};
 
@@ -53,6 +54,12 @@ pub fn is_ours() -> bool {
     let in_front =
         || termios::tcgetpgrp(&stdin).is_ok_and(|group| group == rustix::process::getpgrp());
     stdin.is_terminal() && in_front()
+}
+
+/// Whether a few bytes that are written there are taken at once.
+pub fn has_room(output: impl AsFd) -> bool {
+    let mut polled = [PollFd::new(&output, PollFlags::OUT)];
+    poll(&mut polled, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
 }
 
 /// Takes what was typed, once there is something.

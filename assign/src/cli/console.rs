@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 
 use clap::Args;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
 use super::{Context, Format};
@@ -128,7 +128,7 @@ fn pass(stream: &UnixStream, mut input: Input, signals: &Signals) -> io::Result<
     let stdin = io::stdin();
     loop {
         // What the guest has no room for is not taken from whoever types.
-        let has_room = has_room(stream);
+        let has_room = terminal::has_room(stream);
         let awaited = if has_room { PollFlags::IN } else { PollFlags::IN | PollFlags::OUT };
         let mut polled = vec![
             PollFd::new(stream, awaited),
@@ -192,12 +192,6 @@ fn pass(stream: &UnixStream, mut input: Input, signals: &Signals) -> io::Result<
             }
         }
     }
-}
-
-/// Whether a few bytes can be written at once.
-fn has_room(stream: &UnixStream) -> bool {
-    let mut polled = [PollFd::new(stream, PollFlags::OUT)];
-    poll(&mut polled, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
 }
 
 /// What was piped in; at its end it is over.

@@ -1,9 +1,8 @@
 //! Our own standard input and output as the guest's console.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use crate::terminal::{self, Typed};
@@ -91,7 +90,7 @@ impl Front {
     /// Prints what is held, as far as it is taken now.
     pub fn flush(&mut self) {
         let stdout = rustix::stdio::stdout();
-        while !self.held.is_empty() && takes(stdout.as_fd()) {
+        while !self.held.is_empty() && terminal::has_room(stdout) {
             let some = self.held.get(..AT_ONCE.min(self.held.len())).unwrap_or_default();
             match rustix::io::write(stdout, some) {
                 Ok(count) => drop(self.held.drain(..count)),
@@ -104,9 +103,4 @@ impl Front {
             }
         }
     }
-}
-
-fn takes(output: BorrowedFd<'_>) -> bool {
-    let mut polled = [PollFd::from_borrowed_fd(output, PollFlags::OUT)];
-    matches!(poll(&mut polled, Some(&Timespec::default())), Ok(1))
 }

@@ -15,7 +15,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 
 use super::MOST_ATTACHED;
 use super::front::Front;
-use super::viewer::Viewer;
+use super::viewer::{Viewer, passes};
 use crate::launch::log::{self, Log};
 
 /// A serial port prints byte by byte. After some, more are waited for this long: nobody sees it, and
@@ -252,9 +252,4 @@ impl Guest {
             }
         }
     }
-}
-
-/// Whether there is only nothing now.
-fn passes(error: ErrorKind) -> bool {
-    matches!(error, ErrorKind::WouldBlock | ErrorKind::Interrupted)
 }

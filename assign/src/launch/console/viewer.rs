@@ -102,8 +102,8 @@ impl Viewer {
     }
 }
 
-/// Whether the stream is all right and only has no time now.
-fn passes(error: ErrorKind) -> bool {
+/// Whether a stream is all right and only has no time, or nothing, now.
+pub fn passes(error: ErrorKind) -> bool {
     matches!(error, ErrorKind::WouldBlock | ErrorKind::Interrupted)
 }
 
