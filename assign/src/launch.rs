@@ -1,7 +1,7 @@
 //! From a guest's document to a running guest, and back to a host with a free VF.
 //!
 //! ```text
-//!  1 boot files open      nothing touched yet: a wrong path is the likeliest mistake
+//!  1 boot files, disks    nothing touched yet: a wrong path is the likeliest mistake
 //!  2 /dev/kvm open        without it there is no guest, so no device need be claimed; then the
 //!                         kernel is taken out of its bzImage, or out of the cache of these
 //!  3 snapshot, choice     which VF for which network, or why not (choose, pure); what dead
@@ -30,6 +30,7 @@
 //! failure (`handles`, `tap`), and the process can only end with its launcher (`process`).
 
 mod console;
+mod disks;
 mod error;
 mod handles;
 mod kernel;
@@ -145,6 +146,13 @@ pub enum Told<'a> {
     Wanted(PciAddress),
     /// A device met an error that it cannot recover from.
     DeviceError(&'a str),
+    /// The file of a disk did not do what was asked of it.
+    DiskError {
+        /// The disk.
+        disk: &'a str,
+        /// What was tried, and the error.
+        detail: &'a str,
+    },
     /// A device of the guest reached for memory that is not the guest's, and was stopped.
     DmaFault(&'a DmaFault),
     /// Why nobody will be told of that.
@@ -174,6 +182,15 @@ fn sandbox() -> Sandbox {
 
 /// Devices that were tried and are of no use, with the reasons.
 type Reasons = BTreeMap<PciAddress, String>;
+
+/// What a guest has in all its lives.
+struct Lasting {
+    place: Place,
+    signals: Signals,
+    console: Console,
+    /// Locked as long as these are open.
+    disks: Vec<OwnedFd>,
+}
 
 /// A guest's networks with everything behind them that is open.
 struct Connected<'a> {
@@ -206,6 +223,7 @@ impl Launch<'_> {
     /// given back in any case.
     pub fn run(&self) -> Result<Ended, Failure> {
         let (boot, kvm) = self.open_files()?;
+        let disks = disks::open(self.guest)?;
         if self.sandboxed && !rustix::process::geteuid().is_root() {
             return Err(error::not_shut_in(self.guest));
         }
@@ -219,9 +237,10 @@ impl Launch<'_> {
             (self.tell)(Told::NoSandbox);
         }
         let console = self.console()?;
+        let lasting = Lasting { place, signals, console, disks };
         let mut failed = BTreeMap::new();
         let mut connected = self.connect(&mut failed)?;
-        let mut ending = self.live(&place, &mut connected, boot, kvm, &signals, &console)?;
+        let mut ending = self.live(&lasting, &mut connected, boot, kvm)?;
         loop {
             match &ending {
                 Ending::Guest(StopReason::Reboot) => (self.tell)(Told::Rebooting),
@@ -238,10 +257,10 @@ impl Launch<'_> {
             let (boot, kvm) = self.open_files()?;
             let boot = self.take_out(boot);
             connected = self.connect_again(connected, &mut failed)?;
-            ending = self.live(&place, &mut connected, boot, kvm, &signals, &console)?;
+            ending = self.live(&lasting, &mut connected, boot, kvm)?;
         }
         connected.lease.release()?;
-        console.finish(&signals);
+        lasting.console.finish(&lasting.signals);
         match ending {
             Ending::Asked => Ok(Ended::Stopped),
             Ending::DeviceError(device) => Err(error::stopped_for(self.guest, &device)),
@@ -422,13 +441,12 @@ impl Launch<'_> {
     /// One life of the guest, from power-on to its end.
     fn live(
         &self,
-        place: &Place,
+        lasting: &Lasting,
         connected: &mut Connected<'_>,
         boot: BootFiles,
         kvm: OwnedFd,
-        signals: &Signals,
-        console: &Console,
     ) -> Result<Ending, Failure> {
+        let Lasting { place, signals, console, disks } = lasting;
         let taps = self.timeline.time(Launching::ConnectNetworks, || {
             handles::open_taps(self.root, self.guest, &connected.choice.networks)
         })?;
@@ -442,6 +460,8 @@ impl Launch<'_> {
         let vfio = connected.vfio.take();
         let (link, control) =
             link::pair().map_err(|error| self.system("make a pair of sockets", &error))?;
+        let disks = disks.iter().map(OwnedFd::try_clone).collect::<io::Result<_>>();
+        let disks = disks.map_err(|error| self.system("share its disks", &error))?;
         let sandbox = self.sandboxed.then(sandbox);
         let parts = Parts {
             kvm,
@@ -449,6 +469,7 @@ impl Launch<'_> {
             console: its,
             events: events_of_guest,
             control,
+            disks,
             taps,
             vfio,
             sandbox,

@@ -1,9 +1,12 @@
 //! `kind: Guest`: one machine, what it boots and what it is connected to.
 
+mod disks;
+
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+pub use self::disks::{DiskFormat, GuestDisk};
 use crate::amounts;
 use crate::document::{Node, Span};
 use crate::error::Report;
@@ -37,6 +40,8 @@ pub struct Guest {
     pub memory: Memory,
     /// What it boots.
     pub boot: Boot,
+    /// Its disks, in the order of the text.
+    pub disks: Vec<GuestDisk>,
     /// Its network interfaces, in the order of the text.
     pub networks: Vec<GuestNetwork>,
     /// Other devices it gets as they are, in the order of the text.
@@ -149,6 +154,12 @@ pub(crate) static GUEST: Mapping = Mapping {
         )
         .needed(),
         Field::new(
+            "disks",
+            Form::List { of: &disks::DISK, most: disks::MOST },
+            "[{name: root, path: root.raw}]",
+            "Its disks, in the order in which it sees them: /dev/vda, /dev/vdb and so on.",
+        ),
+        Field::new(
             "networks",
             Form::List { of: &NETWORK, most: MAX_NETWORKS },
             "[{name: net0, claim: {pool: lan}}]",
@@ -174,7 +185,7 @@ pub(crate) static GUEST: Mapping = Mapping {
         .or("eject"),
     ],
     rules: &[],
-    later: &[later("disks", "which files and block devices are its disks")],
+    later: &[],
 };
 
 static CPUS: Mapping = Mapping {
@@ -374,6 +385,7 @@ pub(crate) fn read(
     // A node that was given and is wrong is no reason to complain that it is missing.
     let near = memory.is_none_or(|memory| memory.numa.is_some());
     let mut claims = Claims { near, taken: Taken::default() };
+    let disks = disks::read(&spec, folder, report);
     let mut networks = Vec::new();
     for fields in spec.list("networks", report) {
         networks.extend(network(&fields, &mut claims, report));
@@ -388,7 +400,7 @@ pub(crate) fn read(
     }
     let (name, _) = named?;
     let (cpus, memory, boot) = (cpus?, memory?, boot?);
-    Some(Guest { name, cpus, memory, boot, networks, devices, on_device_error })
+    Some(Guest { name, cpus, memory, boot, disks, networks, devices, on_device_error })
 }
 
 fn memory(fields: &Fields<'_>, report: &mut Report<'_>) -> Option<Memory> {
@@ -404,14 +416,16 @@ fn memory(fields: &Fields<'_>, report: &mut Report<'_>) -> Option<Memory> {
 }
 
 fn boot(fields: &Fields<'_>, folder: &Path, report: &mut Report<'_>) -> Option<Boot> {
-    let path = |text: &str| {
-        let ok = (1..=4095).contains(&text.len()) && !text.contains(char::is_control);
-        ok.then(|| folder.join(text))
-    };
-    let kernel = fields.parsed("kernel", path, report);
-    let initrd = fields.parsed("initrd", path, report);
+    let kernel = fields.parsed("kernel", |text| path(text, folder), report);
+    let initrd = fields.parsed("initrd", |text| path(text, folder), report);
     let cmdline = fields.get("cmdline", report).and_then(|given| cmdline(given, report));
     Some(Boot { kernel: kernel?, initrd, cmdline: cmdline.unwrap_or_default() })
+}
+
+/// What [`PATH`] says.
+fn path(text: &str, folder: &Path) -> Option<PathBuf> {
+    let ok = (1..=4095).contains(&text.len()) && !text.contains(char::is_control);
+    ok.then(|| folder.join(text))
 }
 
 fn cmdline(given: Given<'_>, report: &mut Report<'_>) -> Option<String> {

@@ -4,7 +4,8 @@
 #   net       (or nothing) try every network, report, power off
 #   hold      the same, but stay and ping once a second until a line "stop" is typed; a line "ping
 #             ADDRESS COUNT" sends that many pings, each as soon as the one before was answered, and a
-#             line "reboot" reboots; the power button ends it too, unless lab.stubborn is there
+#             line "reboot" reboots; a line "write DISK PLACE" or "read DISK PLACE" does that with the MiB
+#             at this place of a disk; the power button ends it too, unless lab.stubborn is there
 #   shell     the same, then a shell
 #   time      tell when it is up and when its first interface has a link, to the microsecond, and
 #             power off
@@ -159,15 +160,23 @@ wait_for_disks() {
         usleep 100000
     done
 }
-if has 0108 || has 0c03; then
+if has 0108 || has 0c03 || has 0180; then
     has 0c03 && modprobe -a usb_storage sd_mod && wait_for_disks '/dev/sd?'
     has 0108 && wait_for_disks '/dev/nvme*n*'
-    for disk in /dev/nvme*n* /dev/sd?; do
+    has 0180 && wait_for_disks '/dev/vd?'
+    for disk in /dev/nvme*n* /dev/sd? /dev/vd?; do
         [ -b "$disk" ] || continue
-        size=$(($(cat "/sys/class/block/${disk#/dev/}/size") / 2048))
+        block=/sys/class/block/${disk#/dev/}
+        size=$(($(cat "$block/size") / 2048))
         sum=$(head -c 1048576 "$disk" | sha256sum | cut -d' ' -f1)
         say "${disk#/dev/}: $size MiB, sha256 $sum"
+        case $disk in
+        /dev/vd*)
+            say "${disk#/dev/}: serial $(cat "$block/serial"), queues $(ls "$block/mq" | wc -l), read-only $(cat "$block/ro")"
+            ;;
+        esac
         grep -q lab.write /proc/cmdline || continue
+        [ "$(cat "$block/ro")" = 0 ] || continue
         head -c 1048576 /dev/urandom >/run/random
         dd if=/run/random of="$disk" bs=64k seek=$((size * 8)) conv=fsync 2>/dev/null
         echo 3 >/proc/sys/vm/drop_caches
@@ -175,10 +184,19 @@ if has 0108 || has 0c03; then
         read=$(dd if="$disk" bs=64k skip=$((size * 8)) count=16 2>/dev/null | sha256sum)
         [ "$wrote" = "$read" ] && found=equal || found=DIFFERENT
         say "${disk#/dev/}: 1 MiB written and read back: $found"
+        case $disk in
+        /dev/vd*)
+            say "${disk#/dev/}: wrote sha256 ${wrote%% *}"
+            # What is discarded reads as zeroes on the host's file systems.
+            blkdiscard -o 1048576 -l 1048576 "$disk"
+            rest=$(dd if="$disk" bs=64k skip=16 count=16 2>/dev/null | tr -d '\0' | wc -c)
+            say "${disk#/dev/}: $rest bytes are left of what was discarded"
+            ;;
+        esac
     done
     for device in /sys/bus/pci/devices/*; do
         case $(cat "$device/class") in
-        0x0108* | 0x0c03*) say "${device##*/}: interrupts $(interrupts_of "$device")" ;;
+        0x0108* | 0x0c03* | 0x0180*) say "${device##*/}: interrupts $(interrupts_of "$device")" ;;
         esac
     done
 fi
@@ -360,6 +378,18 @@ hold)
         case $word in
         stop) touch /run/stop ;;
         reboot) end reboot ;;
+        write)
+            head -c 1048576 /dev/urandom |
+                dd of="/dev/$address" bs=64k seek=$((count * 16)) iflag=fullblock conv=fsync 2>/dev/null &&
+                found=done || found=FAILED
+            say "write $address $count: $found"
+            ;;
+        read)
+            echo 3 >/proc/sys/vm/drop_caches
+            dd if="/dev/$address" of=/dev/null bs=64k skip=$((count * 16)) count=16 2>/dev/null &&
+                found=done || found=FAILED
+            say "read $address $count: $found"
+            ;;
         ping)
             answered=$(ping -A -q -c "$count" "$address" | sed -n 's/.* \([0-9]*\) packets received.*/\1/p')
             say "ping $address: $answered of $count answered"

@@ -35,13 +35,15 @@ pub struct Guest {
     verb: &'static str,
     cpus: u8,
     kernel: &'static str,
+    disks: String,
     networks: String,
 }
 
 impl Guest {
     /// Without any network; see the guest's init script for verbs.
     pub fn new(name: &'static str, verb: &'static str) -> Self {
-        Guest { name, verb, cpus: 1, kernel: "/boot/vmlinuz", networks: String::new() }
+        let (disks, networks) = (String::new(), String::new());
+        Guest { name, verb, cpus: 1, kernel: "/boot/vmlinuz", disks, networks }
     }
 
     /// With this many CPUs.
@@ -53,6 +55,12 @@ impl Guest {
     /// With this kernel image.
     pub fn kernel(mut self, path: &'static str) -> Self {
         self.kernel = path;
+        self
+    }
+
+    /// With a disk, as a document describes it.
+    pub fn disk(mut self, described: &str) -> Self {
+        self.disks += &format!("    - {{{described}}}\n");
         self
     }
 
@@ -84,7 +92,7 @@ impl Guest {
 
 impl fmt::Display for Guest {
     fn fmt(&self, text: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Guest { name, verb, cpus, kernel, networks } = self;
+        let Guest { name, verb, cpus, kernel, disks, networks } = self;
         write!(
             text,
             "apiVersion: assign/v1\n\
@@ -96,6 +104,9 @@ impl fmt::Display for Guest {
                boot: {{kernel: {kernel}, initrd: /boot/guest.cpio, \
                        cmdline: \"console=ttyS0 quiet lab={verb}\"}}\n"
         )?;
+        if !disks.is_empty() {
+            write!(text, "  disks:\n{disks}")?;
+        }
         if !networks.is_empty() {
             write!(text, "  networks:\n{networks}")?;
         }

@@ -8,6 +8,7 @@ mod console;
 mod control;
 mod device_errors;
 mod devices;
+mod disks;
 mod documents;
 mod events;
 mod examples;

@@ -34,9 +34,7 @@ fn main() -> ExitCode {
         }
     };
     let reporter = Arc::new(reporter);
-    let outcome = shut_in(&spec, &reporter)
-        .and_then(|()| Machine::build(&spec, &mut inherited, &reporter))
-        .and_then(Machine::run);
+    let outcome = run(&spec, &mut inherited, &reporter);
     let reason = outcome.unwrap_or_else(|error| reason(&spec, &error));
     if !reporter.is_heard()
         && let StopReason::Failed { detail }
@@ -51,8 +49,16 @@ fn main() -> ExitCode {
     std::process::exit(status.into());
 }
 
-fn shut_in(spec: &GuestSpec, launcher: &Reporter) -> Result<()> {
-    spec.sandbox.as_ref().map_or(Ok(()), |walls| sandbox::enter(walls, launcher))
+fn run(
+    spec: &GuestSpec,
+    inherited: &mut Inherited,
+    reporter: &Arc<Reporter>,
+) -> Result<StopReason> {
+    let prepared = Machine::prepare(spec, inherited, reporter)?;
+    if let Some(walls) = &spec.sandbox {
+        sandbox::enter(walls, reporter)?;
+    }
+    Machine::build(spec, prepared, inherited, reporter)?.run()
 }
 
 /// What an error before the guest ran means for it.

@@ -39,8 +39,12 @@ pub struct GuestSpec {
     pub events: Option<Descriptor>,
     /// One end of a pair of `SOCK_SEQPACKET` sockets, on which [`Request`]s come.
     pub control: Option<Descriptor>,
-    /// virtio-net devices, in slot order: at most 31 devices together with the passed-through ones.
+    /// virtio-net devices, in slot order: at most 31 devices together with the passed-through ones and
+    /// the disks.
     pub networks: Vec<VirtioNet>,
+    /// Disks, in the order in which the guest finds them.
+    #[serde(default)]
+    pub disks: Vec<Disk>,
     /// Passed-through devices and what they reach memory by.
     pub vfio: Option<Vfio>,
     /// How the VMM shuts itself in before it looks at anything of the guest; without it, it does not.
@@ -97,6 +101,26 @@ pub struct VirtioNet {
     /// The guest's address on it: of one card, not of several.
     pub mac: [u8; 6],
 }
+
+/// A virtio-blk device over a file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Disk {
+    /// Its name, for messages: as [`GuestSpec::name`].
+    pub name: String,
+    /// A regular file or block device, open for reading, and for writing unless it is read-only. Its
+    /// size at the start is the disk's, less what is not a whole sector of 512 bytes.
+    pub file: Descriptor,
+    /// Whether the guest cannot write to it.
+    pub read_only: bool,
+    /// What the guest reads as its serial number: 20 ASCII characters at most.
+    pub serial: String,
+    /// Number of its queues, 1 to [`MAX_DISK_QUEUES`].
+    pub queues: u16,
+}
+
+/// Most queues of a disk, each with a thread.
+pub const MAX_DISK_QUEUES: u16 = 16;
 
 /// The devices to pass through, and the interface by which they reach guest memory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -202,6 +226,14 @@ pub enum GuestEvent {
     DeviceError {
         /// Its address.
         device: String,
+    },
+    /// The file of a disk did not do what was asked of it, which the guest was told as an I/O error. Of
+    /// several within 10 s only the first is told.
+    DiskError {
+        /// The disk's name.
+        disk: String,
+        /// What was tried, and the error.
+        detail: String,
     },
     /// The guest runs no more; the last event.
     Stopped {

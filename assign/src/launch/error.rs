@@ -19,6 +19,12 @@ pub fn boot_file(guest: &Guest, what: &str, path: &Path, cause: &str) -> Failure
     ))
 }
 
+/// A disk of the guest cannot be used.
+pub fn disk(guest: &Guest, disk: &str, path: &Path, cause: &str) -> Failure {
+    let message = format!("cannot have the disk {disk}, {}: {cause}", path.display());
+    Failure::bad_input(OwnReason::File, &guest.name, message)
+}
+
 /// A claim has no device, and the guest does not start without it.
 pub fn unconnected(guest: &Guest, unconnected: &Unconnected) -> Failure {
     let Unconnected { claim, network, because } = unconnected;

@@ -352,6 +352,7 @@ mod tests {
             events: Some(vmm::spec::Descriptor(write.as_raw_fd())),
             control: None,
             networks: Vec::new(),
+            disks: Vec::new(),
             vfio: has_vfio.then_some(vfio),
             sandbox: None,
         };

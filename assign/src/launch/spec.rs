@@ -5,10 +5,10 @@
 
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
-use policies::Guest;
+use policies::{Guest, GuestDisk};
 use sriov::PciAddress;
 use vmm::spec::{
-    AddressRange, Boot, Console, Descriptor, DeviceSource, GuestSpec, Iommu, Sandbox, Vfio,
+    AddressRange, Boot, Console, Descriptor, DeviceSource, Disk, GuestSpec, Iommu, Sandbox, Vfio,
     VfioDevice, VfioGroup, VirtioNet,
 };
 
@@ -29,6 +29,8 @@ pub struct Parts {
     pub events: OwnedFd,
     /// The VMM's end of the sockets for requests.
     pub control: OwnedFd,
+    /// Its disks, in the order of its document.
+    pub disks: Vec<OwnedFd>,
     /// The TAP descriptor and address of each virtio network.
     pub taps: Vec<(OwnedFd, [u8; 6])>,
     /// The passed-through devices.
@@ -60,6 +62,12 @@ impl Parts {
                 .iter()
                 .map(|(tap, mac)| VirtioNet { tap: number(tap), mac: *mac })
                 .collect(),
+            disks: guest
+                .disks
+                .iter()
+                .zip(&self.disks)
+                .map(|(disk, file)| described(disk, file, guest.cpus))
+                .collect(),
             control: Some(number(&self.control)),
             vfio: self.vfio.as_ref().map(|files| vfio(files, &mut number)),
             sandbox: self.sandbox,
@@ -73,10 +81,25 @@ impl Parts {
             .into_iter()
             .chain([&self.events, &self.control])
             .chain(self.boot.initrd.as_ref())
+            .chain(&self.disks)
             .chain(self.taps.iter().map(|(tap, _)| tap))
             .chain(vfio)
             .map(AsRawFd::as_raw_fd)
             .collect()
+    }
+}
+
+/// Most queues of a disk whose document does not say how many.
+const MOST_QUEUES: u16 = 4;
+
+fn described(disk: &GuestDisk, file: &OwnedFd, cpus: u8) -> Disk {
+    let GuestDisk { name, read_only, serial, queues, .. } = disk;
+    Disk {
+        name: name.clone(),
+        file: number(file),
+        read_only: *read_only,
+        serial: serial.clone(),
+        queues: queues.unwrap_or(u16::from(cpus).min(MOST_QUEUES)),
     }
 }
 
@@ -141,7 +164,7 @@ mod tests {
     }
 
     fn guest() -> Guest {
-        let text = "apiVersion: assign/v1\nkind: Guest\nmetadata: {name: web-1}\nspec: {cpus: {count: 2}, memory: {size: 64MiB}, boot: {kernel: k, cmdline: quiet}}\n";
+        let text = "apiVersion: assign/v1\nkind: Guest\nmetadata: {name: web-1}\nspec: {cpus: {count: 2}, memory: {size: 64MiB}, boot: {kernel: k, cmdline: quiet}, disks: [{name: a-name-of-more-than-20-bytes, path: d, readOnly: true}]}\n";
         let source = policies::Source { name: "guest.yaml".to_owned(), text: text.to_owned() };
         policies::parse(&[source]).expect("a valid guest").guests.remove(0)
     }
@@ -154,6 +177,7 @@ mod tests {
             console: Ends { input: null(), output: null() },
             events: null(),
             control: null(),
+            disks: vec![null()],
             taps: vec![(null(), [2, 0, 0, 0, 0, 1])],
             sandbox: Some(Sandbox { user: 1, group: 2 }),
             vfio: Some(VfioFiles {
@@ -200,6 +224,7 @@ mod tests {
                 "/console/output",
                 "/events",
                 "/control",
+                "/disks/0/file",
                 "/networks/0/tap",
             ];
             for pointer in pointers.into_iter().chain(names) {
@@ -216,6 +241,11 @@ mod tests {
         let spec = type1().spec(&guest());
         assert_eq!((spec.name.as_str(), spec.cpus, spec.memory_bytes), ("web-1", 2, 64 << 20));
         assert_eq!(spec.boot.cmdline, "quiet");
+        let disk = &spec.disks[0];
+        assert_eq!(
+            (disk.serial.as_str(), disk.queues, disk.read_only),
+            ("a-name-of-more-than-", 2, true)
+        );
         let vfio = spec.vfio.expect("one device");
         assert_eq!(vfio.devices[0].address, "0000:01:10.0");
         assert_eq!(vfio.reserved, [AddressRange { first: 0xfee0_0000, last: 0xfeef_ffff }]);

@@ -196,6 +196,9 @@ impl<'a, 'l, 'c> Supervisor<'a, 'l, 'c> {
                     self.give_up(device);
                 }
             }
+            GuestEvent::DiskError { disk, detail } => {
+                (self.launch.tell)(Told::DiskError { disk, detail });
+            }
             // The guest has ejected it by itself.
             GuestEvent::Detached { device, by } => {
                 let Ok(device) = device.parse() else { return };

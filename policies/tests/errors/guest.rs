@@ -241,15 +241,10 @@ fn a_claim_of_a_pool_that_no_file_has_is_for_the_host_to_judge() {
 
 #[test]
 fn fields_for_a_later_version_are_told_as_such() {
-    assert_snapshot!(guest("cpus: {count: 2, pin: {0: 2}}\n  disks: [{name: root, path: root.raw}]"), @r#"
+    assert_snapshot!(guest("cpus: {count: 2, pin: {0: 2}}"), @r#"
     host.yaml:8:20: `pin` is part of the language (it says which CPU of the host each vCPU runs on), and this version does not carry it out yet
     8 |   cpus: {count: 2, pin: {0: 2}}
       |                    ^^^
-      = accepted: leave it out
-
-    host.yaml:9:3: `disks` is part of the language (it says which files and block devices are its disks), and this version does not carry it out yet
-    9 |   disks: [{name: root, path: root.raw}]
-      |   ^^^^^
       = accepted: leave it out
     "#);
     for field in ["pages: 2MiB", "merge: true", "balloon: true"] {
@@ -262,4 +257,43 @@ fn fields_for_a_later_version_are_told_as_such() {
     }
     let said = guest("networks: [{name: a, claim: {pool: lan}, failover: true}]");
     assert!(said.contains("`failover` is part of the language"), "{said}");
+}
+
+#[test]
+fn a_disk_is_told_what_is_wrong_with_it() {
+    assert_snapshot!(guest("disks: [{name: a, path: x.raw}, {name: a, path: y.raw}]"), @r#"
+    host.yaml:9:42: another disk of this guest is already named `a`
+    9 |   disks: [{name: a, path: x.raw}, {name: a, path: y.raw}]
+      |                                          ^
+      = accepted: each name once, in all files given together
+    "#);
+    assert_snapshot!(guest("disks: [{name: a}]"), @r#"
+    host.yaml:9:11: a disk needs `path`
+    9 |   disks: [{name: a}]
+      |           ^
+      = accepted: path: root.raw
+    "#);
+    assert_snapshot!(guest("disks: [{name: a, path: x.raw, serial: a b, queues: 20}]"), @r#"
+    host.yaml:9:42: `serial` cannot be `a b`
+    9 |   disks: [{name: a, path: x.raw, serial: a b, queues: 20}]
+      |                                          ^^^
+      = accepted: 1 to 20 letters, digits and any of . _ -
+
+    host.yaml:9:55: `queues` is 20, which is out of range
+    9 |   disks: [{name: a, path: x.raw, serial: a b, queues: 20}]
+      |                                                       ^^
+      = accepted: a whole number from 1 to 16
+    "#);
+    assert_snapshot!(guest("disks: [{name: a, path: x.qcow2, format: qcow2}]"), @r#"
+    host.yaml:9:44: `format` cannot be `qcow2`
+    9 |   disks: [{name: a, path: x.qcow2, format: qcow2}]
+      |                                            ^^^^^
+      = accepted: raw
+    "#);
+}
+
+#[test]
+fn a_disk_is_what_its_document_says() {
+    assert_eq!(guest("disks: [{name: root, path: root.raw}]"), "accepted");
+    assert_eq!(guest("disks: [{name: d, path: /dev/sdb, readOnly: true, queues: 16}]"), "accepted");
 }

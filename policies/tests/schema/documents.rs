@@ -67,6 +67,9 @@ spec:
   cpus: {count: 2}
   memory: {size: 2GiB, numa: 1}
   boot: {kernel: vmlinuz, initrd: initrd.img, cmdline: console=ttyS0 quiet}
+  disks:
+    - {name: root, path: root.raw, format: raw, serial: web-1.root, queues: 2}
+    - {name: data, path: /dev/vg0/data, readOnly: true}
   networks:
     - name: net0
       claim: {pool: parts, numa: required}
@@ -245,7 +248,15 @@ pub const WRONG: &[&str] = &[
     guest!("memory: {size: 1GiB}, networks: [{name: a, claim: {pool: b}, fallback: {}}]"),
     guest!("memory: {size: 1GiB}, networks: [{name: a, claim: {pool: b}, failover: true}]"),
     guest!("memory: {size: 1GiB, pages: 2MiB}"),
-    guest!("memory: {size: 1GiB}, disks: [{name: a, path: b}]"),
+    guest!("memory: {size: 1GiB}, disks: [{name: a}]"),
+    guest!("memory: {size: 1GiB}, disks: [{path: a}]"),
+    guest!("memory: {size: 1GiB}, disks: [{name: a, path: \"\"}]"),
+    guest!("memory: {size: 1GiB}, disks: [{name: a, path: b, format: qcow2}]"),
+    guest!("memory: {size: 1GiB}, disks: [{name: a, path: b, serial: a b}]"),
+    guest!("memory: {size: 1GiB}, disks: [{name: a, path: b, serial: 0123456789-0123456789}]"),
+    guest!("memory: {size: 1GiB}, disks: [{name: a, path: b, queues: 0}]"),
+    guest!("memory: {size: 1GiB}, disks: [{name: a, path: b, queues: 17}]"),
+    guest!("memory: {size: 1GiB}, disks: [{name: a, path: b, readOnly: 1}]"),
     guest!("memory: {size: 1GiB}, cpus: {count: 2, pin: {0: 1}}"),
     guest!("memory: {size: 1GiB}, devices: [{name: a}]"),
     guest!("memory: {size: 1GiB}, devices: [{name: a, claim: {pool: b}, optional: maybe}]"),
@@ -268,6 +279,7 @@ pub const ONLY_THE_READER: &[&str] = &[
     policy!("{name: a, from: {driver: x}, vfs: {count: 4}, use: \"3-1\"}"),
     policy!("{name: a, from: {driver: x}, vfs: {count: 4}, expect: {min: 2, max: 1}}"),
     network!("{rate: {min: 2Gbit, max: 1Gbit}}"),
+    guest!("memory: {size: 1GiB}, disks: [{name: a, path: b}, {name: a, path: c}]"),
     // Amounts out of range.
     guest!("memory: {size: 1MiB}"),
     network!("{rate: {max: 9999999Gbit}}"),

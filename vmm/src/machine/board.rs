@@ -17,6 +17,7 @@ use crate::timeline::Timeline;
 use crate::vfio::device::{Surroundings, VfioFunction};
 use crate::vfio::dma::IoSpace;
 use crate::vfio::sys::Device;
+use crate::virtio::VirtioDevice;
 use crate::virtio::net::Net;
 use crate::virtio::transport::{self, Doorbells, VirtioFunction};
 
@@ -96,9 +97,21 @@ impl Board {
         network: &VirtioNet,
         allocator: &mut Allocator,
     ) -> Result<()> {
-        let slot = self.root.free_slot().map_err(full)?;
         let net = Arc::new(Net::new(tap, network)?);
         net.listen(&self.events)?;
+        self.add_virtio(net, allocator)
+    }
+
+    /// Puts a virtio device on the bus.
+    ///
+    /// # Errors
+    /// That the bus or its window is full.
+    pub fn add_virtio(
+        &self,
+        device: Arc<dyn VirtioDevice>,
+        allocator: &mut Allocator,
+    ) -> Result<()> {
+        let slot = self.root.free_slot().map_err(full)?;
         let surroundings = transport::Surroundings {
             doorbells: &self.doorbells,
             bus: &self.buses.memory,
@@ -106,7 +119,7 @@ impl Board {
             allocator,
             memory: &self.memory,
         };
-        self.root.put(slot, Arc::new(VirtioFunction::new(net, surroundings)?));
+        self.root.put(slot, Arc::new(VirtioFunction::new(device, surroundings)?));
         Ok(())
     }
 }

@@ -6,7 +6,8 @@ use crate::boot::check_command_line;
 use crate::error::{Error, Result};
 use crate::pci::root::SLOTS;
 use crate::spec::{
-    DeviceSource, GuestSpec, Iommu, MAX_CPUS, MAX_NAME, MIN_MEMORY, Vfio, VfioGroup, VirtioNet,
+    DeviceSource, Disk, GuestSpec, Iommu, MAX_CPUS, MAX_DISK_QUEUES, MAX_NAME, MIN_MEMORY, Vfio,
+    VfioGroup, VirtioNet,
 };
 
 /// Refuses what cannot be, before anything is opened or pinned for it.
@@ -14,7 +15,7 @@ use crate::spec::{
 /// # Errors
 /// [`Error::Spec`] or [`Error::Boot`] naming what is wrong.
 pub fn check(spec: &GuestSpec) -> Result<()> {
-    if spec.name.is_empty() || spec.name.len() > MAX_NAME || spec.name.contains(char::is_control) {
+    if !is_name(&spec.name) {
         return refuse(format!(
             "its name must have 1 to {MAX_NAME} bytes and no control characters"
         ));
@@ -29,12 +30,14 @@ pub fn check(spec: &GuestSpec) -> Result<()> {
         ));
     }
     check_command_line(&spec.boot.cmdline)?;
-    let devices = spec.networks.len() + spec.vfio.as_ref().map_or(0, |vfio| vfio.devices.len());
+    let passed = spec.vfio.as_ref().map_or(0, |vfio| vfio.devices.len());
+    let devices = spec.networks.len() + spec.disks.len() + passed;
     // The host bridge takes one.
     if devices > SLOTS - 1 {
         return refuse(format!("{devices} devices; at most {} are possible", SLOTS - 1));
     }
     spec.networks.iter().try_for_each(check_network)?;
+    spec.disks.iter().try_for_each(check_disk)?;
     let Some(vfio) = &spec.vfio else { return Ok(()) };
     check_vfio(vfio)?;
     let unopened = groups(vfio).iter().find(|group| group.descriptor.is_none());
@@ -43,6 +46,27 @@ pub fn check(spec: &GuestSpec) -> Result<()> {
 
 fn refuse(text: String) -> Result<()> {
     Err(Error::Spec(text))
+}
+
+fn is_name(name: &str) -> bool {
+    (1..=MAX_NAME).contains(&name.len()) && !name.contains(char::is_control)
+}
+
+fn check_disk(disk: &Disk) -> Result<()> {
+    let Disk { name, serial, queues, .. } = disk;
+    if !is_name(name) {
+        return refuse(format!(
+            "a disk's name must have 1 to {MAX_NAME} bytes and no control characters"
+        ));
+    }
+    if serial.len() > 20 || !serial.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return refuse(format!("disk {name}: {serial:?} is no serial number of 20 characters"));
+    }
+    if !(1..=MAX_DISK_QUEUES).contains(queues) {
+        let range = format!("1 to {MAX_DISK_QUEUES} are possible");
+        return refuse(format!("disk {name}: {queues} queues; {range}"));
+    }
+    Ok(())
 }
 
 fn check_network(network: &VirtioNet) -> Result<()> {
@@ -140,6 +164,13 @@ mod tests {
             events: None,
             control: None,
             networks: vec![VirtioNet { tap: Descriptor(6), mac: [2, 0, 0, 0, 0, 1] }],
+            disks: vec![Disk {
+                name: "root".into(),
+                file: Descriptor(9),
+                read_only: false,
+                serial: "root".into(),
+                queues: 1,
+            }],
             sandbox: None,
             vfio: Some(Vfio {
                 iommu: Iommu::Type1 {
@@ -196,6 +227,12 @@ mod tests {
             (refusal(|spec| spec.boot.cmdline = "a\0b".into()), "NUL"),
             (refusal(|spec| spec.networks = vec![spec.networks[0].clone(); 30]), "at most 31"),
             (refusal(|spec| spec.networks[0].mac = [0xff; 6]), "ff:ff:ff:ff:ff:ff"),
+            (refusal(|spec| spec.disks = vec![spec.disks[0].clone(); 29]), "at most 31"),
+            (refusal(|spec| spec.disks[0].name = "\n".into()), "a disk's name"),
+            (refusal(|spec| spec.disks[0].serial = "x".repeat(21)), "disk root: \"xxx"),
+            (refusal(|spec| spec.disks[0].serial = "é".into()), "no serial number"),
+            (refusal(|spec| spec.disks[0].queues = 0), "disk root: 0 queues; 1 to 16"),
+            (refusal(|spec| spec.disks[0].queues = 17), "17 queues"),
             (vfio(|vfio| groups(vfio).clear()), "no group with index 0"),
             (vfio(|vfio| groups(vfio).extend_from_within(..)), "IOMMU group 8 is named twice"),
             (vfio(|vfio| vfio.devices[1].from = DeviceSource::Group(1)), "no group with index 1"),

@@ -66,7 +66,13 @@ use crate::spec::{GuestEvent, GuestSpec, Phase, StopReason, VfioDevice, VirtioNe
 use crate::timeline::Timeline;
 use crate::vfio::arrival::{self, Opening};
 use crate::vfio::dma::IoSpace;
+use crate::virtio::block::Block;
 use crate::{boot, control, devices};
+
+/// What is made before the process is shut in.
+pub struct Prepared {
+    disks: Vec<Arc<Block>>,
+}
 
 /// A guest that is ready to run.
 pub struct Machine {
@@ -82,18 +88,36 @@ pub struct Machine {
 }
 
 impl Machine {
+    /// Checks the spec, and makes what cannot be made any more once the process is shut in. Nothing of
+    /// the guest is looked at.
+    ///
+    /// # Errors
+    /// The first thing that is wrong or refused.
+    pub fn prepare(
+        spec: &GuestSpec,
+        inherited: &mut Inherited,
+        reporter: &Arc<Reporter>,
+    ) -> Result<Prepared> {
+        check::check(spec)?;
+        let disks = spec.disks.iter().map(|disk| {
+            let file = inherited.take(disk.file, &format!("the file of disk {}", disk.name))?;
+            Ok(Arc::new(Block::new(file, disk, reporter.clone())?))
+        });
+        Ok(Prepared { disks: disks.collect::<Result<_>>()? })
+    }
+
     /// Builds everything, up to the first instruction.
     ///
     /// # Errors
     /// The first thing that is wrong or refused; nothing has run by then.
     pub fn build(
         spec: &GuestSpec,
+        Prepared { disks }: Prepared,
         inherited: &mut Inherited,
         reporter: &Arc<Reporter>,
     ) -> Result<Self> {
         let timeline = Arc::new(Timeline::default());
         let creating = timeline.begin(Phase::CreateVm, None);
-        check::check(spec)?;
         let kvm = kvm::open(inherited.take(spec.kvm, "/dev/kvm")?)?;
         let vm = Arc::new(kvm.create_vm().kvm("create a VM")?);
         vm.set_identity_map_address(KVM_IDENTITY_MAP).kvm("place its identity map")?;
@@ -157,7 +181,7 @@ impl Machine {
         let root = board.root.clone();
         let gate = Arc::new(Gate::new(root.clone(), timeline.clone()));
         insert(&buses.memory, ECAM_BASE, ECAM_SIZE, gate.clone());
-        let arriving = Some(Arriving { passed, networks, control, gate });
+        let arriving = Some(Arriving { passed, networks, disks, control, gate });
         let hotplug = Hotplug::new(vm.clone(), board, controller, reporter.clone())?;
 
         let mut counters = Counters::new(&vm);
@@ -216,7 +240,8 @@ impl Machine {
 
     /// Puts all devices on the PCI bus, passed-through ones first, lets the guest find them, and lets
     /// the launcher add others.
-    fn receive(&self, Arriving { passed, networks, control, gate }: Arriving) -> Result<()> {
+    fn receive(&self, arriving: Arriving) -> Result<()> {
+        let Arriving { passed, networks, disks, control, gate } = arriving;
         let Statistics { hotplug, timeline, .. } = &self.controls.statistics;
         let board = hotplug.board();
         let mut allocator = Allocator::new(board.windows.clone());
@@ -233,6 +258,10 @@ impl Machine {
         }
         for (tap, network) in networks {
             board.add_network(tap, &network, &mut allocator)?;
+        }
+        for disk in disks {
+            disk.start(&self.stop)?;
+            board.add_virtio(disk, &mut allocator)?;
         }
         timeline.end(adding);
         gate.open();
@@ -313,6 +342,7 @@ fn event_device(
 struct Arriving {
     passed: Option<Passed>,
     networks: Vec<(OwnedFd, VirtioNet)>,
+    disks: Vec<Arc<Block>>,
     control: Option<OwnedFd>,
     gate: Arc<Gate>,
 }

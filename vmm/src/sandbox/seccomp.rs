@@ -25,6 +25,8 @@ pub enum Kind {
     Vcpu,
     /// The event loop, once the machine runs.
     Events,
+    /// A disk's queue.
+    Disk,
 }
 
 /// What every thread needs: memory, locks, time, its stack, and its end.
@@ -71,18 +73,28 @@ const EACH: &[i64] = &[
 /// What the event loop needs besides.
 const EVENTS: &[i64] = &[libc::SYS_epoll_pwait, libc::SYS_epoll_wait, libc::SYS_readv];
 
+/// What a disk's queue needs besides. A ring of io_uring is restricted itself, before this list, and no
+/// other can be made.
+const DISK: &[i64] = &[
+    libc::SYS_fallocate,
+    libc::SYS_fdatasync,
+    libc::SYS_fstat,
+    libc::SYS_io_uring_enter,
+    libc::SYS_preadv,
+    libc::SYS_pwritev2,
+    libc::SYS_statx,
+];
+
 /// What else there is: to build the machine, to load its kernel, to start threads, and to be asked.
 const ANY: &[i64] = &[
     // Refused with an error by another list.
     libc::SYS_clone3,
     libc::SYS_dup,
     libc::SYS_epoll_create1,
-    libc::SYS_fstat,
     libc::SYS_geteuid,
     libc::SYS_getpriority,
     libc::SYS_lseek,
     libc::SYS_newfstatat,
-    libc::SYS_preadv,
     libc::SYS_prlimit64,
     libc::SYS_recvmsg,
     libc::SYS_rseq,
@@ -95,7 +107,6 @@ const ANY: &[i64] = &[
     libc::SYS_sendmsg,
     libc::SYS_set_robust_list,
     libc::SYS_setpriority,
-    libc::SYS_statx,
 ];
 
 /// Refused with `EACCES`.
@@ -142,9 +153,10 @@ pub fn restrict(kind: Kind) -> io::Result<()> {
         }
     }
     let mut allowed = rules(match kind {
-        Kind::Any => &[EACH, EVENTS, ANY],
+        Kind::Any => &[EACH, EVENTS, DISK, ANY],
         Kind::Vcpu => &[EACH],
         Kind::Events => &[EACH, EVENTS],
+        Kind::Disk => &[EACH, DISK],
     });
     let is = |at, masked, value| condition(at, SeccompCmpOp::MaskedEq(masked), value);
     let any_of = |values: &[u64], at| -> io::Result<Vec<SeccompRule>> {

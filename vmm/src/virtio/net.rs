@@ -5,9 +5,10 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex};
 
-use virtio_queue::{Queue, QueueOwnedT, QueueT};
+use virtio_queue::{QueueOwnedT, QueueT};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
+use super::queue::{Broken, Chain, next_chain};
 use super::{Activation, F_EVENT_IDX, F_INDIRECT_DESC, VirtioDevice, tap};
 use crate::descriptor::borrow;
 use crate::error::{Result, Trying};
@@ -114,15 +115,6 @@ impl Net {
     }
 }
 
-/// The driver broke its queue: the device stops until it is reset.
-struct Broken;
-
-impl From<virtio_queue::Error> for Broken {
-    fn from(_: virtio_queue::Error) -> Self {
-        Broken
-    }
-}
-
 /// Whether a queue is worked off.
 enum Progress {
     Done,
@@ -206,20 +198,6 @@ fn work_off(
         active.interrupts[index].signal();
     }
     Ok(progress)
-}
-
-type Chain<'a> = virtio_queue::DescriptorChain<&'a GuestMemory>;
-
-/// The next buffer the driver offers. Where there is none, it is asked to tell of the next.
-fn next_chain<'a>(queue: &mut Queue, memory: &'a GuestMemory) -> Result<Option<Chain<'a>>, Broken> {
-    if let Some(chain) = queue.iter(memory)?.next() {
-        return Ok(Some(chain));
-    }
-    if !queue.enable_notification(memory)? {
-        return Ok(None);
-    }
-    // One came just now. A driver that took it back since would keep us here for ever.
-    queue.iter(memory)?.next().map(Some).ok_or(Broken)
 }
 
 impl Ready for Net {

@@ -142,6 +142,7 @@ fn json(guest: &str, told: &Told<'_>) -> Option<String> {
         Told::Detached(detached) => Happened::Detached { guest, detached },
         Told::Wanted(device) => Happened::Wanted { guest, device: *device },
         Told::DeviceError(device) => Happened::DeviceError { guest, device },
+        Told::DiskError { disk, detail } => Happened::DiskError { guest, disk, detail },
         Told::DmaFault(DmaFault { device, blocked }) => {
             Happened::DmaFault { guest, device: *device, blocked }
         }
@@ -192,6 +193,11 @@ enum Happened<'a> {
     DeviceError {
         guest: &'a str,
         device: &'a str,
+    },
+    DiskError {
+        guest: &'a str,
+        disk: &'a str,
+        detail: &'a str,
     },
     DmaFault {
         guest: &'a str,
@@ -252,6 +258,9 @@ fn text(guest: &str, told: &Told<'_>, width: Option<usize>) -> Vec<String> {
         Told::Wanted(device) => format!("{guest}: the host wants {device} back"),
         Told::DeviceError(device) => {
             format!("{guest}: {device} met an error that it cannot recover from")
+        }
+        Told::DiskError { disk, detail } => {
+            format!("{guest}: disk {disk}: {detail}; the guest was told of an I/O error")
         }
         Told::DmaFault(DmaFault { device, blocked }) => {
             let tried = line::blocked(blocked);

@@ -1,7 +1,8 @@
-//! Drives the transport and the network card as a driver would, and as none should.
+//! Drives the transport, the network card and the disk as a driver would, and as none should.
 
 mod board;
 mod card;
+mod disk;
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
