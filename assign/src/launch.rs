@@ -56,10 +56,10 @@ use std::os::fd::OwnedFd;
 use std::process::Stdio;
 use std::thread;
 
-use policies::{Guest, Isolation};
+use policies::{Driver, Guest, Isolation};
 use rustix::pipe::PipeFlags;
 use sriov::dma_fault::{DmaFault, Faults};
-use sriov::{HostRoot, HostSnapshot, PciAddress};
+use sriov::{HostRoot, HostSnapshot, PciAddress, Scope};
 use vmm::spec::{GuestEvent, Sandbox, StopReason};
 
 use self::console::Console;
@@ -312,7 +312,7 @@ impl Launch<'_> {
         let mut races = 0;
         loop {
             let reading = Moment::now();
-            let host = self.state.look(self.root)?;
+            let host = self.look()?;
             let holders = lease::holders(self.state, self.root)?;
             let previous = self.state.choices()?;
             self.timeline.note(Launching::ReadHost, reading);
@@ -367,6 +367,17 @@ impl Launch<'_> {
                 }
             }
         }
+    }
+
+    /// The host, as far as this guest's devices depend on it: what the host uses them for only where it
+    /// may lend them.
+    fn look(&self) -> Result<HostSnapshot, Failure> {
+        if choose::claims(self.guest).next().is_none() {
+            return Ok(HostSnapshot::default());
+        }
+        let lends = self.offers.iter().any(|offer| offer.pool.driver == Driver::Host);
+        let scope = if lends { Scope::Planning } else { Scope::Pools };
+        self.state.look_within(self.root, scope)
     }
 
     /// The same connections for the guest's next life; chosen anew where they were of no use, or

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use sriov::facts::shown::Shown;
-use sriov::{Binding, Change, HostRoot, HostSnapshot, PciAddress, Target};
+use sriov::{Binding, Change, HostRoot, HostSnapshot, PciAddress, Scope, Target};
 
 use super::State;
 use crate::failure::Failure;
@@ -16,7 +16,15 @@ impl State {
     /// # Errors
     /// The state cannot be read.
     pub fn look(&self, root: &HostRoot) -> Result<HostSnapshot, Failure> {
-        let mut host = HostSnapshot::read(root);
+        self.look_within(root, Scope::Planning)
+    }
+
+    /// The same, as far as `scope` says.
+    ///
+    /// # Errors
+    /// The state cannot be read.
+    pub fn look_within(&self, root: &HostRoot, scope: Scope) -> Result<HostSnapshot, Failure> {
+        let mut host = HostSnapshot::read_within(root, scope);
         self.recall(root, &mut host)?;
         Ok(host)
     }

@@ -128,11 +128,11 @@ fn read_device(
         function.power_state = reader.text_in(device, "power_state");
         function.bars = bars::read(reader, device);
     }
-    if scope >= Scope::Whole || (scope >= Scope::Planning && function.is_bridge()) {
+    if scope >= Scope::Whole || (scope >= Scope::Pools && function.is_bridge()) {
         function.capabilities = capabilities(reader, device);
     }
     // Neither a bridge nor a virtual function, of which there may be hundreds, feeds a pool.
-    if scope >= Scope::Planning && !function.is_bridge() && !device.has("physfn") {
+    if scope >= Scope::Pools && !function.is_bridge() && !device.has("physfn") {
         function.serial = serial::read(reader, device, &function);
         function.link = link::possible(reader, device);
     }

@@ -210,7 +210,8 @@ const VF: &str = "0000:01:10.0";
 const DRIVE: &str = "0000:02:00.0";
 
 /// All of what is read of a function, from least to most.
-const SCOPES: [Scope; 4] = [Scope::Listing, Scope::Functions, Scope::Planning, Scope::Whole];
+const SCOPES: [Scope; 5] =
+    [Scope::Listing, Scope::Functions, Scope::Pools, Scope::Planning, Scope::Whole];
 
 /// A host that has every file, as the kernel would write it.
 pub fn host(directory: &Path) -> Tree {
