@@ -16,12 +16,15 @@
 //! At the end the goals are held against what was measured, and a miss is an error. What stands in
 //! their way is shown before that: the phases of one more start of each guest, which tells them.
 
+mod turns;
+
 use std::collections::BTreeMap;
 use std::env;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use lab::{Host, image, peer, setup};
+use turns::{LIMIT, MOST_HANGS, Turns, median, settle};
 
 /// Turns of each.
 const TURNS: usize = 3;
@@ -90,9 +93,6 @@ fn guest(case: &Case) -> String {
 const POLICY: &str = "apiVersion: assign/v1\nkind: Policy\nmetadata: {name: bench}\nspec: {pools: \
                       [{name: lan, from: {interface: eth0}, vfs: {count: 7}}]}\n";
 
-/// How long a start may take on this machine's clock, whatever the host's shows: some 15 s are usual.
-const LIMIT: Duration = Duration::from_secs(75);
-
 /// Runs a command once in `host` and returns what starting the guest cost.
 fn measure(host: &Host, command: &str) -> Result<Cost> {
     let job = host.spawn(&format!("exec lab-clock {command} </dev/null"));
@@ -109,63 +109,33 @@ fn measure(host: &Host, command: &str) -> Result<Cost> {
     Ok(Cost { up: up.0, link: link.map(|link| link.0), whole: link.unwrap_or(up).1 })
 }
 
-/// Waits until a guest that was killed has let go of its devices.
-fn settle(host: &Host) {
-    let are_free = "for group in /dev/vfio/[0-9]*; do : <$group || exit 1; done";
-    let wait =
-        format!("for i in $(seq 600); do ({are_free}) && exit 0; usleep 100000; done; exit 1");
-    if !host.run_within(&wait, LIMIT).is_ok_and(|output| output.code == 0) {
-        eprintln!("a guest that was killed still has its devices");
-    }
-}
-
-/// The turns of one command: what they cost, and how many of its guests did not start.
-struct Turns<'a> {
+/// The turns of one command.
+struct Starts<'a> {
     host: &'a Host,
     command: String,
-    costs: Vec<Cost>,
-    hangs: usize,
+    turns: Turns<Cost>,
 }
 
-impl<'a> Turns<'a> {
-    /// Most turns that may hang. On this clock guests of either kind stand still once in a while, with
-    /// one processor that spins: a turn is made once more then, and it is told.
-    const MOST_HANGS: usize = 3;
-
+impl<'a> Starts<'a> {
     fn of(host: &'a Host, command: String) -> Self {
-        Turns { host, command, costs: Vec::new(), hangs: 0 }
+        Starts { host, command, turns: Turns::new() }
     }
 
-    /// One more turn.
+    /// One more.
     fn turn(&mut self) {
-        while self.hangs < Turns::MOST_HANGS {
-            match measure(self.host, &self.command) {
-                Ok(cost) => return self.costs.push(cost),
-                Err(error) => {
-                    eprintln!("no guest came up: {error:#}");
-                    self.hangs += 1;
-                    settle(self.host);
-                }
-            }
-        }
+        self.turns.turn(self.host, || measure(self.host, &self.command));
     }
 
     /// Three cells of the table.
     fn cells(&self) -> String {
-        let hangs = if self.hangs > 0 { format!(" ({} hung)", self.hangs) } else { String::new() };
-        match medians(&self.costs) {
+        match medians(&self.turns.measured) {
             Some(Medians { up, link, whole }) => {
                 let link = link.map_or(String::new(), |time| format!("{time:.2}"));
-                format!("{up:.2}{hangs} | {link} | {whole:.2}")
+                format!("{up:.2}{} | {link} | {whole:.2}", self.turns.hung())
             }
             None => "hangs | | ".to_owned(),
         }
     }
-}
-
-fn median(mut times: Vec<f64>) -> Option<f64> {
-    times.sort_by(f64::total_cmp);
-    times.get(times.len() / 2).copied()
 }
 
 /// The phases of one more start, as `assign run --timeline` shows them. They are told early, so that one
@@ -173,7 +143,7 @@ fn median(mut times: Vec<f64>) -> Option<f64> {
 fn timeline(host: &Host, number: usize) -> Result<String> {
     let command = format!("exec assign run -f guest{number}.yaml --timeline </dev/null");
     let mut told = String::new();
-    for _ in 0..=Turns::MOST_HANGS {
+    for _ in 0..=MOST_HANGS {
         let job = host.spawn(&command);
         if job.wait(LIMIT).is_err() {
             job.kill();
@@ -240,18 +210,17 @@ fn main() -> Result<()> {
     let mut all = BTreeMap::new();
     let mut timelines = Vec::new();
     for (number, case) in CASES.iter().enumerate().filter(|(_, case)| is_wanted(case)) {
-        let mut ours = Turns::of(&host, format!("assign run -f guest{number}.yaml"));
-        let mut theirs = Turns::of(&host, qemu(case));
+        let mut ours = Starts::of(&host, format!("assign run -f guest{number}.yaml"));
+        let mut theirs = Starts::of(&host, qemu(case));
         for _ in 0..=TURNS {
             ours.turn();
             theirs.turn();
         }
-        for turns in [&mut ours, &mut theirs] {
-            // The first brings files into memory.
-            turns.costs.drain(..turns.costs.len().min(1));
+        for starts in [&mut ours, &mut theirs] {
+            starts.turns.forget_first();
         }
         println!("| {} | {} | {} |", case.name, ours.cells(), theirs.cells());
-        let ours = medians(&ours.costs);
+        let ours = medians(&ours.turns.measured);
         all.insert(case.name, ours.with_context(|| format!("{}: always hung", case.name))?);
         timelines.push((case.name, timeline(&host, number)?));
     }

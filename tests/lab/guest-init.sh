@@ -9,6 +9,7 @@
 #   shell     the same, then a shell
 #   time      tell when it is up and when its first interface has a link, to the microsecond, and
 #             power off
+#   disk      tell how long it takes to read and to write a disk, and power off
 #   hostile   write whatever into its PCI devices, as lab.seed=NUMBER has it, and power off
 #   poweroff  power off at once
 #   reboot    reboot at once
@@ -53,6 +54,32 @@ if [ "$verb" = time ]; then
         until [ "$(cat "/sys/class/net/$interface/carrier")" = 1 ]; do usleep 1000; done
         say "clock $(clock) link"
     fi
+    end poweroff
+fi
+
+# How long it takes to move so many pieces of this size, past the guest's own memory for files.
+if [ "$verb" = disk ]; then
+    for alias in $(cat /sys/bus/pci/devices/*/modalias /sys/bus/virtio/devices/*/modalias); do
+        modprobe "$alias" 2>/dev/null
+    done
+    for alias in $(cat /sys/bus/virtio/devices/*/modalias); do
+        modprobe "$alias" 2>/dev/null
+    done
+    until [ -b /dev/vda ]; do usleep 1000; done
+    while read -r way size count; do
+        case $way in
+        read) what="if=/dev/vda of=/dev/null iflag=direct" ;;
+        write) what="if=/dev/zero of=/dev/vda oflag=direct" ;;
+        esac
+        begin=$(clock)
+        dd $what bs=$size count=$count 2>/dev/null || say "disk $way $size: FAILED"
+        say "disk $way $size: $begin $(clock)"
+    done <<WORK
+write 1M 48
+read 1M 48
+write 4k 1500
+read 4k 1500
+WORK
     end poweroff
 fi
 
