@@ -106,6 +106,14 @@ pub enum OwnReason {
     File,
     /// The guest's machine failed.
     Guest,
+    /// The guest's CPU stopped: a triple fault, say.
+    GuestCrashed,
+    /// A signal ended the guest's process.
+    GuestKilled,
+    /// The guest's process was ended for lack of memory.
+    OutOfMemory,
+    /// What a guest may use of the host cannot be limited here.
+    NoLimits,
     /// A device of the guest failed.
     DeviceError,
 }

@@ -12,7 +12,7 @@
 //!                         with all of its IOMMU group that the host has
 //!  5 VFIO files open      what cannot be opened is given back, and 3 is done again without it
 //!  6 TAPs made            last of the things that can fail: they touch a bridge
-//!  7 spec, assign-vmm     it inherits the descriptors; ours are closed, so its end frees all
+//!  7 spec, assign-vmm     in its control group from its first instruction on; it inherits the descriptors; ours are closed, so its end frees all
 //!  8 console, events      until the guest stops or somebody asks us to
 //!  9 VMM reaped           its descriptors are closed now, which resets the device
 //! 10 lease released       after the reset: nobody else may open the device before; what was lent
@@ -31,6 +31,7 @@
 
 mod console;
 mod disks;
+mod ended;
 mod error;
 mod handles;
 mod kernel;
@@ -63,10 +64,11 @@ use sriov::{HostRoot, HostSnapshot, PciAddress, Scope};
 use vmm::spec::{GuestEvent, Sandbox, StopReason};
 
 use self::console::Console;
+pub use self::ended::Ended;
 use self::handles::BootFiles;
 use self::lease::{Lease, Taken, Unused};
 use self::numa::Node;
-use self::process::Vmm;
+use self::process::{Begins, Vmm};
 use self::session::Ending;
 use self::spec::Parts;
 use self::supervisor::Supervisor;
@@ -75,6 +77,7 @@ pub use self::timeline::Timeline;
 pub use self::vfio::Interface;
 use self::vfio::{Has, NotOpened, VfioFiles};
 use crate::apply::leases;
+use crate::cgroup::Group;
 use crate::choose::{self, ByForce, Choice, Device, Offer, Previous, World};
 use crate::control::stats::{Entry, Launching};
 use crate::control::{self, Detached, Place};
@@ -161,15 +164,6 @@ pub enum Told<'a> {
     Trouble(&'a Failure),
 }
 
-/// How a guest ended that did what it was to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ended {
-    /// It powered off.
-    PoweredOff,
-    /// We were asked to stop it.
-    Stopped,
-}
-
 /// The first of the users that guests' processes are: far from those that people and services have,
 /// as they are given by hand, by distributions, and by containers.
 const FIRST_USER: u32 = 0x7000_0000;
@@ -183,13 +177,14 @@ fn sandbox() -> Sandbox {
 /// Devices that were tried and are of no use, with the reasons.
 type Reasons = BTreeMap<PciAddress, String>;
 
-/// What a guest has in all its lives.
-struct Lasting {
-    place: Place,
-    signals: Signals,
-    console: Console,
+/// What a guest has over all its lives.
+struct Stays<'a> {
+    place: &'a Place,
+    group: Option<&'a Group>,
+    signals: &'a Signals,
+    console: &'a Console,
     /// Locked as long as these are open.
-    disks: Vec<OwnedFd>,
+    disks: &'a [OwnedFd],
 }
 
 /// A guest's networks with everything behind them that is open.
@@ -236,11 +231,18 @@ impl Launch<'_> {
         if !self.sandboxed {
             (self.tell)(Told::NoSandbox);
         }
+        let group = Group::make(self.root, self.guest)?;
         let console = self.console()?;
-        let lasting = Lasting { place, signals, console, disks };
+        let stays = Stays {
+            place: &place,
+            group: group.as_ref(),
+            signals: &signals,
+            console: &console,
+            disks: &disks,
+        };
         let mut failed = BTreeMap::new();
         let mut connected = self.connect(&mut failed)?;
-        let mut ending = self.live(&lasting, &mut connected, boot, kvm)?;
+        let mut ending = self.live(&stays, &mut connected, boot, kvm)?;
         loop {
             match &ending {
                 Ending::Guest(StopReason::Reboot) => (self.tell)(Told::Rebooting),
@@ -257,21 +259,11 @@ impl Launch<'_> {
             let (boot, kvm) = self.open_files()?;
             let boot = self.take_out(boot);
             connected = self.connect_again(connected, &mut failed)?;
-            ending = self.live(&lasting, &mut connected, boot, kvm)?;
+            ending = self.live(&stays, &mut connected, boot, kvm)?;
         }
         connected.lease.release()?;
-        lasting.console.finish(&lasting.signals);
-        match ending {
-            Ending::Asked => Ok(Ended::Stopped),
-            Ending::DeviceError(device) => Err(error::stopped_for(self.guest, &device)),
-            Ending::Guest(StopReason::PowerOff | StopReason::Reboot) => Ok(Ended::PoweredOff),
-            Ending::Guest(StopReason::Crash { detail }) => {
-                Err(error::ended(self.guest, format!("crashed: {detail}")))
-            }
-            Ending::Guest(StopReason::Failed { detail } | StopReason::NoDevices { detail, .. }) => {
-                Err(error::ended(self.guest, format!("its virtual machine failed: {detail}")))
-            }
-        }
+        console.finish(&signals);
+        ended::ended(self.guest, ending, group.as_ref().and_then(Group::out_of_memory))
     }
 
     /// Its console, for all its lives.
@@ -452,12 +444,12 @@ impl Launch<'_> {
     /// One life of the guest, from power-on to its end.
     fn live(
         &self,
-        lasting: &Lasting,
+        stays: &Stays<'_>,
         connected: &mut Connected<'_>,
         boot: BootFiles,
         kvm: OwnedFd,
     ) -> Result<Ending, Failure> {
-        let Lasting { place, signals, console, disks } = lasting;
+        let console = stays.console;
         let taps = self.timeline.time(Launching::ConnectNetworks, || {
             handles::open_taps(self.root, self.guest, &connected.choice.networks)
         })?;
@@ -471,7 +463,7 @@ impl Launch<'_> {
         let vfio = connected.vfio.take();
         let (link, control) =
             link::pair().map_err(|error| self.system("make a pair of sockets", &error))?;
-        let disks = disks.iter().map(OwnedFd::try_clone).collect::<io::Result<_>>();
+        let disks = stays.disks.iter().map(OwnedFd::try_clone).collect::<io::Result<_>>();
         let disks = disks.map_err(|error| self.system("share its disks", &error))?;
         let sandbox = self.sandboxed.then(sandbox);
         let parts = Parts {
@@ -486,18 +478,26 @@ impl Launch<'_> {
             sandbox,
         };
         let program = process::program();
-        let node = self.node(&connected.choice);
         let spec = parts.spec(self.guest);
-        let started = self.timeline.time(Launching::StartVmm, || {
-            Vmm::start(&program, &spec, parts.descriptors(), events, node, self.last_words())
-        });
+        let begins =
+            Begins {
+                inherits: parts.descriptors(),
+                events,
+                node: self.node(&connected.choice),
+                group: stays.group.map(Group::entrance).transpose().map_err(|error| {
+                    self.system("have its process enter its control group", &error)
+                })?,
+                last_words: self.last_words(),
+            };
+        let started =
+            self.timeline.time(Launching::StartVmm, || Vmm::start(&program, &spec, begins));
         // Ours are closed now: the VMM's end alone frees devices, interfaces and pipes.
         drop(parts);
         let vmm = started.map_err(|error| error::vmm(self.guest, &program, &error))?;
         // Where that fails, or the VMM has ended by now, the launcher stays the owner.
         connected.lease.hand_to(vmm.pid()).ok();
         let ending = Supervisor::new(self, connected, &link, vmm.pid())
-            .and_then(|supervisor| self.attend(place, vmm, console, signals, &supervisor));
+            .and_then(|supervisor| self.attend(stays, vmm, &supervisor));
         ending.map_err(|error| self.system("attend to its process", &error))
     }
 
@@ -514,12 +514,11 @@ impl Launch<'_> {
     /// Stays with the running guest, and lets people speak to it.
     fn attend(
         &self,
-        place: &Place,
+        stays: &Stays<'_>,
         vmm: Vmm,
-        console: &Console,
-        signals: &Signals,
         supervisor: &Supervisor<'_, '_, '_>,
     ) -> io::Result<Ending> {
+        let Stays { place, signals, console, .. } = *stays;
         let listener = serve::listen(place)?;
         let ending = thread::scope(|scope| {
             serve::serve(scope, &listener, supervisor, console)?;

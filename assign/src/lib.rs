@@ -9,11 +9,13 @@
 //! Facts are read in one pass by the crate `sriov`; `plan` decides without touching anything, and
 //! `choose` which device each guest gets; `inputs` is what they are made from;
 //! `apply` makes small journalled steps that it can take back; `state` remembers who has what;
-//! `launch` starts a guest, to which `control` speaks while it runs; `doctor` says what is in the way, `drift` what is not as policies say, `prove` what a device's DMA reaches. `cli` has one file per verb.
+//! `launch` starts a guest, in a group that limits what it may use (`cgroup`), and `control` speaks to it
+//! while it runs; `doctor` says what is in the way, `drift` what is not as policies say, `prove` what a device's DMA reaches. `cli` has one file per verb.
 
 #![deny(unsafe_code)]
 
 pub mod apply;
+mod cgroup;
 pub mod choose;
 pub mod cli;
 pub mod control;

@@ -4,7 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use assign::control::route::{Lost, OPENAPI, Route};
-use assign::control::stats::{Device, Entry, ExitStats, Launching, Memory, Phase, Process, Stats};
+use assign::control::stats::{
+    Device, Entry, ExitStats, Launching, Memory, Phase, Process, Stats, Usage,
+};
 use assign::control::{
     Attach, Attached, Detach, Detached, Doing, Nothing, Running, Stop, Stopped, Watch,
 };
@@ -244,6 +246,15 @@ fn answers_are_as_described() {
             pinned_bytes: number,
             vmm_bytes: number,
         },
+        usage: device.map(|_| Usage {
+            cpu_us: 5,
+            held_back_us: number,
+            cpu_percent_limit: number,
+            memory_bytes: number,
+            memory_bytes_limit: None,
+            tasks: number,
+            tasks_limit: None,
+        }),
         timeline: [
             (Process::Assign, Phase::Assign(Launching::ReadHost)),
             (Process::AssignVmm, Phase::Vmm(vmm::spec::Phase::PinMemory)),

@@ -23,6 +23,12 @@ pub(crate) const SPEED: Text = Text {
     pattern: r"^([1-9][0-9]{0,2}(\.[0-9])?|0\.[1-9])\s*GT/s$",
 };
 
+/// A part of something, or a multiple of it.
+pub(crate) const PERCENT: Text = Text {
+    accepted: "a whole number of percent, such as 50% or 150%",
+    pattern: r"^[1-9][0-9]*\s*%$",
+};
+
 /// A whole number in decimal, without sign and leading zeros.
 pub(crate) fn decimal<T: FromStr>(digits: &str) -> Option<T> {
     let plain = !digits.is_empty() && digits.bytes().all(|c| c.is_ascii_digit());
@@ -53,6 +59,27 @@ pub(crate) fn size(given: Given<'_>, report: &mut Report<'_>) -> Option<u64> {
     };
     let bytes = decimal::<u64>(digits).and_then(|count| count.checked_mul(1 << shift));
     given.or_cannot_be(bytes, text, report)
+}
+
+/// Reads a [`PERCENT`] of at most `most`.
+pub(crate) fn percent(given: Given<'_>, most: u64, report: &mut Report<'_>) -> Option<u32> {
+    let Value::Scalar { text, .. } = &given.node.value else {
+        return given.wrong(format!("is a percentage, not {}", given.node.describe()), report);
+    };
+    let (digits, unit) = split(text);
+    if unit.is_empty() && !digits.is_empty() {
+        return given.wrong(format!("has no unit: {}", quote(text)), report);
+    }
+    let percent = decimal::<u32>(digits).filter(|percent| unit == "%" && *percent > 0);
+    let percent: Option<u32> = given.or_cannot_be(percent, text, report);
+    match percent {
+        Some(percent) if u64::from(percent) > most => {
+            let message = format!("{} is {percent}%, which is out of range", given.what());
+            report.error(given.node.span, message, Some(&format!("1% to {most}%")));
+            None
+        }
+        percent => percent,
+    }
 }
 
 /// Reads a [`RATE`], in Mbit/s.

@@ -12,6 +12,7 @@ use crate::document::{Node, Span};
 use crate::error::Report;
 use crate::fields::{Fields, Given};
 use crate::grammar::{Field, Form, Mapping, Rule, Text, later, word};
+use crate::limits::{self, LIMITS, Limits};
 use crate::names;
 use crate::read::Taken;
 use crate::selector::LAST_NODE;
@@ -48,6 +49,8 @@ pub struct Guest {
     pub devices: Vec<GuestDevice>,
     /// What happens where one of its devices fails.
     pub on_device_error: OnDeviceError,
+    /// What its process may use of the host.
+    pub limits: Limits,
 }
 
 /// What happens to a guest of which a device meets an error that it cannot recover from: an
@@ -183,6 +186,13 @@ pub(crate) static GUEST: Mapping = Mapping {
              uncorrectable one of PCI Express).",
         )
         .or("eject"),
+        Field::new(
+            "limits",
+            Form::Map(&LIMITS),
+            "{cpu: 150%, memory: 768MiB}",
+            "What its process may use of the host, by a control group (cgroup v2). Left out: as much as \
+             there is.",
+        ),
     ],
     rules: &[],
     later: &[],
@@ -395,12 +405,21 @@ pub(crate) fn read(
         devices.extend(device(&fields, &mut claims, report));
     }
     let on_device_error = spec.word("onDeviceError", report).unwrap_or_default();
+    let claimed = networks.iter().filter(|network: &&GuestNetwork| network.claim.is_some()).count();
+    let needs = limits::Needs {
+        ram: memory.map(|memory| memory.size),
+        cpus,
+        devices: claimed + devices.len(),
+        queues: disks.iter().map(|disk| u64::from(disk.queues_of(cpus.unwrap_or(1)))).sum(),
+    };
+    let limits = spec.map("limits", report);
+    let limits = limits.map(|fields| limits::read(&fields, &needs, report)).unwrap_or_default();
     if report.count() != before {
         return None;
     }
     let (name, _) = named?;
     let (cpus, memory, boot) = (cpus?, memory?, boot?);
-    Some(Guest { name, cpus, memory, boot, disks, networks, devices, on_device_error })
+    Some(Guest { name, cpus, memory, boot, disks, networks, devices, on_device_error, limits })
 }
 
 fn memory(fields: &Fields<'_>, report: &mut Report<'_>) -> Option<Memory> {

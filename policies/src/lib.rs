@@ -23,6 +23,7 @@ mod grammar;
 mod guest;
 mod ids;
 mod indexes;
+mod limits;
 mod load;
 mod names;
 mod network;
@@ -42,6 +43,7 @@ pub use guest::{
 };
 pub use ids::ClassPrefix;
 pub use indexes::VfIndexes;
+pub use limits::Limits;
 pub use load::{MAX_FILE_BYTES, load, load_each, sources};
 pub use network::{MacPolicy, PoolNetwork};
 pub use policy::Policy;

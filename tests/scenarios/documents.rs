@@ -37,13 +37,14 @@ pub struct Guest {
     kernel: &'static str,
     disks: String,
     networks: String,
+    limits: &'static str,
 }
 
 impl Guest {
     /// Without any network; see the guest's init script for verbs.
     pub fn new(name: &'static str, verb: &'static str) -> Self {
         let (disks, networks) = (String::new(), String::new());
-        Guest { name, verb, cpus: 1, kernel: "/boot/vmlinuz", disks, networks }
+        Guest { name, verb, cpus: 1, kernel: "/boot/vmlinuz", disks, networks, limits: "" }
     }
 
     /// With this many CPUs.
@@ -61,6 +62,12 @@ impl Guest {
     /// With a disk, as a document describes it.
     pub fn disk(mut self, described: &str) -> Self {
         self.disks += &format!("    - {{{described}}}\n");
+        self
+    }
+
+    /// With these limits, a mapping.
+    pub fn limits(mut self, limits: &'static str) -> Self {
+        self.limits = limits;
         self
     }
 
@@ -92,7 +99,7 @@ impl Guest {
 
 impl fmt::Display for Guest {
     fn fmt(&self, text: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Guest { name, verb, cpus, kernel, disks, networks } = self;
+        let Guest { name, verb, cpus, kernel, disks, networks, limits } = self;
         write!(
             text,
             "apiVersion: assign/v1\n\
@@ -106,6 +113,9 @@ impl fmt::Display for Guest {
         )?;
         if !disks.is_empty() {
             write!(text, "  disks:\n{disks}")?;
+        }
+        if !limits.is_empty() {
+            writeln!(text, "  limits: {limits}")?;
         }
         if !networks.is_empty() {
             write!(text, "  networks:\n{networks}")?;

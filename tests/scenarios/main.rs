@@ -23,6 +23,7 @@ mod isolation;
 mod large_bar;
 mod leases;
 mod lifecycle;
+mod limits;
 mod looking;
 mod machine;
 mod nvme;

@@ -1,5 +1,7 @@
 //! `assign stats`: what is counted and timed of a running guest.
 
+use std::time::Duration;
+
 use clap::Args;
 use vmm::spec::Exits;
 
@@ -8,7 +10,7 @@ use super::page::{Page, bytes};
 use super::{Context, Format};
 use crate::control::client;
 use crate::control::route::Route;
-use crate::control::stats::{Device, Entry, ExitStats, Memory, Stats as Counted};
+use crate::control::stats::{Device, Entry, ExitStats, Memory, Stats as Counted, Usage};
 use crate::failure::Failure;
 
 /// Arguments of `assign stats`.
@@ -38,13 +40,33 @@ impl Stats {
 }
 
 fn page(counted: &Counted) -> Page {
-    let Counted { guest, pid, exits, memory, .. } = counted;
+    let Counted { guest, pid, exits, memory, usage, .. } = counted;
     let mut page = Page::default();
     page.section(guest);
     page.fact("process", pid.to_string());
+    usage.iter().for_each(|usage| usage_facts(&mut page, usage));
     exit_facts(&mut page, exits);
     memory_facts(&mut page, memory);
     page
+}
+
+fn usage_facts(page: &mut Page, usage: &Usage) {
+    let of = |used: String, most: Option<String>| match most {
+        Some(most) => format!("{used} of at most {most}"),
+        None => used,
+    };
+    let seconds = |us: u64| format!("{:.1} s", Duration::from_micros(us).as_secs_f64());
+    let most = usage.cpu_percent_limit.map(|percent| format!(", at most {percent}% of a CPU"));
+    let held_back = usage.held_back_us.filter(|_| most.is_some());
+    let held_back = held_back.map(|us| format!(", held back for {}", seconds(us)));
+    let (most, held_back) = (most.unwrap_or_default(), held_back.unwrap_or_default());
+    page.fact("CPU time", format!("{}{most}{held_back}", seconds(usage.cpu_us)));
+    let used = usage.memory_bytes.map(|used| of(bytes(used), usage.memory_bytes_limit.map(bytes)));
+    page.fact("memory charged", used.unwrap_or_default());
+    let tasks = usage
+        .tasks
+        .map(|tasks| of(tasks.to_string(), usage.tasks_limit.map(|most| most.to_string())));
+    page.fact("threads", tasks.unwrap_or_default());
 }
 
 fn exit_facts(page: &mut Page, exits: &ExitStats) {
@@ -168,6 +190,15 @@ mod tests {
                 pinned_bytes: Some(0),
                 vmm_bytes: None,
             },
+            usage: Some(Usage {
+                cpu_us: 83_456_789,
+                held_back_us: Some(12_300_000),
+                cpu_percent_limit: Some(10_000),
+                memory_bytes: Some(261 << 20),
+                memory_bytes_limit: Some(768 << 20),
+                tasks: Some(5),
+                tasks_limit: None,
+            }),
             timeline: vec![
                 entry(Process::Assign, read, None, Some(0.25)),
                 entry(Process::AssignVmm, held, Some("0000:01:10.0"), None),
@@ -187,6 +218,13 @@ mod tests {
             assert!(line.chars().count() <= 80, "{line}");
         }
         assert!(page.contains("622 read, 0 written"), "{page}");
+        for used in [
+            "83.5 s, at most 10000% of a CPU, held back for 12.3 s",
+            "261 MiB of at most 768 MiB",
+            "threads                5\n",
+        ] {
+            assert!(page.contains(used), "{used}: {page}");
+        }
         assert!(page.contains("4 interruptions") && !page.contains("shutdowns"), "{page}");
         assert!(!page.contains("VMM beside"), "what is not known is left out: {page}");
         let told = tables.join("\n");

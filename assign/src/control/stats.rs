@@ -20,6 +20,8 @@ pub struct Stats {
     pub devices: Vec<Device>,
     /// Its memory.
     pub memory: Memory,
+    /// What its process uses of the host, and may use; none where it has no control group.
+    pub usage: Option<Usage>,
     /// Its start, by the beginning of each phase.
     pub timeline: Vec<Entry>,
 }
@@ -67,6 +69,26 @@ pub struct Memory {
     pub pinned_bytes: Option<u64>,
     /// What its process has beside RAM: its share of its mappings (Pss).
     pub vmm_bytes: Option<u64>,
+}
+
+/// What a guest's process uses of the host, as its control group counts it since the guest was run, over
+/// reboots too. A limit that is none is not set; a number that is none, not counted on this host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct Usage {
+    /// CPU time, in microseconds, of all its threads.
+    pub cpu_us: u64,
+    /// How long it was held back because of its limit, in microseconds.
+    pub held_back_us: Option<u64>,
+    /// How much it may use, in percent of one CPU.
+    pub cpu_percent_limit: Option<u64>,
+    /// Memory that is charged to it, in bytes: RAM, its own, and the kernel's for it.
+    pub memory_bytes: Option<u64>,
+    /// How much that may be, in bytes.
+    pub memory_bytes_limit: Option<u64>,
+    /// Its threads.
+    pub tasks: Option<u64>,
+    /// How many these may be.
+    pub tasks_limit: Option<u64>,
 }
 
 /// A phase of the start.

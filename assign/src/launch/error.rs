@@ -7,6 +7,7 @@ use std::path::Path;
 use policies::Guest;
 
 use super::vfio::NotOpened;
+use crate::cgroup::usage::OutOfMemory;
 use crate::choose::{Unconnected, Unmet};
 use crate::failure::{Failure, OwnReason};
 
@@ -98,7 +99,34 @@ pub fn stopped_for(guest: &Guest, device: &str) -> Failure {
     ))
 }
 
-/// The guest ran, and did not end by itself.
-pub fn ended(guest: &Guest, cause: String) -> Failure {
-    Failure::failed(OwnReason::Guest, &guest.name, cause)
+/// The guest's CPU came to where none goes on: a triple fault, say.
+pub fn crashed(guest: &Guest, detail: &str) -> Failure {
+    Failure::failed(OwnReason::GuestCrashed, &guest.name, format!("crashed: {detail}"))
+}
+
+/// Its process found that it cannot go on.
+pub fn failed(guest: &Guest, detail: &str) -> Failure {
+    let message = format!("its virtual machine failed: {detail}");
+    Failure::failed(OwnReason::Guest, &guest.name, message)
+}
+
+/// Somebody ended its process, or the kernel did.
+pub fn killed(guest: &Guest, signal: i32) -> Failure {
+    let message = format!("its virtual machine failed: assign-vmm was ended by signal {signal}");
+    Failure::failed(OwnReason::GuestKilled, &guest.name, message)
+}
+
+/// The kernel ended its process for lack of memory.
+pub fn out_of_memory(guest: &Guest, cause: OutOfMemory) -> Failure {
+    let (message, remedy) = match cause {
+        OutOfMemory::Limit(bytes) => (
+            format!("was ended: it reached its memory limit of {} MiB", bytes >> 20),
+            "Raise `limits: {memory: …}` in its document.",
+        ),
+        OutOfMemory::Host => (
+            "was ended: this host ran out of memory, and its kernel chose this guest".to_owned(),
+            "Run fewer guests, or smaller ones. The kernel's log (dmesg) says who had how much.",
+        ),
+    };
+    Failure::failed(OwnReason::OutOfMemory, &guest.name, message).with_remedy(remedy)
 }

@@ -17,6 +17,7 @@ use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 use vmm::spec::{GuestEvent, GuestSpec, StopReason};
 
 use super::numa::Node;
+use super::session::Ending;
 use crate::signals;
 
 /// What may be locked beyond guest memory: device registers mapped into the guest, and queues.
@@ -37,6 +38,21 @@ pub fn program() -> PathBuf {
     beside.filter(|path| path.is_file()).unwrap_or_else(|| PathBuf::from(name))
 }
 
+/// What a VMM begins with, beside its spec.
+#[derive(Debug)]
+pub struct Begins {
+    /// The descriptors that the spec names.
+    pub inherits: Vec<RawFd>,
+    /// The read end of the pipe for events.
+    pub events: OwnedFd,
+    /// Where its memory comes from.
+    pub node: Option<Node>,
+    /// The file that lets it into its control group.
+    pub group: Option<OwnedFd>,
+    /// Where it says what is no event, such as a panic.
+    pub last_words: Stdio,
+}
+
 /// A running `assign-vmm`. Dropping it kills and reaps the process, so that no way out of the
 /// launcher leaves a guest behind.
 #[derive(Debug)]
@@ -49,20 +65,12 @@ pub struct Vmm {
 }
 
 impl Vmm {
-    /// Starts the VMM on `spec`. `inherited` are the descriptors that the spec names; `events` is
-    /// the read end of the pipe for them. Its memory comes from `node`, where that is
-    /// given. What it has to say beside events, such as a panic, goes to `last_words`.
+    /// Starts the VMM on `spec`.
     ///
     /// # Errors
     /// The kernel's, from making the process or from what is set up within it.
-    pub fn start(
-        program: &PathBuf,
-        spec: &GuestSpec,
-        inherited: Vec<RawFd>,
-        events: OwnedFd,
-        node: Option<Node>,
-        last_words: Stdio,
-    ) -> io::Result<Vmm> {
+    pub fn start(program: &PathBuf, spec: &GuestSpec, begins: Begins) -> io::Result<Vmm> {
+        let Begins { inherits, events, node, group, last_words } = begins;
         let spec_file = spec_file(spec)?;
         let locked = spec.vfio.is_some().then_some(spec.memory_bytes.saturating_add(LOCKED_SLACK));
         let limit = locked.map(raised_limit);
@@ -75,6 +83,10 @@ impl Vmm {
         // Its own process group: Ctrl-C on the terminal is for us, we pass on what it means.
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(last_words).process_group(0);
         let in_child = move || -> io::Result<()> {
+            if let Some(group) = &group {
+                // Before anything that counts. 0 is whoever writes it, in whatever space of ids.
+                rustix::io::write(group, b"0")?;
+            }
             // Die with the launcher; it may have died before this line.
             rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
             if parent.is_some() && rustix::process::getppid() != parent {
@@ -97,7 +109,7 @@ impl Vmm {
             // passed on. Linux before 5.11 refuses, and has our own descriptors closed by their flag.
             // SAFETY: the call sets a flag on open descriptors and touches no memory.
             unsafe { libc::close_range(3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC as i32) };
-            for number in inherited.iter().chain([&spec_number]) {
+            for number in inherits.iter().chain([&spec_number]) {
                 // SAFETY: the parent keeps these descriptors open until the child runs its
                 // program, so each number is open for this call.
                 let descriptor = unsafe { BorrowedFd::borrow_raw(*number) };
@@ -137,10 +149,11 @@ impl Vmm {
 
     /// Waits for its end, and says why the guest stopped: by its own last event, else by how the
     /// process ended.
-    pub fn reap(mut self) -> io::Result<StopReason> {
+    pub fn reap(mut self) -> io::Result<Ending> {
         let status = self.child.wait()?;
         self.events.read()?;
-        Ok(self.events.stopped.take().unwrap_or_else(|| from_status(status)))
+        let told = self.events.stopped.take().map(Ending::Guest);
+        Ok(told.unwrap_or_else(|| from_status(status)))
     }
 }
 
@@ -214,8 +227,8 @@ fn raised_limit(bytes: u64) -> Rlimit {
 }
 
 /// How the process ended, where it did not say itself ([`StopReason::exit_status`]).
-fn from_status(status: ExitStatus) -> StopReason {
-    match (status.code(), status.signal()) {
+fn from_status(status: ExitStatus) -> Ending {
+    Ending::Guest(match (status.code(), status.signal()) {
         (Some(0), _) => StopReason::PowerOff,
         (Some(5), _) => StopReason::Crash { detail: "its CPU stopped".to_owned() },
         (Some(6), _) => StopReason::Reboot,
@@ -225,11 +238,8 @@ fn from_status(status: ExitStatus) -> StopReason {
         (Some(code), _) => {
             StopReason::Failed { detail: format!("assign-vmm ended with exit status {code}") }
         }
-        (None, signal) => {
-            let signal = signal.unwrap_or_default();
-            StopReason::Failed { detail: format!("assign-vmm was ended by signal {signal}") }
-        }
-    }
+        (None, signal) => return Ending::Killed(signal.unwrap_or_default()),
+    })
 }
 
 /// The read end of the events' pipe. The VMM is not trusted: lines that are no event are left out,
@@ -357,9 +367,14 @@ mod tests {
             sandbox: None,
         };
         let signals = signals::Signals::hold().expect("a signalfd");
-        let inherited = vec![write.as_raw_fd(), kernel.as_raw_fd()];
-        let vmm = Vmm::start(&program, &spec, inherited, read, None, Stdio::inherit())
-            .expect("a program that runs");
+        let begins = Begins {
+            inherits: vec![write.as_raw_fd(), kernel.as_raw_fd()],
+            events: read,
+            node: None,
+            group: None,
+            last_words: Stdio::inherit(),
+        };
+        let vmm = Vmm::start(&program, &spec, begins).expect("a program that runs");
         drop((write, kernel));
         let nobody = rustix::event::eventfd(0, rustix::event::EventfdFlags::NONBLOCK);
         let nobody = nobody.expect("a counter");
@@ -372,7 +387,7 @@ mod tests {
             |_| {},
         );
         match ending.expect("an end") {
-            super::super::session::Ending::Guest(StopReason::Failed { detail }) => detail,
+            Ending::Guest(StopReason::Failed { detail }) => detail,
             other => panic!("{other:?}"),
         }
     }
@@ -411,11 +426,8 @@ mod tests {
 
     #[test]
     fn an_end_without_a_word_is_told_by_its_status() {
-        assert_eq!(from_status(ExitStatus::from_raw(0)), StopReason::PowerOff);
-        assert_eq!(from_status(ExitStatus::from_raw(6 << 8)), StopReason::Reboot);
-        let StopReason::Failed { detail } = from_status(ExitStatus::from_raw(9)) else {
-            panic!("a killed VMM has failed")
-        };
-        assert!(detail.contains("signal 9"), "{detail}");
+        assert_eq!(from_status(ExitStatus::from_raw(0)), Ending::Guest(StopReason::PowerOff));
+        assert_eq!(from_status(ExitStatus::from_raw(6 << 8)), Ending::Guest(StopReason::Reboot));
+        assert_eq!(from_status(ExitStatus::from_raw(9)), Ending::Killed(9));
     }
 }

@@ -18,6 +18,8 @@ use crate::signals::Signals;
 pub enum Ending {
     /// By itself.
     Guest(StopReason),
+    /// Its process was, by this signal, and nobody asked us for it.
+    Killed(i32),
     /// A signal or the key at the console asked for it.
     Asked,
     /// Because of this device of it, as its document demands.
@@ -59,8 +61,8 @@ pub fn attend(
             }
         }
         if ready.ended {
-            let reason = vmm.reap()?;
-            return Ok(asked.unwrap_or(Ending::Guest(reason)));
+            let ending = vmm.reap()?;
+            return Ok(asked.unwrap_or(ending));
         }
         let asked_by = |one: &BorrowedFd<'_>| rustix::io::read(*one, &mut [0; 8]).is_ok();
         if (ready.signal && signals.came())

@@ -89,17 +89,14 @@ impl Parts {
     }
 }
 
-/// Most queues of a disk whose document does not say how many.
-const MOST_QUEUES: u16 = 4;
-
 fn described(disk: &GuestDisk, file: &OwnedFd, cpus: u8) -> Disk {
-    let GuestDisk { name, read_only, serial, queues, .. } = disk;
+    let GuestDisk { name, read_only, serial, .. } = disk;
     Disk {
         name: name.clone(),
         file: number(file),
         read_only: *read_only,
         serial: serial.clone(),
-        queues: queues.unwrap_or(u16::from(cpus).min(MOST_QUEUES)),
+        queues: disk.queues_of(cpus),
     }
 }
 

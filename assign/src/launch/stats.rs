@@ -9,6 +9,7 @@ use sriov::{HostRoot, PciAddress};
 use vmm::spec::{self, DeviceStats};
 
 use super::timeline::Timeline;
+use crate::cgroup::{self, usage};
 use crate::control::stats::{Device, ExitStats, Memory, Stats};
 
 /// Puts together what the guest's process says and what the host's kernel does.
@@ -36,7 +37,8 @@ pub fn gather(
     let kernel = all.map(|all| all.saturating_sub(user_space));
     let exits = ExitStats { user_space, kernel, vcpus: vmm.exits, kvm: vmm.kvm };
     let devices = devices(root, vmm.devices);
-    Stats { guest: guest.to_owned(), pid, exits, devices, memory, timeline }
+    let usage = usage::read(&cgroup::directory(root, guest));
+    Stats { guest: guest.to_owned(), pid, exits, devices, memory, usage, timeline }
 }
 
 fn devices(root: &HostRoot, counted: Vec<DeviceStats>) -> Vec<Device> {

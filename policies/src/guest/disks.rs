@@ -15,6 +15,8 @@ use crate::read::Taken;
 pub(super) const MOST: usize = 16;
 /// Most queues of a disk; the VMM's own limit.
 const MAX_QUEUES: u64 = 16;
+/// Most queues of a disk whose document does not say how many.
+const MOST_QUEUES: u16 = 4;
 /// Longest serial number in bytes (virtio 1.3, `VIRTIO_BLK_ID_BYTES`).
 const MAX_SERIAL: usize = 20;
 
@@ -33,6 +35,13 @@ pub struct GuestDisk {
     pub serial: String,
     /// Number of its queues, 1 to 16; `None` leaves it to the number of vCPUs.
     pub queues: Option<u16>,
+}
+
+impl GuestDisk {
+    /// Number of its queues in a guest with so many vCPUs.
+    pub fn queues_of(&self, cpus: u8) -> u16 {
+        self.queues.unwrap_or(u16::from(cpus).min(MOST_QUEUES))
+    }
 }
 
 /// How a file holds the contents of a disk.

@@ -297,3 +297,46 @@ fn a_disk_is_what_its_document_says() {
     assert_eq!(guest("disks: [{name: root, path: root.raw}]"), "accepted");
     assert_eq!(guest("disks: [{name: d, path: /dev/sdb, readOnly: true, queues: 16}]"), "accepted");
 }
+
+#[test]
+fn limits() {
+    assert_snapshot!(guest("limits: {memory: 512MiB, tasks: 8, cpu: 150}"), @r#"
+    host.yaml:9:20: a guest with 512 MiB of memory does not run with a limit of 512 MiB: its process and its page tables come on top
+    9 |   limits: {memory: 512MiB, tasks: 8, cpu: 150}
+      |                    ^^^^^^
+      = accepted: 552MiB or more
+
+    host.yaml:9:35: a guest with 1 vCPU and 1 device does not start with 8 tasks: its process has others beside
+    9 |   limits: {memory: 512MiB, tasks: 8, cpu: 150}
+      |                                   ^
+      = accepted: 18 or more
+
+    host.yaml:9:43: `cpu` has no unit: `150`
+    9 |   limits: {memory: 512MiB, tasks: 8, cpu: 150}
+      |                                           ^^^
+      = accepted: a whole number of percent, such as 50% or 150%
+    "#);
+    assert_snapshot!(guest("limits: {cpu: 20000%, cpuWeight: 0, memory: 1}"), @r#"
+    host.yaml:9:17: `cpu` is 20000%, which is out of range
+    9 |   limits: {cpu: 20000%, cpuWeight: 0, memory: 1}
+      |                 ^^^^^^
+      = accepted: 1% to 10000%
+
+    host.yaml:9:36: `cpuWeight` is 0, which is out of range
+    9 |   limits: {cpu: 20000%, cpuWeight: 0, memory: 1}
+      |                                    ^
+      = accepted: a whole number from 1 to 10000
+
+    host.yaml:9:47: `memory` has no unit: `1`
+    9 |   limits: {cpu: 20000%, cpuWeight: 0, memory: 1}
+      |                                               ^
+      = accepted: a whole number with MiB or GiB, such as 512MiB or 2GiB
+    "#);
+    assert_snapshot!(guest("limits: {}"), @r#"
+    host.yaml:9:11: `limits` says nothing: it needs a field, or is left out
+    9 |   limits: {}
+      |           ^
+      = accepted: limits: {cpu: 150%, memory: 768MiB}
+    "#);
+    assert_eq!(guest("limits: {cpu: 50%, cpuWeight: 1, memory: 552MiB, tasks: 18}"), "accepted");
+}

@@ -79,6 +79,7 @@ spec:
   devices:
     - {name: gpu0, claim: {pool: whole, numa: preferred}, optional: true}
   onDeviceError: stop
+  limits: {cpu: 150%, cpuWeight: 50, memory: 2304MiB, tasks: 64}
 "#;
 
 macro_rules! policy {
@@ -146,6 +147,8 @@ pub const RIGHT: &[&str] = &[
     rules!("protection: {exceptions: [{device: 10000:e1:1f.7, because: spare}]}"),
     guest!("memory: {size: 64 MiB}"),
     guest!("memory: {size: 1GiB}, networks: [{name: a, claim: {pool: b}}]"),
+    guest!("memory: {size: 1GiB}, limits: {memory: 1072MiB}"),
+    guest!("memory: {size: 1GiB}, limits: {cpu: 10000 %, tasks: 17}"),
     "kind: Guest\napiVersion: \"assign/v1\"\nmetadata:\n  name: 'a'\nspec:\n  memory: &m {size: 1GiB}\n  boot:\n    \
      kernel: k\n    cmdline: |\n      console=ttyS0 quiet\n",
 ];
@@ -261,6 +264,16 @@ pub const WRONG: &[&str] = &[
     guest!("memory: {size: 1GiB}, devices: [{name: a}]"),
     guest!("memory: {size: 1GiB}, devices: [{name: a, claim: {pool: b}, optional: maybe}]"),
     guest!("memory: {size: 1GiB}, onDeviceError: ignore"),
+    guest!("memory: {size: 1GiB}, limits: {}"),
+    guest!("memory: {size: 1GiB}, limits: 150%"),
+    guest!("memory: {size: 1GiB}, limits: {cpu: 150}"),
+    guest!("memory: {size: 1GiB}, limits: {cpu: 0%}"),
+    guest!("memory: {size: 1GiB}, limits: {cpu: 1.5%}"),
+    guest!("memory: {size: 1GiB}, limits: {cpuWeight: 0}"),
+    guest!("memory: {size: 1GiB}, limits: {cpuWeight: 10001}"),
+    guest!("memory: {size: 1GiB}, limits: {memory: 2048}"),
+    guest!("memory: {size: 1GiB}, limits: {tasks: \"64\"}"),
+    guest!("memory: {size: 1GiB}, limits: {io: 1}"),
     "{apiVersion: assign/v1, kind: Guest, metadata: {name: a}, spec: {memory: {size: 1GiB}}}",
     "{apiVersion: assign/v1, kind: Guest, metadata: {name: a}, spec: {memory: {size: 1GiB}, boot: {kernel: \"\"}}}",
 ];
@@ -282,6 +295,10 @@ pub const ONLY_THE_READER: &[&str] = &[
     guest!("memory: {size: 1GiB}, disks: [{name: a, path: b}, {name: a, path: c}]"),
     // Amounts out of range.
     guest!("memory: {size: 1MiB}"),
+    guest!("memory: {size: 1GiB}, limits: {cpu: 10001%}"),
+    // Limits that the guest does not fit.
+    guest!("memory: {size: 1GiB}, limits: {memory: 1071MiB}"),
+    guest!("memory: {size: 1GiB}, cpus: {count: 2}, limits: {tasks: 17}"),
     network!("{rate: {max: 9999999Gbit}}"),
     // 010 is ten to YAML 1.2 and eight to others.
     policy!("{name: a, from: {driver: x}, vfs: {count: 010}}"),
