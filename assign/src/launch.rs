@@ -37,6 +37,7 @@ mod lease;
 mod link;
 pub(crate) mod log;
 mod numa;
+pub(crate) mod placement;
 mod process;
 mod serve;
 mod session;
@@ -65,7 +66,8 @@ use self::console::Console;
 use self::handles::BootFiles;
 use self::lease::{Lease, Taken, Unused};
 use self::numa::Node;
-use self::process::Vmm;
+use self::placement::Placement;
+use self::process::{Near, Vmm};
 use self::session::Ending;
 use self::spec::Parts;
 use self::supervisor::Supervisor;
@@ -271,6 +273,7 @@ impl Launch<'_> {
 
     /// What is opened before anything is touched.
     fn open_files(&self) -> Result<(BootFiles, OwnedFd), Failure> {
+        placement::check(self.root, self.guest)?;
         self.timeline.time(Launching::OpenBootFiles, || {
             Ok((BootFiles::open(self.guest)?, handles::open_kvm(self.root)?))
         })
@@ -443,6 +446,8 @@ impl Launch<'_> {
         let (link, control) =
             link::pair().map_err(|error| self.system("make a pair of sockets", &error))?;
         let sandbox = self.sandboxed.then(sandbox);
+        let Placement { process: cpus, bound } = Placement::of(&self.guest.cpus)
+            .map_err(|error| self.system("find out which CPUs it may run on", &error))?;
         let parts = Parts {
             kvm,
             boot,
@@ -452,12 +457,14 @@ impl Launch<'_> {
             taps,
             vfio,
             sandbox,
+            bound,
         };
         let program = process::program();
         let node = self.node(&connected.choice);
         let spec = parts.spec(self.guest);
         let started = self.timeline.time(Launching::StartVmm, || {
-            Vmm::start(&program, &spec, parts.descriptors(), events, node, self.last_words())
+            let near = Near { node, cpus };
+            Vmm::start(&program, &spec, parts.descriptors(), events, near, self.last_words())
         });
         // Ours are closed now: the VMM's end alone frees devices, interfaces and pipes.
         drop(parts);

@@ -33,7 +33,7 @@ pub fn cards(pools: &[(&str, &str)]) -> String {
 pub struct Guest {
     name: &'static str,
     verb: &'static str,
-    cpus: u8,
+    cpus: String,
     kernel: &'static str,
     networks: String,
 }
@@ -41,12 +41,18 @@ pub struct Guest {
 impl Guest {
     /// Without any network; see the guest's init script for verbs.
     pub fn new(name: &'static str, verb: &'static str) -> Self {
-        Guest { name, verb, cpus: 1, kernel: "/boot/vmlinuz", networks: String::new() }
+        let cpus = "{count: 1}".to_owned();
+        Guest { name, verb, cpus, kernel: "/boot/vmlinuz", networks: String::new() }
     }
 
     /// With this many CPUs.
-    pub fn cpus(mut self, cpus: u8) -> Self {
-        self.cpus = cpus;
+    pub fn cpus(self, count: u8) -> Self {
+        self.cpus_as(&format!("{{count: {count}}}"))
+    }
+
+    /// With CPUs as this says.
+    pub fn cpus_as(mut self, cpus: &str) -> Self {
+        cpus.clone_into(&mut self.cpus);
         self
     }
 
@@ -91,7 +97,7 @@ impl fmt::Display for Guest {
              kind: Guest\n\
              metadata: {{name: {name}}}\n\
              spec:\n  \
-               cpus: {{count: {cpus}}}\n  \
+               cpus: {cpus}\n  \
                memory: {{size: 256MiB}}\n  \
                boot: {{kernel: {kernel}, initrd: /boot/guest.cpio, \
                        cmdline: \"console=ttyS0 quiet lab={verb}\"}}\n"

@@ -52,7 +52,8 @@ fn main() -> ExitCode {
 }
 
 fn shut_in(spec: &GuestSpec, launcher: &Reporter) -> Result<()> {
-    spec.sandbox.as_ref().map_or(Ok(()), |walls| sandbox::enter(walls, launcher))
+    let binds = !spec.cpus.bound.is_empty();
+    spec.sandbox.as_ref().map_or(Ok(()), |walls| sandbox::enter(walls, launcher, binds))
 }
 
 /// What an error before the guest ran means for it.

@@ -17,6 +17,7 @@ use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 use vmm::spec::{GuestEvent, GuestSpec, StopReason};
 
 use super::numa::Node;
+use super::placement::Affinity;
 use crate::signals;
 
 /// What may be locked beyond guest memory: device registers mapped into the guest, and queues.
@@ -37,6 +38,15 @@ pub fn program() -> PathBuf {
     beside.filter(|path| path.is_file()).unwrap_or_else(|| PathBuf::from(name))
 }
 
+/// Where the process has its memory and runs; what is left out is left to the kernel.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Near {
+    /// The node that its memory comes from.
+    pub node: Option<Node>,
+    /// The CPUs that it runs on.
+    pub cpus: Option<Affinity>,
+}
+
 /// A running `assign-vmm`. Dropping it kills and reaps the process, so that no way out of the
 /// launcher leaves a guest behind.
 #[derive(Debug)]
@@ -50,8 +60,7 @@ pub struct Vmm {
 
 impl Vmm {
     /// Starts the VMM on `spec`. `inherited` are the descriptors that the spec names; `events` is
-    /// the read end of the pipe for them. Its memory comes from `node`, where that is
-    /// given. What it has to say beside events, such as a panic, goes to `last_words`.
+    /// the read end of the pipe for them. `near` is where it has its memory and runs. What it has to say beside events, such as a panic, goes to `last_words`.
     ///
     /// # Errors
     /// The kernel's, from making the process or from what is set up within it.
@@ -60,7 +69,7 @@ impl Vmm {
         spec: &GuestSpec,
         inherited: Vec<RawFd>,
         events: OwnedFd,
-        node: Option<Node>,
+        near: Near,
         last_words: Stdio,
     ) -> io::Result<Vmm> {
         let spec_file = spec_file(spec)?;
@@ -87,8 +96,11 @@ impl Vmm {
                 // neither is told by the VMM when it maps memory for the device.
                 rustix::process::setrlimit(Resource::Memlock, *limit).ok();
             }
-            if let Some(node) = &node {
+            if let Some(node) = &near.node {
                 node.bind()?;
+            }
+            if let Some(cpus) = &near.cpus {
+                cpus.bind()?;
             }
             // Its threads are to become as urgent again as they were.
             let nice = Rlimit { current: Some(ORDINARY), maximum: Some(ORDINARY) };
@@ -340,7 +352,7 @@ mod tests {
         let kernel = null();
         let spec = GuestSpec {
             name: "web-1".to_owned(),
-            cpus: 1,
+            cpus: vmm::spec::Cpus::count(1),
             memory_bytes: 1 << 40,
             kvm: vmm::spec::Descriptor(-1),
             boot: vmm::spec::Boot {
@@ -357,7 +369,7 @@ mod tests {
         };
         let signals = signals::Signals::hold().expect("a signalfd");
         let inherited = vec![write.as_raw_fd(), kernel.as_raw_fd()];
-        let vmm = Vmm::start(&program, &spec, inherited, read, None, Stdio::inherit())
+        let vmm = Vmm::start(&program, &spec, inherited, read, Near::default(), Stdio::inherit())
             .expect("a program that runs");
         drop((write, kernel));
         let nobody = rustix::event::eventfd(0, rustix::event::EventfdFlags::NONBLOCK);

@@ -8,8 +8,8 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use policies::Guest;
 use sriov::PciAddress;
 use vmm::spec::{
-    AddressRange, Boot, Console, Descriptor, DeviceSource, GuestSpec, Iommu, Sandbox, Vfio,
-    VfioDevice, VfioGroup, VirtioNet,
+    AddressRange, Boot, Bound, Console, Cpus, Descriptor, DeviceSource, GuestSpec, Iommu, Sandbox,
+    Vfio, VfioDevice, VfioGroup, VirtioNet,
 };
 
 use super::console::Ends;
@@ -35,6 +35,8 @@ pub struct Parts {
     pub vfio: Option<VfioFiles>,
     /// Whom its process becomes, where it is shut in.
     pub sandbox: Option<Sandbox>,
+    /// vCPUs that do not run where its process does.
+    pub bound: Vec<Bound>,
 }
 
 impl Parts {
@@ -42,7 +44,7 @@ impl Parts {
     pub fn spec(&self, guest: &Guest) -> GuestSpec {
         GuestSpec {
             name: guest.name.clone(),
-            cpus: guest.cpus,
+            cpus: Cpus { count: guest.cpus.count, bound: self.bound.clone() },
             memory_bytes: guest.memory.size,
             kvm: number(&self.kvm),
             boot: Boot {
@@ -134,6 +136,8 @@ mod tests {
     use std::collections::{BTreeSet, HashSet};
     use std::fs::File;
 
+    use vmm::spec::HostCpus;
+
     use super::*;
 
     fn null() -> OwnedFd {
@@ -156,6 +160,7 @@ mod tests {
             control: null(),
             taps: vec![(null(), [2, 0, 0, 0, 0, 1])],
             sandbox: Some(Sandbox { user: 1, group: 2 }),
+            bound: vec![Bound { vcpu: 1, to: vec![HostCpus { first: 2, last: 3 }] }],
             vfio: Some(VfioFiles {
                 files,
                 reserved,
@@ -181,6 +186,7 @@ mod tests {
     #[test]
     fn the_language_and_the_machine_have_the_same_limits() {
         assert_eq!(policies::MAX_CPUS, vmm::spec::MAX_CPUS);
+        assert_eq!(policies::LAST_HOST_CPU, vmm::spec::LAST_HOST_CPU);
         assert_eq!(policies::MIN_MEMORY, vmm::spec::MIN_MEMORY);
     }
 
@@ -214,7 +220,11 @@ mod tests {
     #[test]
     fn the_guests_document_is_carried_over() {
         let spec = type1().spec(&guest());
-        assert_eq!((spec.name.as_str(), spec.cpus, spec.memory_bytes), ("web-1", 2, 64 << 20));
+        assert_eq!(
+            (spec.name.as_str(), spec.cpus.count, spec.memory_bytes),
+            ("web-1", 2, 64 << 20)
+        );
+        assert_eq!(spec.cpus.bound, type1().bound);
         assert_eq!(spec.boot.cmdline, "quiet");
         let vfio = spec.vfio.expect("one device");
         assert_eq!(vfio.devices[0].address, "0000:01:10.0");

@@ -10,6 +10,7 @@
 //! Whoever stops the machine says why through [`crate::devices::power::Stop`]; the first reason
 //! counts. The process ends then, and the kernel takes VM, pins and devices down with it.
 
+mod bind;
 pub mod board;
 mod check;
 pub mod event_loop;
@@ -62,7 +63,7 @@ use crate::pci::bar::{Allocator, Windows};
 use crate::pci::gate::Gate;
 use crate::pci::root::RootComplex;
 use crate::sandbox::{self, Kind};
-use crate::spec::{GuestEvent, GuestSpec, Phase, StopReason, VfioDevice, VirtioNet};
+use crate::spec::{Bound, GuestEvent, GuestSpec, Phase, StopReason, VfioDevice, VirtioNet};
 use crate::timeline::Timeline;
 use crate::vfio::arrival::{self, Opening};
 use crate::vfio::dma::IoSpace;
@@ -71,6 +72,7 @@ use crate::{boot, control, devices};
 /// A guest that is ready to run.
 pub struct Machine {
     vcpus: Vec<Vcpu>,
+    bound: Vec<Bound>,
     arriving: Option<Arriving>,
     buses: Buses,
     events: Arc<EventLoop>,
@@ -133,7 +135,7 @@ impl Machine {
         let initrd = spec.boot.initrd.map(|file| inherited.take(file, "the initrd")).transpose()?;
         let load = || {
             let loading = timeline.begin(Phase::LoadKernel, None);
-            boot::acpi::write(&memory, &layout, spec.cpus)?;
+            boot::acpi::write(&memory, &layout, spec.cpus.count)?;
             let initrd = initrd.map(File::from);
             let entry = boot::prepare(&memory, &layout, kernel, initrd, &spec.boot.cmdline)?;
             timeline.end(loading);
@@ -161,10 +163,10 @@ impl Machine {
         let hotplug = Hotplug::new(vm.clone(), board, controller, reporter.clone())?;
 
         let mut counters = Counters::new(&vm);
-        let vcpus = (0..spec.cpus)
+        let vcpus = (0..spec.cpus.count)
             .map(|index| {
                 let descriptor = vm.create_vcpu(index.into()).kvm("create a vCPU")?;
-                let cpuid = vcpu::cpuid_for(&supported, index, spec.cpus);
+                let cpuid = vcpu::cpuid_for(&supported, index, spec.cpus.count);
                 let exits = counters.add(&descriptor);
                 Vcpu::new(descriptor, index, &cpuid, &entry, exits)
             })
@@ -173,7 +175,8 @@ impl Machine {
         let statistics = Statistics { counters, root, hotplug, memory, timeline };
         let controls = Arc::new(Controls { statistics, power, pause: Pause::new()? });
         let reporter = reporter.clone();
-        Ok(Machine { vcpus, arriving, buses, events, stop, controls, reporter, _vm: vm })
+        let bound = spec.cpus.bound.clone();
+        Ok(Machine { vcpus, bound, arriving, buses, events, stop, controls, reporter, _vm: vm })
     }
 
     /// Starts the vCPUs, puts the devices on the bus, and serves the guest until it stops. The vCPUs'
@@ -183,6 +186,7 @@ impl Machine {
     /// Where a device cannot be had, a thread cannot be started or waiting fails.
     pub fn run(mut self) -> Result<StopReason> {
         let (vcpus, arriving) = (take(&mut self.vcpus), self.arriving.take());
+        let mut bound = take(&mut self.bound);
         // Never dropped: vCPUs that still run write to the guest's RAM, and whatever came to lie in
         // its place in this process would be written over.
         let machine = ManuallyDrop::new(self);
@@ -192,7 +196,12 @@ impl Machine {
             let begins = (index == 0)
                 .then(|| (machine.controls.statistics.timeline.clone(), machine.reporter.clone()));
             let controls = machine.controls.clone();
+            let at = bound.iter().position(|bound| usize::from(bound.vcpu) == index);
+            let bound = at.map(|at| bound.swap_remove(at));
             let work = move || {
+                if let Some(Err(detail)) = bound.as_ref().map(bind::bind) {
+                    return stop.request(StopReason::Failed { detail });
+                }
                 if let Some((timeline, reporter)) = begins {
                     timeline.mark(Phase::RunVcpus);
                     reporter.send(&GuestEvent::Started);
