@@ -5,11 +5,11 @@
 
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
-use policies::Guest;
+use policies::{CpuTopology, Guest};
 use sriov::PciAddress;
 use vmm::spec::{
     AddressRange, Boot, Bound, Console, Cpus, Descriptor, DeviceSource, GuestSpec, Iommu, Sandbox,
-    Vfio, VfioDevice, VfioGroup, VirtioNet,
+    Topology, Vfio, VfioDevice, VfioGroup, VirtioNet,
 };
 
 use super::console::Ends;
@@ -44,7 +44,7 @@ impl Parts {
     pub fn spec(&self, guest: &Guest) -> GuestSpec {
         GuestSpec {
             name: guest.name.clone(),
-            cpus: Cpus { count: guest.cpus.count, bound: self.bound.clone() },
+            cpus: self.cpus(&guest.cpus),
             memory_bytes: guest.memory.size,
             kvm: number(&self.kvm),
             boot: Boot {
@@ -66,6 +66,15 @@ impl Parts {
             vfio: self.vfio.as_ref().map(|files| vfio(files, &mut number)),
             sandbox: self.sandbox,
         }
+    }
+
+    fn cpus(&self, cpus: &policies::Cpus) -> Cpus {
+        let topology = cpus.topology.map(|CpuTopology { sockets, cores, threads }| Topology {
+            sockets,
+            cores,
+            threads,
+        });
+        Cpus { count: cpus.count, topology, bound: self.bound.clone() }
     }
 
     /// Every descriptor the child inherits.
@@ -145,7 +154,7 @@ mod tests {
     }
 
     fn guest() -> Guest {
-        let text = "apiVersion: assign/v1\nkind: Guest\nmetadata: {name: web-1}\nspec: {cpus: {count: 2}, memory: {size: 64MiB}, boot: {kernel: k, cmdline: quiet}}\n";
+        let text = "apiVersion: assign/v1\nkind: Guest\nmetadata: {name: web-1}\nspec: {cpus: {count: 2, topology: {cores: 1, threads: 2}}, memory: {size: 64MiB}, boot: {kernel: k, cmdline: quiet}}\n";
         let source = policies::Source { name: "guest.yaml".to_owned(), text: text.to_owned() };
         policies::parse(&[source]).expect("a valid guest").guests.remove(0)
     }
@@ -225,6 +234,7 @@ mod tests {
             ("web-1", 2, 64 << 20)
         );
         assert_eq!(spec.cpus.bound, type1().bound);
+        assert_eq!(spec.cpus.topology, Some(Topology { sockets: 1, cores: 1, threads: 2 }));
         assert_eq!(spec.boot.cmdline, "quiet");
         let vfio = spec.vfio.expect("one device");
         assert_eq!(vfio.devices[0].address, "0000:01:10.0");

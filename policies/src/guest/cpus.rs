@@ -1,4 +1,4 @@
-//! `cpus` of a guest: how many vCPUs it has, and where they run.
+//! `cpus` of a guest: how many vCPUs it has, how they look to it, and where they run.
 
 use std::collections::BTreeMap;
 
@@ -22,6 +22,9 @@ pub const LAST_HOST_CPU: u16 = 1023;
 pub struct Cpus {
     /// Number of vCPUs, 1 to [`MAX_CPUS`].
     pub count: u8,
+    /// How they lie; `None`: each is a core, and all are in one socket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub topology: Option<CpuTopology>,
     /// The host's CPUs that a vCPU runs on, by the number of the vCPU, which is below `count`. None of
     /// the sets is empty, and none goes beyond [`LAST_HOST_CPU`]. Those that are not named run anywhere.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -31,10 +34,22 @@ pub struct Cpus {
     pub emulator: Option<CpuSet>,
 }
 
+/// Sockets, the cores of each, and the threads of each core: together as many as there are vCPUs, which
+/// are numbered in this order, threads first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CpuTopology {
+    /// How many sockets.
+    pub sockets: u8,
+    /// How many cores in each.
+    pub cores: u8,
+    /// How many threads in each core.
+    pub threads: u8,
+}
+
 impl Cpus {
     /// This many, of which nothing else is said.
     pub fn count(count: u8) -> Cpus {
-        Cpus { count, pin: BTreeMap::new(), emulator: None }
+        Cpus { count, topology: None, pin: BTreeMap::new(), emulator: None }
     }
 }
 
@@ -48,6 +63,14 @@ pub(super) static CPUS: Mapping = Mapping {
     what: "`cpus`",
     fields: &[
         Field::new("count", Form::Number(1, MAX_CPUS as u64), "2", "How many.").needed(),
+        Field::new(
+            "topology",
+            Form::Map(&TOPOLOGY),
+            "{sockets: 1, cores: 2, threads: 2}",
+            "How they lie, as the guest sees them: sockets × cores × threads is `count`. vCPUs 0 and 1 are \
+             threads of the first core, where a core has two. Left out: each is a core, and all are in one \
+             socket.",
+        ),
         Field::new(
             "pin",
             Form::Numbered(Numbered {
@@ -71,10 +94,30 @@ pub(super) static CPUS: Mapping = Mapping {
     later: &[],
 };
 
+static TOPOLOGY: Mapping = Mapping {
+    what: "`topology`",
+    fields: &[
+        Field::new("sockets", Form::Number(1, MAX_CPUS as u64), "1", "How many sockets.").or("1"),
+        Field::new("cores", Form::Number(1, MAX_CPUS as u64), "2", "How many cores in each.")
+            .needed(),
+        Field::new(
+            "threads",
+            Form::Number(1, MAX_CPUS as u64),
+            "2",
+            "How many threads in each core.",
+        )
+        .or("1"),
+    ],
+    rules: &[],
+    later: &[],
+};
+
 /// Reads `cpus`.
 pub(super) fn read(fields: &Fields<'_>, report: &mut Report<'_>) -> Option<Cpus> {
     let before = report.count();
     let count = fields.number("count", report);
+    let topology =
+        fields.map("topology", report).and_then(|fields| topology(&fields, count, report));
     let mut pin = BTreeMap::new();
     for (vcpu, at, given) in fields.numbered("pin", report) {
         let Ok(vcpu) = u8::try_from(vcpu) else { continue };
@@ -89,7 +132,30 @@ pub(super) fn read(fields: &Fields<'_>, report: &mut Report<'_>) -> Option<Cpus>
         pin.extend(host_cpus(given, report).map(|cpus| (vcpu, cpus)));
     }
     let emulator = fields.get("emulator", report).and_then(|given| host_cpus(given, report));
-    (report.count() == before).then_some(Cpus { count: count?, pin, emulator })
+    (report.count() == before).then_some(Cpus { count: count?, topology, pin, emulator })
+}
+
+fn topology(
+    fields: &Fields<'_>,
+    count: Option<u8>,
+    report: &mut Report<'_>,
+) -> Option<CpuTopology> {
+    let before = report.count();
+    let mut number = |name| fields.number(name, report);
+    let (sockets, cores, threads) = (number("sockets"), number("cores"), number("threads"));
+    if report.count() != before {
+        return None;
+    }
+    let (sockets, cores, threads) = (sockets.unwrap_or(1), cores?, threads.unwrap_or(1));
+    let all = [sockets, cores, threads].map(u32::from).iter().product::<u32>();
+    if let Some(count) = count.filter(|count| u32::from(*count) != all) {
+        let message = format!(
+            "`topology` has {sockets} × {cores} × {threads} = {all} vCPUs, and `count` is {count}"
+        );
+        let form = format!("sockets × cores × threads = {count}");
+        report.error(fields.at, message, Some(&form));
+    }
+    Some(CpuTopology { sockets, cores, threads })
 }
 
 fn host_cpus(given: Given<'_>, report: &mut Report<'_>) -> Option<CpuSet> {

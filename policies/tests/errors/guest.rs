@@ -121,6 +121,21 @@ fn where_cpus_run() {
 }
 
 #[test]
+fn how_cpus_lie() {
+    assert_snapshot!(guest("cpus: {count: 4, topology: {sockets: 2, cores: 3}}"), @r#"
+    host.yaml:8:30: `topology` has 2 × 3 × 1 = 6 vCPUs, and `count` is 4
+    8 |   cpus: {count: 4, topology: {sockets: 2, cores: 3}}
+      |                              ^
+      = accepted: sockets × cores × threads = 4
+    "#);
+    assert_eq!(
+        guest("cpus: {count: 12, topology: {sockets: 2, cores: 3, threads: 2}}"),
+        "accepted"
+    );
+    assert_eq!(guest("cpus: {count: 4, topology: {cores: 4}}"), "accepted");
+}
+
+#[test]
 fn boot() {
     assert_snapshot!(guest(r#"boot: {kernel: "", initrd: ~, cmdline: "a\nb"}"#), @r#"
     host.yaml:8:18: `kernel` cannot be ``

@@ -64,7 +64,11 @@ apiVersion: assign/v1
 kind: Guest
 metadata: {name: full}
 spec:
-  cpus: {count: 2, pin: {0: 2, 1: "2-3"}, emulator: "0-1,4"}
+  cpus:
+    count: 2
+    topology: {sockets: 1, cores: 2, threads: 1}
+    pin: {0: 2, 1: "2-3"}
+    emulator: "0-1,4"
   memory: {size: 2GiB, numa: 1}
   boot: {kernel: vmlinuz, initrd: initrd.img, cmdline: console=ttyS0 quiet}
   networks:
@@ -143,6 +147,7 @@ pub const RIGHT: &[&str] = &[
     rules!("protection: {exceptions: [{device: 10000:e1:1f.7, because: spare}]}"),
     guest!("memory: {size: 64 MiB}"),
     guest!("memory: {size: 64 MiB}, cpus: {count: 64, pin: {63: 1023, \"0\": \"0\"}, emulator: 0}"),
+    guest!("memory: {size: 1GiB}, cpus: {count: 12, topology: {sockets: 2, cores: 3, threads: 2}}"),
     guest!("memory: {size: 1GiB}, networks: [{name: a, claim: {pool: b}}]"),
     "kind: Guest\napiVersion: \"assign/v1\"\nmetadata:\n  name: 'a'\nspec:\n  memory: &m {size: 1GiB}\n  boot:\n    \
      kernel: k\n    cmdline: |\n      console=ttyS0 quiet\n",
@@ -247,6 +252,10 @@ pub const WRONG: &[&str] = &[
     guest!("memory: {size: 1GiB}, networks: [{name: a, claim: {pool: b}, failover: true}]"),
     guest!("memory: {size: 1GiB, pages: 2MiB}"),
     guest!("memory: {size: 1GiB}, disks: [{name: a, path: b}]"),
+    guest!("memory: {size: 1GiB}, cpus: {count: 2, topology: {sockets: 2}}"),
+    guest!("memory: {size: 1GiB}, cpus: {count: 2, topology: {cores: 2, threads: 0}}"),
+    guest!("memory: {size: 1GiB}, cpus: {count: 2, topology: {cores: 2, dies: 1}}"),
+    guest!("memory: {size: 1GiB}, cpus: {count: 2, topology: 2}"),
     guest!("memory: {size: 1GiB}, cpus: {count: 2, pin: {}}"),
     guest!("memory: {size: 1GiB}, cpus: {count: 2, pin: [2, 3]}"),
     guest!("memory: {size: 1GiB}, cpus: {count: 2, pin: 2}"),
@@ -281,6 +290,7 @@ pub const ONLY_THE_READER: &[&str] = &[
     policy!("{name: a, from: {driver: x}, vfs: {count: 4}, use: \"3-1\"}"),
     policy!("{name: a, from: {driver: x}, vfs: {count: 4}, expect: {min: 2, max: 1}}"),
     network!("{rate: {min: 2Gbit, max: 1Gbit}}"),
+    guest!("memory: {size: 1GiB}, cpus: {count: 4, topology: {cores: 2}}"),
     guest!("memory: {size: 1GiB}, cpus: {count: 2, pin: {2: 1}}"),
     guest!("memory: {size: 1GiB}, cpus: {count: 2, pin: {0: \"3-1\"}}"),
     guest!("memory: {size: 1GiB}, cpus: {count: 2, pin: {0: 1024}}"),

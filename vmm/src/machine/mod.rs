@@ -13,6 +13,7 @@
 mod bind;
 pub mod board;
 mod check;
+mod cpuid;
 pub mod event_loop;
 pub mod exits;
 pub mod hotplug;
@@ -48,6 +49,7 @@ use crate::devices::serial::{self, Console};
 use crate::error::{Result, Trying};
 use crate::event::Reporter;
 use crate::machine::board::Board;
+use crate::machine::cpuid::Cpuid;
 use crate::machine::event_loop::{EventLoop, Ready, Trigger};
 use crate::machine::hotplug::Hotplug;
 use crate::machine::interrupts::Interrupts;
@@ -103,10 +105,11 @@ impl Machine {
         let supported = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).kvm("list CPU features")?;
         let mut reserved =
             spec.vfio.iter().flat_map(|vfio| vfio.reserved.clone()).collect::<Vec<_>>();
-        if vcpu::is_amd(&supported) {
+        if cpuid::is_amd(&supported) {
             reserved.push(HYPERTRANSPORT);
         }
-        let layout = Layout::new(spec.memory_bytes, vcpu::physical_bits(&supported), &reserved)?;
+        let cpuid = Cpuid::new(&supported, &spec.cpus);
+        let layout = Layout::new(spec.memory_bytes, cpuid::physical_bits(&supported), &reserved)?;
 
         let interrupts = Arc::new(Interrupts::new(vm.clone())?);
         let slots = Arc::new(Slots::new(vm.clone(), kvm.get_nr_memslots() as u32));
@@ -133,9 +136,10 @@ impl Machine {
         timeline.end(creating);
         let kernel = File::from(inherited.take(spec.boot.kernel, "the kernel")?);
         let initrd = spec.boot.initrd.map(|file| inherited.take(file, "the initrd")).transpose()?;
+        let apic_ids: Vec<u8> = (0..spec.cpus.count).map(|vcpu| cpuid.apic_id(vcpu)).collect();
         let load = || {
             let loading = timeline.begin(Phase::LoadKernel, None);
-            boot::acpi::write(&memory, &layout, spec.cpus.count)?;
+            boot::acpi::write(&memory, &layout, &apic_ids)?;
             let initrd = initrd.map(File::from);
             let entry = boot::prepare(&memory, &layout, kernel, initrd, &spec.boot.cmdline)?;
             timeline.end(loading);
@@ -165,8 +169,9 @@ impl Machine {
         let mut counters = Counters::new(&vm);
         let vcpus = (0..spec.cpus.count)
             .map(|index| {
-                let descriptor = vm.create_vcpu(index.into()).kvm("create a vCPU")?;
-                let cpuid = vcpu::cpuid_for(&supported, index, spec.cpus.count);
+                let id = cpuid.apic_id(index).into();
+                let descriptor = vm.create_vcpu(id).kvm("create a vCPU")?;
+                let cpuid = cpuid.of(index)?;
                 let exits = counters.add(&descriptor);
                 Vcpu::new(descriptor, index, &cpuid, &entry, exits)
             })

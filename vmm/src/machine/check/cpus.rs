@@ -2,13 +2,21 @@
 
 use std::collections::HashSet;
 
-use crate::spec::{Bound, Cpus, LAST_HOST_CPU, MAX_CPUS};
+use crate::spec::{Bound, Cpus, LAST_HOST_CPU, MAX_CPUS, Topology};
 
 /// Refuses what cannot be, and says what it is.
 pub fn check(cpus: &Cpus) -> Result<(), String> {
     let count = cpus.count;
     if count == 0 || count > MAX_CPUS {
         return Err(format!("{count} CPUs; 1 to {MAX_CPUS} are possible"));
+    }
+    if let Some(Topology { sockets, cores, threads }) = cpus.topology {
+        let all = [sockets, cores, threads].map(u32::from).iter().product::<u32>();
+        if all != u32::from(count) {
+            return Err(format!(
+                "{sockets} sockets of {cores} cores of {threads} threads are {all} CPUs, not {count}"
+            ));
+        }
     }
     let mut numbers = HashSet::new();
     for Bound { vcpu, to } in &cpus.bound {
@@ -42,7 +50,15 @@ mod tests {
         let cpus = |count, bound: &[Bound]| Cpus { bound: bound.to_vec(), ..Cpus::count(count) };
         let last = bound(63, &[(0, 0), (5, LAST_HOST_CPU)]);
         assert_eq!(check(&cpus(64, &[last, bound(0, &[(0, 0)])])), Ok(()));
+        let lying = |sockets, cores, threads| Cpus {
+            topology: Some(Topology { sockets, cores, threads }),
+            ..Cpus::count(4)
+        };
+        assert_eq!(check(&lying(1, 2, 2)), Ok(()));
         for (cpus, expected) in [
+            (lying(1, 2, 1), "1 sockets of 2 cores of 1 threads are 2 CPUs, not 4"),
+            (lying(0, 2, 2), "are 0 CPUs, not 4"),
+            (lying(255, 255, 255), "are 16581375 CPUs, not 4"),
             (cpus(0, &[]), "0 CPUs; 1 to 64"),
             (cpus(65, &[]), "65 CPUs; 1 to 64"),
             (cpus(2, &[bound(2, &[(0, 0)])]), "CPU 2 is bound, of 2"),
