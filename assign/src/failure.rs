@@ -60,6 +60,8 @@ pub enum OwnReason {
     NoKvm,
     /// The host has no such CPU, or it does not run.
     NoSuchCpu,
+    /// The host's CPUs cannot be what the guest's are to be.
+    CpuModel,
     /// A selector matches another number of devices than expected.
     UnexpectedDevices,
     /// Two pools want the same VFs.

@@ -36,6 +36,7 @@ mod kernel;
 mod lease;
 mod link;
 pub(crate) mod log;
+mod model;
 mod numa;
 pub(crate) mod placement;
 mod process;
@@ -274,6 +275,7 @@ impl Launch<'_> {
     /// What is opened before anything is touched.
     fn open_files(&self) -> Result<(BootFiles, OwnedFd), Failure> {
         placement::check(self.root, self.guest)?;
+        model::check(self.root, self.guest)?;
         self.timeline.time(Launching::OpenBootFiles, || {
             Ok((BootFiles::open(self.guest)?, handles::open_kvm(self.root)?))
         })

@@ -15,7 +15,7 @@ use crate::selector::LAST_NODE;
 
 mod cpus;
 
-pub use self::cpus::{CpuTopology, Cpus, LAST_HOST_CPU, MAX_CPUS};
+pub use self::cpus::{CpuModel, CpuTopology, Cpus, LAST_HOST_CPU, MAX_CPUS};
 
 /// Least memory of a guest in bytes; the VMM's own limit.
 pub const MIN_MEMORY: u64 = 64 << 20;

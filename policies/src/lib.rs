@@ -37,8 +37,8 @@ mod syntax;
 pub use documents::{Documents, Source, parse};
 pub use error::{Error, Errors};
 pub use guest::{
-    Boot, Claim, CpuTopology, Cpus, Guest, GuestDevice, GuestNetwork, LAST_HOST_CPU, MAX_CPUS,
-    MIN_MEMORY, Memory, NumaChoice, OnDeviceError, Virtio,
+    Boot, Claim, CpuModel, CpuTopology, Cpus, Guest, GuestDevice, GuestNetwork, LAST_HOST_CPU,
+    MAX_CPUS, MIN_MEMORY, Memory, NumaChoice, OnDeviceError, Virtio,
 };
 pub use ids::ClassPrefix;
 pub use indexes::VfIndexes;

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 mod cpus;
 mod stats;
 
-pub use cpus::{Bound, Cpus, HostCpus, LAST_HOST_CPU, MAX_CPUS, Topology};
+pub use cpus::{Bound, Cpus, HostCpus, LAST_HOST_CPU, MAX_CPUS, Model, Topology};
 pub use stats::{DeviceStats, Exits, KvmStats, Phase, Span, Stats};
 
 /// An inherited descriptor, by its number in the VMM process. It must be open, and is owned by the

@@ -5,11 +5,11 @@
 
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
-use policies::{CpuTopology, Guest};
+use policies::{CpuModel, CpuTopology, Guest};
 use sriov::PciAddress;
 use vmm::spec::{
-    AddressRange, Boot, Bound, Console, Cpus, Descriptor, DeviceSource, GuestSpec, Iommu, Sandbox,
-    Topology, Vfio, VfioDevice, VfioGroup, VirtioNet,
+    AddressRange, Boot, Bound, Console, Cpus, Descriptor, DeviceSource, GuestSpec, Iommu, Model,
+    Sandbox, Topology, Vfio, VfioDevice, VfioGroup, VirtioNet,
 };
 
 use super::console::Ends;
@@ -74,7 +74,8 @@ impl Parts {
             cores,
             threads,
         });
-        Cpus { count: cpus.count, topology, bound: self.bound.clone() }
+        let model = model(cpus.model);
+        Cpus { count: cpus.count, model, topology, bound: self.bound.clone() }
     }
 
     /// Every descriptor the child inherits.
@@ -88,6 +89,16 @@ impl Parts {
             .chain(vfio)
             .map(AsRawFd::as_raw_fd)
             .collect()
+    }
+}
+
+/// A model by its name in the machine.
+pub fn model(model: CpuModel) -> Model {
+    match model {
+        CpuModel::Host => Model::Host,
+        CpuModel::V2 => Model::V2,
+        CpuModel::V3 => Model::V3,
+        CpuModel::V4 => Model::V4,
     }
 }
 
@@ -194,6 +205,11 @@ mod tests {
 
     #[test]
     fn the_language_and_the_machine_have_the_same_limits() {
+        for word in [CpuModel::Host, CpuModel::V2, CpuModel::V3, CpuModel::V4] {
+            let written = serde_json::to_value(word).expect("a word");
+            assert_eq!(written, model(word).name());
+            assert_eq!(serde_json::to_value(model(word)).expect("a word"), written);
+        }
         assert_eq!(policies::MAX_CPUS, vmm::spec::MAX_CPUS);
         assert_eq!(policies::LAST_HOST_CPU, vmm::spec::LAST_HOST_CPU);
         assert_eq!(policies::MIN_MEMORY, vmm::spec::MIN_MEMORY);

@@ -8,7 +8,7 @@ use sriov::facts::platform::CpuSet;
 use crate::document::Value;
 use crate::error::Report;
 use crate::fields::{Fields, Given};
-use crate::grammar::{Field, Form, Mapping, Numbered, Text};
+use crate::grammar::{Field, Form, Mapping, Numbered, Text, word};
 use crate::indexes;
 
 /// Most vCPUs of a guest; the VMM's own limit.
@@ -22,6 +22,9 @@ pub const LAST_HOST_CPU: u16 = 1023;
 pub struct Cpus {
     /// Number of vCPUs, 1 to [`MAX_CPUS`].
     pub count: u8,
+    /// What they can do.
+    #[serde(default)]
+    pub model: CpuModel,
     /// How they lie; `None`: each is a core, and all are in one socket.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub topology: Option<CpuTopology>,
@@ -32,6 +35,24 @@ pub struct Cpus {
     /// Those that all other threads of the guest's process run on; `None`: anywhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub emulator: Option<CpuSet>,
+}
+
+/// What vCPUs can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub enum CpuModel {
+    /// What those of the host can.
+    #[default]
+    #[serde(rename = "host")]
+    Host,
+    /// The instructions of x86-64-v2, and no others.
+    #[serde(rename = "x86-64-v2")]
+    V2,
+    /// Those of x86-64-v3.
+    #[serde(rename = "x86-64-v3")]
+    V3,
+    /// Those of x86-64-v4.
+    #[serde(rename = "x86-64-v4")]
+    V4,
 }
 
 /// Sockets, the cores of each, and the threads of each core: together as many as there are vCPUs, which
@@ -49,7 +70,7 @@ pub struct CpuTopology {
 impl Cpus {
     /// This many, of which nothing else is said.
     pub fn count(count: u8) -> Cpus {
-        Cpus { count, topology: None, pin: BTreeMap::new(), emulator: None }
+        Cpus { count, model: CpuModel::Host, topology: None, pin: BTreeMap::new(), emulator: None }
     }
 }
 
@@ -63,6 +84,19 @@ pub(super) static CPUS: Mapping = Mapping {
     what: "`cpus`",
     fields: &[
         Field::new("count", Form::Number(1, MAX_CPUS as u64), "2", "How many.").needed(),
+        Field::new(
+            "model",
+            Form::Words(&[
+                word("host", "all that the host's have"),
+                word("x86-64-v2", "up to SSE4.2, as CPUs of 2009 on"),
+                word("x86-64-v3", "up to AVX2 and FMA, as those of 2013 on"),
+                word("x86-64-v4", "up to AVX-512, as servers of 2017 on"),
+            ]),
+            "x86-64-v3",
+            "Which instructions the guest finds: those of a level of the x86-64 psABI and no others, so \
+             that it is the same on unlike hosts. A host that lacks one of them does not start it.",
+        )
+        .or("host"),
         Field::new(
             "topology",
             Form::Map(&TOPOLOGY),
@@ -116,6 +150,7 @@ static TOPOLOGY: Mapping = Mapping {
 pub(super) fn read(fields: &Fields<'_>, report: &mut Report<'_>) -> Option<Cpus> {
     let before = report.count();
     let count = fields.number("count", report);
+    let model = fields.word("model", report).unwrap_or_default();
     let topology =
         fields.map("topology", report).and_then(|fields| topology(&fields, count, report));
     let mut pin = BTreeMap::new();
@@ -132,7 +167,7 @@ pub(super) fn read(fields: &Fields<'_>, report: &mut Report<'_>) -> Option<Cpus>
         pin.extend(host_cpus(given, report).map(|cpus| (vcpu, cpus)));
     }
     let emulator = fields.get("emulator", report).and_then(|given| host_cpus(given, report));
-    (report.count() == before).then_some(Cpus { count: count?, topology, pin, emulator })
+    (report.count() == before).then_some(Cpus { count: count?, model, topology, pin, emulator })
 }
 
 fn topology(

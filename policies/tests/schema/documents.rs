@@ -66,6 +66,7 @@ metadata: {name: full}
 spec:
   cpus:
     count: 2
+    model: x86-64-v3
     topology: {sockets: 1, cores: 2, threads: 1}
     pin: {0: 2, 1: "2-3"}
     emulator: "0-1,4"
@@ -252,6 +253,7 @@ pub const WRONG: &[&str] = &[
     guest!("memory: {size: 1GiB}, networks: [{name: a, claim: {pool: b}, failover: true}]"),
     guest!("memory: {size: 1GiB, pages: 2MiB}"),
     guest!("memory: {size: 1GiB}, disks: [{name: a, path: b}]"),
+    guest!("memory: {size: 1GiB}, cpus: {count: 2, model: x86-64-v1}"),
     guest!("memory: {size: 1GiB}, cpus: {count: 2, topology: {sockets: 2}}"),
     guest!("memory: {size: 1GiB}, cpus: {count: 2, topology: {cores: 2, threads: 0}}"),
     guest!("memory: {size: 1GiB}, cpus: {count: 2, topology: {cores: 2, dies: 1}}"),

@@ -1,10 +1,11 @@
 //! What CPUID tells a guest: what KVM supports, made right for each vCPU.
 //!
 //! ```text
-//! KVM_GET_SUPPORTED_CPUID ─► what every guest has ─► topology ─► KVM_SET_CPUID2
-//!                            once                    each vCPU
+//! KVM_GET_SUPPORTED_CPUID ─► what every guest has ─► model ─► topology ─► KVM_SET_CPUID2
+//!                            once                             each vCPU
 //! ```
 
+mod model;
 mod topology;
 
 use kvm_bindings::{CpuId, kvm_cpuid_entry2};
@@ -37,8 +38,15 @@ pub struct Cpuid {
 impl Cpuid {
     /// Of a guest with these CPUs, of what KVM supports. Nested virtualization is not passed on, and
     /// the timer is the TSC deadline, so that no guest looks for a PIT or HPET to calibrate by.
-    pub fn new(supported: &CpuId, cpus: &Cpus) -> Cpuid {
+    ///
+    /// # Errors
+    /// [`Error::Features`] where KVM does not support what their model has.
+    pub fn new(supported: &CpuId, cpus: &Cpus) -> Result<Cpuid> {
         let mut entries = supported.as_slice().to_vec();
+        let missing = model::missing(&entries, cpus.model);
+        if !missing.is_empty() {
+            return Err(Error::Features { model: cpus.model.name(), missing: missing.join(", ") });
+        }
         for entry in &mut entries {
             match entry.function {
                 leaf::FEATURES => {
@@ -49,7 +57,8 @@ impl Cpuid {
                 _ => {}
             }
         }
-        Cpuid { entries, layout: Layout::of(cpus), amd: is_amd(supported) }
+        model::mask(&mut entries, cpus.model);
+        Ok(Cpuid { entries, layout: Layout::of(cpus), amd: is_amd(supported) })
     }
 
     /// The id of a vCPU's APIC, by which KVM and the ACPI tables know the vCPU too.
@@ -90,6 +99,7 @@ pub fn is_amd(supported: &CpuId) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spec::Model;
 
     #[test]
     fn no_guest_is_a_host_and_all_have_the_timer() {
@@ -102,11 +112,19 @@ mod tests {
             ..Default::default()
         };
         let supported = CpuId::from_entries(&[ones(1), ones(0x8000_0001)]).unwrap();
-        let cpuid = Cpuid::new(&supported, &Cpus::count(1)).of(0).unwrap();
+        let cpuid = Cpuid::new(&supported, &Cpus::count(1)).unwrap().of(0).unwrap();
         let [first, second] = cpuid.as_slice() else { panic!("{cpuid:?}") };
         assert_eq!(first.ecx & leaf::ECX_VMX, 0);
         assert_ne!(first.ecx & leaf::ECX_TSC_DEADLINE, 0);
         assert_ne!(first.ecx & leaf::ECX_HYPERVISOR, 0);
         assert_eq!(second.ecx & leaf::EXTENDED_ECX_SVM, 0);
+    }
+
+    #[test]
+    fn what_kvm_does_not_support_is_refused_by_name() {
+        let supported = CpuId::from_entries(&[]).unwrap();
+        let cpus = Cpus { model: Model::V2, ..Cpus::count(1) };
+        let refused = Cpuid::new(&supported, &cpus).unwrap_err().to_string();
+        assert!(refused.contains("x86-64-v2") && refused.contains("cx16, sse4_1"), "{refused}");
     }
 }

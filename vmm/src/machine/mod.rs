@@ -108,7 +108,7 @@ impl Machine {
         if cpuid::is_amd(&supported) {
             reserved.push(HYPERTRANSPORT);
         }
-        let cpuid = Cpuid::new(&supported, &spec.cpus);
+        let cpuid = Cpuid::new(&supported, &spec.cpus)?;
         let layout = Layout::new(spec.memory_bytes, cpuid::physical_bits(&supported), &reserved)?;
 
         let interrupts = Arc::new(Interrupts::new(vm.clone())?);

@@ -13,12 +13,56 @@ pub const LAST_HOST_CPU: u16 = 1023;
 pub struct Cpus {
     /// Number of vCPUs, 1 to [`MAX_CPUS`].
     pub count: u8,
+    /// What they can do.
+    #[serde(default)]
+    pub model: Model,
     /// How they lie; without it each is a core, and all are in one socket.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub topology: Option<Topology>,
     /// vCPUs that do not run where the process runs, each once.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub bound: Vec<Bound>,
+}
+
+/// What the CPUs of a guest can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, Default)]
+pub enum Model {
+    /// What those of the host can.
+    #[default]
+    #[serde(rename = "host")]
+    Host,
+    /// The instructions of x86-64-v2 (x86-64 psABI, 3.1.1), and no others.
+    #[serde(rename = "x86-64-v2")]
+    V2,
+    /// Those of x86-64-v3.
+    #[serde(rename = "x86-64-v3")]
+    V3,
+    /// Those of x86-64-v4.
+    #[serde(rename = "x86-64-v4")]
+    V4,
+}
+
+impl Model {
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Model::Host => "host",
+            Model::V2 => "x86-64-v2",
+            Model::V3 => "x86-64-v3",
+            Model::V4 => "x86-64-v4",
+        }
+    }
+
+    /// What a host must have for it, by the names of `/proc/cpuinfo`. What every x86-64 has is left out.
+    pub fn needs(self) -> impl Iterator<Item = &'static str> {
+        const LEVELS: [(Model, &[&str]); 3] = [
+            (Model::V2, &["cx16", "lahf_lm", "pni", "popcnt", "sse4_1", "sse4_2", "ssse3"]),
+            (Model::V3, &["abm", "avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe", "xsave"]),
+            (Model::V4, &["avx512bw", "avx512cd", "avx512dq", "avx512f", "avx512vl"]),
+        ];
+        let added = LEVELS.into_iter().filter(move |(level, _)| *level <= self);
+        added.flat_map(|(_, names)| names).copied()
+    }
 }
 
 /// Sockets, the cores of each, and the threads of each core. They make up [`Cpus::count`], and follow
@@ -57,6 +101,6 @@ pub struct HostCpus {
 impl Cpus {
     /// This many, which run where the process runs.
     pub fn count(count: u8) -> Cpus {
-        Cpus { count, topology: None, bound: Vec::new() }
+        Cpus { count, model: Model::Host, topology: None, bound: Vec::new() }
     }
 }
