@@ -124,6 +124,13 @@ pub enum Told<'a> {
     },
     /// Something about the guest's memory that is not as its document says.
     Memory(&'a str),
+    /// It has more vCPUs than this host has CPUs that run, which it shares then.
+    Overcommitted {
+        /// How many vCPUs.
+        vcpus: u8,
+        /// How many CPUs.
+        host_cpus: u32,
+    },
     /// Why its kernel has to unpack itself, which takes time at each start.
     Packed(&'a str),
     /// The guest has started, and what that took.
@@ -221,6 +228,7 @@ impl Launch<'_> {
         if !self.sandboxed {
             (self.tell)(Told::NoSandbox);
         }
+        self.tell_overcommitted();
         let console = self.console()?;
         let mut failed = BTreeMap::new();
         let mut connected = self.connect(&mut failed)?;
@@ -255,6 +263,15 @@ impl Launch<'_> {
             Ending::Guest(StopReason::Failed { detail } | StopReason::NoDevices { detail, .. }) => {
                 Err(error::ended(self.guest, format!("its virtual machine failed: {detail}")))
             }
+        }
+    }
+
+    fn tell_overcommitted(&self) {
+        let vcpus = self.guest.cpus.count;
+        // Each host has one.
+        let online = if vcpus > 1 { placement::online(self.root) } else { None };
+        if let Some(host_cpus) = online.filter(|online| *online < vcpus.into()) {
+            (self.tell)(Told::Overcommitted { vcpus, host_cpus });
         }
     }
 
@@ -448,8 +465,10 @@ impl Launch<'_> {
         let (link, control) =
             link::pair().map_err(|error| self.system("make a pair of sockets", &error))?;
         let sandbox = self.sandboxed.then(sandbox);
-        let Placement { process: cpus, bound } = Placement::of(&self.guest.cpus)
-            .map_err(|error| self.system("find out which CPUs it may run on", &error))?;
+        let near = self.guest.memory.numa.or(connected.choice.memory_node);
+        let Placement { process: cpus, bound } =
+            Placement::of(self.root, &self.guest.cpus, near)
+                .map_err(|error| self.system("find out which CPUs it may run on", &error))?;
         let parts = Parts {
             kvm,
             boot,

@@ -5,10 +5,11 @@ use sriov::facts::platform::CpuSet;
 
 use super::output::{self, Table};
 use super::page::bytes;
-use super::{Context, Format};
+use super::{Context, Format, overcommit};
 use crate::control::route::Route;
 use crate::control::{self, Doing, Running, client};
 use crate::failure::{Failure, OwnReason, Reason};
+use crate::launch::placement;
 
 /// Arguments of `assign ps`.
 #[derive(Debug, Args)]
@@ -29,6 +30,10 @@ impl Ps {
         output::value(context.format, &all)?;
         if context.format == Format::Table {
             table(&all).print()?;
+            let vcpus = all.iter().map(|one| one.cpus).fold(0, u32::saturating_add);
+            if let Some(note) = overcommit::of_all(vcpus, placement::online(&context.root)) {
+                anstream::eprintln!("{note}");
+            }
         }
         // One that does not answer hides no other.
         trouble.map_or(Ok(0), Err)

@@ -1,10 +1,12 @@
 //! Which CPUs of the host a guest's threads run on: `cpus: {pin: …, emulator: …}`.
 //!
 //! ```text
-//! the process    before it becomes the VMM: what `emulator` names; all its threads begin there
+//! the process    before it becomes the VMM: what `emulator` names, or else the node that its memory
+//!                comes from; all its threads begin there
 //! a vCPU         its thread itself, before it runs: what `pin` names for it, or else, where that is
-//!                not to be what `emulator` names, wherever this process may run
+//!                not to be what `emulator` names, the node, or wherever this process may run
 //! ```
+//! A node is a wish: one without CPUs, or of which we may not run on any, is left out.
 
 use std::io;
 
@@ -30,10 +32,12 @@ pub struct Placement {
 #[derive(Debug, Clone, Copy)]
 pub struct Affinity {
     mask: Mask,
+    /// Whether it runs nowhere else.
+    demanded: bool,
 }
 
 impl Affinity {
-    fn to(cpus: &CpuSet) -> Affinity {
+    fn to(cpus: &CpuSet, demanded: bool) -> Affinity {
         let mut mask = Mask::new();
         for cpu in cpus.iter().filter_map(|cpu| usize::try_from(cpu).ok()) {
             // The language goes no further.
@@ -41,41 +45,67 @@ impl Affinity {
                 mask.set(cpu);
             }
         }
-        Affinity { mask }
+        Affinity { mask, demanded }
     }
 
     /// Has the calling process run there. It neither allocates nor locks, so that it can be called
     /// between fork and exec.
     ///
     /// # Errors
-    /// The kernel's: EINVAL where no such CPU is online, or in our cpuset.
+    /// The kernel's, where it is demanded: EINVAL where no such CPU is online, or in our cpuset.
     pub fn bind(&self) -> io::Result<()> {
-        Ok(rustix::thread::sched_setaffinity(None, &self.mask)?)
+        match rustix::thread::sched_setaffinity(None, &self.mask) {
+            Err(error) if self.demanded => Err(error.into()),
+            _ => Ok(()),
+        }
     }
 }
 
 impl Placement {
-    /// Of a guest with these CPUs.
+    /// Of a guest with these CPUs, whose memory comes from this node.
     ///
     /// # Errors
     /// The kernel's, where it does not say where we run.
-    pub fn of(cpus: &Cpus) -> io::Result<Placement> {
-        let anywhere = match &cpus.emulator {
-            Some(_) if cpus.pin.len() < usize::from(cpus.count) => Some(own()?),
-            _ => None,
-        };
-        Ok(Placement::choose(cpus, anywhere))
+    pub fn of(root: &HostRoot, cpus: &Cpus, node: Option<u32>) -> io::Result<Placement> {
+        let all_pinned = cpus.pin.len() == usize::from(cpus.count);
+        if all_pinned && cpus.emulator.is_some() || node.is_none() && cpus.emulator.is_none() {
+            return Ok(Placement::choose(cpus, None, None));
+        }
+        let own = own()?;
+        let near = node.map(|node| of_node(root, node, &own)).filter(|near| !near.is_empty());
+        Ok(Placement::choose(cpus, near, Some(own)))
     }
 
-    /// `anywhere` is where vCPUs run that are not pinned; `None`: where the process does.
-    fn choose(cpus: &Cpus, anywhere: Option<CpuSet>) -> Placement {
+    /// `near` are the CPUs of the node, and `own` those that this process may run on.
+    fn choose(cpus: &Cpus, near: Option<CpuSet>, own: Option<CpuSet>) -> Placement {
+        let process = match (&cpus.emulator, &near) {
+            (Some(emulator), _) => Some(Affinity::to(emulator, true)),
+            (None, near) => near.as_ref().map(|near| Affinity::to(near, false)),
+        };
+        // Only those of `emulator` are to be left.
+        let others = cpus.emulator.as_ref().and(near.or(own));
         let bound = (0..cpus.count).filter_map(|vcpu| {
-            let to = cpus.pin.get(&vcpu).or(anywhere.as_ref())?;
+            let to = cpus.pin.get(&vcpu).or(others.as_ref())?;
             Some(Bound { vcpu, to: ranges(to) })
         });
-        let process = cpus.emulator.as_ref().map(Affinity::to);
         Placement { process, bound: bound.collect() }
     }
+}
+
+/// Those of our `own` CPUs that are of this node, without those that the scheduler is to leave alone:
+/// these are for whoever names them.
+fn of_node(root: &HostRoot, node: u32, own: &CpuSet) -> CpuSet {
+    let mut reader = Reader::new(root);
+    let of_node = list(&mut reader, &format!("node/node{node}/cpulist"));
+    let elsewhere = own.without(&of_node);
+    let isolated = list(&mut reader, "cpu/isolated");
+    own.without(&elsewhere).without(&isolated)
+}
+
+/// A list of CPUs among the system's devices; one that cannot be read is empty.
+fn list(reader: &mut Reader<'_>, name: &str) -> CpuSet {
+    let path = reader.root.sys("devices/system").join(name);
+    reader.text(&path).and_then(|text| text.parse().ok()).unwrap_or_default()
 }
 
 /// Where this process may run.
@@ -103,6 +133,12 @@ pub struct Present {
     pub offline: CpuSet,
 }
 
+/// How many CPUs of a host run; `None` where it does not tell.
+pub fn online(root: &HostRoot) -> Option<u32> {
+    let online = list(&mut Reader::new(root), "cpu/online").count();
+    (online > 0).then_some(online)
+}
+
 /// Refuses a guest that is to run where the host has no CPU. The host is looked at only where the
 /// guest's document names CPUs of it.
 ///
@@ -113,12 +149,8 @@ pub fn check(root: &HostRoot, guest: &Guest) -> Result<(), Failure> {
         return Ok(());
     }
     let mut reader = Reader::new(root);
-    let mut list = |name: &str| -> CpuSet {
-        let path = root.sys("devices/system/cpu").join(name);
-        reader.text(&path).and_then(|text| text.parse().ok()).unwrap_or_default()
-    };
-    let online = list("online");
-    let offline = list("present").without(&online);
+    let online = list(&mut reader, "cpu/online");
+    let offline = list(&mut reader, "cpu/present").without(&online);
     absent(guest, &Present { online, offline }).map_or(Ok(()), Err)
 }
 
@@ -173,7 +205,9 @@ mod tests {
 
     #[test]
     fn nothing_is_asked_for_where_nothing_is_said() {
-        let placement = Placement::of(&guest("{count: 64}").cpus).expect("no call is made");
+        let root = HostRoot::at("/nowhere");
+        let cpus = guest("{count: 64}").cpus;
+        let placement = Placement::of(&root, &cpus, None).expect("no call is made");
         assert!(placement.process.is_none() && placement.bound.is_empty());
     }
 
@@ -185,17 +219,47 @@ mod tests {
         };
         let pinned = guest("{count: 3, pin: {2: 5, 0: \"0,2-3\"}}").cpus;
         let expected = [(0, vec![(0, 0), (2, 3)]), (2, vec![(5, 5)])];
-        assert_eq!(bound(Placement::of(&pinned).expect("no call is made")), expected);
+        assert_eq!(bound(Placement::choose(&pinned, None, None)), expected);
 
         let both = guest("{count: 2, pin: {0: 1}, emulator: 0}").cpus;
-        let placement = Placement::choose(&both, Some(set("0-7")));
+        let placement = Placement::choose(&both, None, Some(set("0-7")));
         let process = placement.process.expect("the emulator's");
         assert!(process.mask.count() == 1 && process.mask.is_set(0));
         assert_eq!(bound(placement), [(0, vec![(1, 1)]), (1, vec![(0, 7)])]);
         let own = own().expect("this process runs somewhere");
         assert!(!own.is_empty());
-        let unpinned = Placement::of(&both).expect("it is known where we run").bound.remove(1);
+        let placement = Placement::of(&HostRoot::at("/nowhere"), &both, None);
+        let unpinned = placement.expect("it is known where we run").bound.remove(1);
         assert_eq!(unpinned.to, ranges(&own));
+    }
+
+    #[test]
+    fn a_guest_runs_on_the_cpus_of_its_memorys_node() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let tree = Tree::new(directory.path());
+        tree.file("sys/devices/system/node/node0/cpulist", "0-3,8-11\n");
+        tree.file("sys/devices/system/node/node1/cpulist", "\n");
+        tree.file("sys/devices/system/cpu/isolated", "2-3\n");
+        let near = |node| of_node(&tree.root(), node, &set("1-10")).to_string();
+        assert_eq!((near(0).as_str(), near(1).as_str(), near(2).as_str()), ("1,8-10", "", ""));
+
+        let of = |cpus: &str, near: Option<&str>| {
+            let placement = Placement::choose(&guest(cpus).cpus, near.map(set), Some(set("0-15")));
+            let process = placement.process.map(|process| {
+                let cpus = (0..Mask::MAX_CPU).filter(|cpu| process.mask.is_set(*cpu));
+                (cpus.collect::<Vec<_>>(), process.demanded)
+            });
+            let bound: Vec<(u8, u16)> =
+                placement.bound.iter().map(|bound| (bound.vcpu, bound.to[0].first)).collect();
+            (process, bound)
+        };
+        // All threads of the process, with no call by the vCPUs.
+        assert_eq!(of("{count: 2}", Some("4-5")), (Some((vec![4, 5], false)), vec![]));
+        assert_eq!(of("{count: 2}", None), (None, vec![]));
+        let pinned = "{count: 2, pin: {1: 9}}";
+        assert_eq!(of(pinned, Some("4-5")), (Some((vec![4, 5], false)), vec![(1, 9)]));
+        let apart = "{count: 2, pin: {1: 9}, emulator: 0}";
+        assert_eq!(of(apart, Some("4-5")), (Some((vec![0], true)), vec![(0, 4), (1, 9)]));
     }
 
     #[test]
