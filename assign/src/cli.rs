@@ -33,6 +33,7 @@ mod groups;
 mod host;
 mod man;
 pub mod output;
+mod overcommit;
 mod page;
 mod pause;
 mod plan;

@@ -6,12 +6,14 @@
 //! The directory is also what makes a guest's name its own: its launcher holds a lock there, which
 //! goes with its process, so that what a killed one left is nobody's and is taken over.
 
+use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use sriov::facts::platform::CpuSet;
 use sriov::{HostRoot, PciAddress, attribute};
 use vmm::spec::Departure;
 
@@ -97,6 +99,12 @@ pub struct Running {
     pub up_s: u64,
     /// How many vCPUs it has.
     pub cpus: u32,
+    /// The host's CPUs that a vCPU is bound to, by the vCPU's number.
+    #[serde(default)]
+    pub pin: BTreeMap<u8, CpuSet>,
+    /// Those that the other threads of its process are bound to.
+    #[serde(default)]
+    pub emulator: Option<CpuSet>,
     /// Its memory, in bytes.
     pub memory_bytes: u64,
     /// The devices of this host that it has.

@@ -58,6 +58,10 @@ pub enum OwnReason {
     NoIommu,
     /// The host cannot run guests.
     NoKvm,
+    /// The host has no such CPU, or it does not run.
+    NoSuchCpu,
+    /// The host's CPUs cannot be what the guest's are to be.
+    CpuModel,
     /// A selector matches another number of devices than expected.
     UnexpectedDevices,
     /// Two pools want the same VFs.

@@ -38,7 +38,9 @@ mod kernel;
 mod lease;
 mod link;
 pub(crate) mod log;
+mod model;
 mod numa;
+pub(crate) mod placement;
 mod process;
 mod serve;
 mod session;
@@ -68,7 +70,8 @@ pub use self::ended::Ended;
 use self::handles::BootFiles;
 use self::lease::{Lease, Taken, Unused};
 use self::numa::Node;
-use self::process::{Begins, Vmm};
+use self::placement::Placement;
+use self::process::{Begins, Near, Vmm};
 use self::session::Ending;
 use self::spec::Parts;
 use self::supervisor::Supervisor;
@@ -125,6 +128,13 @@ pub enum Told<'a> {
     },
     /// Something about the guest's memory that is not as its document says.
     Memory(&'a str),
+    /// It has more vCPUs than this host has CPUs that run, which it shares then.
+    Overcommitted {
+        /// How many vCPUs.
+        vcpus: u8,
+        /// How many CPUs.
+        host_cpus: u32,
+    },
     /// Why its kernel has to unpack itself, which takes time at each start.
     Packed(&'a str),
     /// The guest has started, and what that took.
@@ -231,6 +241,7 @@ impl Launch<'_> {
         if !self.sandboxed {
             (self.tell)(Told::NoSandbox);
         }
+        self.tell_overcommitted();
         let group = Group::make(self.root, self.guest)?;
         let console = self.console()?;
         let stays = Stays {
@@ -266,6 +277,15 @@ impl Launch<'_> {
         ended::ended(self.guest, ending, group.as_ref().and_then(Group::out_of_memory))
     }
 
+    fn tell_overcommitted(&self) {
+        let vcpus = self.guest.cpus.count;
+        // Each host has one.
+        let online = if vcpus > 1 { placement::online(self.root) } else { None };
+        if let Some(host_cpus) = online.filter(|online| *online < vcpus.into()) {
+            (self.tell)(Told::Overcommitted { vcpus, host_cpus });
+        }
+    }
+
     /// Its console, for all its lives.
     fn console(&self) -> Result<Console, Failure> {
         let running = control::guests(self.root);
@@ -282,6 +302,8 @@ impl Launch<'_> {
 
     /// What is opened before anything is touched.
     fn open_files(&self) -> Result<(BootFiles, OwnedFd), Failure> {
+        placement::check(self.root, self.guest)?;
+        model::check(self.root, self.guest)?;
         self.timeline.time(Launching::OpenBootFiles, || {
             Ok((BootFiles::open(self.guest)?, handles::open_kvm(self.root)?))
         })
@@ -466,6 +488,10 @@ impl Launch<'_> {
         let disks = stays.disks.iter().map(OwnedFd::try_clone).collect::<io::Result<_>>();
         let disks = disks.map_err(|error| self.system("share its disks", &error))?;
         let sandbox = self.sandboxed.then(sandbox);
+        let near = self.guest.memory.numa.or(connected.choice.memory_node);
+        let Placement { process: cpus, bound } =
+            Placement::of(self.root, &self.guest.cpus, near)
+                .map_err(|error| self.system("find out which CPUs it may run on", &error))?;
         let parts = Parts {
             kvm,
             boot,
@@ -476,6 +502,7 @@ impl Launch<'_> {
             taps,
             vfio,
             sandbox,
+            bound,
         };
         let program = process::program();
         let spec = parts.spec(self.guest);
@@ -483,7 +510,7 @@ impl Launch<'_> {
             Begins {
                 inherits: parts.descriptors(),
                 events,
-                node: self.node(&connected.choice),
+                near: Near { node: self.node(&connected.choice), cpus },
                 group: stays.group.map(Group::entrance).transpose().map_err(|error| {
                     self.system("have its process enter its control group", &error)
                 })?,

@@ -213,6 +213,8 @@ fn answers_are_as_described() {
             state,
             up_s: 5,
             cpus: 2,
+            pin: BTreeMap::from([(1, "0,2-3".parse().expect("CPUs"))]),
+            emulator: Some("1".parse().expect("CPUs")),
             memory_bytes: 1 << 29,
             devices: vec![address()],
             pid: 300,

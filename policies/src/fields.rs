@@ -11,6 +11,7 @@ use serde::Deserialize;
 use serde::de::IntoDeserializer;
 use serde::de::value::{Error as NoValue, StrDeserializer};
 
+use crate::amounts::decimal;
 use crate::document::{Node, Span, Value};
 use crate::error::{Report, quote};
 use crate::grammar::{Field, Form, Mapping, Rule, Word};
@@ -155,6 +156,11 @@ impl<'n> Fields<'n> {
         self.get(name, report).map(|given| given.items(report)).unwrap_or_default()
     }
 
+    /// What a field that is a mapping from numbers holds: each number, its place, and its value.
+    pub fn numbered(&self, name: &str, report: &mut Report<'_>) -> Vec<(u64, Span, Given<'n>)> {
+        self.get(name, report).map(|given| given.numbered(report)).unwrap_or_default()
+    }
+
     /// A field that is one of a few words.
     pub fn word<T: for<'w> Deserialize<'w>>(
         &self,
@@ -206,6 +212,9 @@ impl<'n> Given<'n> {
             Form::Truth => "true, false".to_owned(),
             Form::Text(text) | Form::NumberOr(text) => text.accepted.to_owned(),
             Form::WordOr(word, mapping) => format!("{}, or {}", mapping.form(), word.text),
+            Form::Numbered(numbered) => {
+                format!("{}; each is {}", self.field.example, numbered.of.accepted)
+            }
             Form::List { .. } | Form::Any => self.field.example.to_owned(),
         }
     }
@@ -275,6 +284,45 @@ impl<'n> Given<'n> {
             }
             _ => nothing(format!("is a list, not {}", self.node.describe()), report),
         }
+    }
+
+    fn numbered(&self, report: &mut Report<'_>) -> Vec<(u64, Span, Given<'n>)> {
+        let mut all = Vec::new();
+        let Form::Numbered(numbered) = self.field.form else {
+            self.misread::<()>();
+            return all;
+        };
+        let entries = match &self.node.value {
+            Value::Map(entries) if entries.is_empty() => {
+                self.wrong::<()>("is an empty mapping", report);
+                return all;
+            }
+            Value::Map(entries) => entries,
+            _ => {
+                self.wrong::<()>(format!("is a mapping, not {}", self.node.describe()), report);
+                return all;
+            }
+        };
+        let mut seen: HashMap<u64, Span> = HashMap::new();
+        for (key, value) in entries {
+            // In JSON they are quoted.
+            let number = match &key.value {
+                Value::Scalar { text, .. } => decimal(text),
+                _ => None,
+            };
+            let Some(number) = number.filter(|number| *number <= numbered.last) else {
+                let message = format!("{} is not {}", key.describe(), numbered.what);
+                report.error(key.span, message, Some(&format!("0 to {}", numbered.last)));
+                continue;
+            };
+            if let Some(first) = seen.insert(number, key.span) {
+                let message = format!("{number} is given twice, first in line {}", first.line);
+                report.error(key.span, message, Some("each number once"));
+                continue;
+            }
+            all.push((number, key.span, Given { node: value, field: self.field }));
+        }
+        all
     }
 
     fn word<T: for<'w> Deserialize<'w>>(&self, report: &mut Report<'_>) -> Option<T> {

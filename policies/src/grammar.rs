@@ -112,6 +112,8 @@ pub(crate) enum Form {
     Text(Text),
     /// A whole number, or text.
     NumberOr(Text),
+    /// A mapping from numbers to numbers or text.
+    Numbered(Numbered),
     /// Whatever it is, it is read elsewhere.
     Any,
 }
@@ -138,6 +140,19 @@ pub(crate) struct Text {
     /// The same for programs: a regular expression (ECMA-262) that matches what is accepted and, as
     /// far as such an expression can tell, nothing else.
     pub pattern: &'static str,
+}
+
+/// A mapping whose keys are numbers, each once, at least one.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Numbered {
+    /// What messages call a key.
+    pub what: &'static str,
+    /// The greatest key; the least is 0.
+    pub last: u64,
+    /// The same for programs: a regular expression (ECMA-262).
+    pub pattern: &'static str,
+    /// How each value is written; a whole number may stand without quotes.
+    pub of: Text,
 }
 
 /// What holds among the fields of a mapping.

@@ -17,8 +17,10 @@ use crate::names;
 use crate::read::Taken;
 use crate::selector::LAST_NODE;
 
-/// Most vCPUs of a guest; the VMM's own limit.
-pub const MAX_CPUS: u8 = 64;
+mod cpus;
+
+pub use self::cpus::{CpuModel, CpuTopology, Cpus, LAST_HOST_CPU, MAX_CPUS};
+
 /// Least memory of a guest in bytes; the VMM's own limit.
 pub const MIN_MEMORY: u64 = 64 << 20;
 /// Most memory of a guest in bytes: 16 TiB, what 44 address bits reach.
@@ -35,8 +37,8 @@ const MAX_DEVICES: usize = 16;
 pub struct Guest {
     /// Its name, unique among the guests given together.
     pub name: String,
-    /// Number of vCPUs, 1 to [`MAX_CPUS`].
-    pub cpus: u8,
+    /// Its CPUs.
+    pub cpus: Cpus,
     /// Its memory.
     pub memory: Memory,
     /// What it boots.
@@ -147,7 +149,7 @@ const NETWORK_FORM: &str = "claim: {pool: lan}, or virtio: {bridge: br0}";
 pub(crate) static GUEST: Mapping = Mapping {
     what: "a guest's `spec`",
     fields: &[
-        Field::new("cpus", Form::Map(&CPUS), "{count: 2}", "Its vCPUs. Left out: one."),
+        Field::new("cpus", Form::Map(&cpus::CPUS), "{count: 2}", "Its vCPUs. Left out: one."),
         Field::new("memory", Form::Map(&MEMORY), "{size: 512MiB}", "Its memory.").needed(),
         Field::new(
             "boot",
@@ -196,13 +198,6 @@ pub(crate) static GUEST: Mapping = Mapping {
     ],
     rules: &[],
     later: &[],
-};
-
-static CPUS: Mapping = Mapping {
-    what: "`cpus`",
-    fields: &[Field::new("count", Form::Number(1, MAX_CPUS as u64), "2", "How many.").needed()],
-    rules: &[],
-    later: &[later("pin", "which CPU of the host each vCPU runs on")],
 };
 
 static MEMORY: Mapping = Mapping {
@@ -387,8 +382,8 @@ pub(crate) fn read(
     }
     let spec = Fields::of(spec?, &GUEST, report)?;
     let cpus = match spec.map("cpus", report) {
-        Some(fields) => fields.number("count", report),
-        None => Some(1),
+        Some(fields) => cpus::read(&fields, report),
+        None => Some(Cpus::count(1)),
     };
     let memory = spec.map("memory", report).and_then(|fields| memory(&fields, report));
     let boot = spec.map("boot", report).and_then(|fields| boot(&fields, folder, report));
@@ -406,11 +401,12 @@ pub(crate) fn read(
     }
     let on_device_error = spec.word("onDeviceError", report).unwrap_or_default();
     let claimed = networks.iter().filter(|network: &&GuestNetwork| network.claim.is_some()).count();
+    let count = cpus.as_ref().map(|cpus| cpus.count);
     let needs = limits::Needs {
         ram: memory.map(|memory| memory.size),
-        cpus,
+        cpus: count,
         devices: claimed + devices.len(),
-        queues: disks.iter().map(|disk| u64::from(disk.queues_of(cpus.unwrap_or(1)))).sum(),
+        queues: disks.iter().map(|disk| u64::from(disk.queues_of(count.unwrap_or(1)))).sum(),
     };
     let limits = spec.map("limits", report);
     let limits = limits.map(|fields| limits::read(&fields, &needs, report)).unwrap_or_default();

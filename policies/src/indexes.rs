@@ -21,13 +21,14 @@ pub struct VfIndexes {
 }
 
 /// How `use` is written. A single index may stand without quotes.
-pub(crate) const INDEXES: Text = Text {
-    accepted: r#"indexes and ranges such as "0", "0-3" or "0,2-3""#,
-    pattern: concat!(
-        r"^\s*(0|[1-9][0-9]*)(-(0|[1-9][0-9]*))?",
-        r"\s*(,\s*(0|[1-9][0-9]*)(-(0|[1-9][0-9]*))?\s*)*$"
-    ),
-};
+pub(crate) const INDEXES: Text =
+    Text { accepted: r#"indexes and ranges such as "0", "0-3" or "0,2-3""#, pattern: RANGES };
+
+/// Numbers and ranges of them, as a regular expression.
+pub(crate) const RANGES: &str = concat!(
+    r"^\s*(0|[1-9][0-9]*)(-(0|[1-9][0-9]*))?",
+    r"\s*(,\s*(0|[1-9][0-9]*)(-(0|[1-9][0-9]*))?\s*)*$"
+);
 
 impl VfIndexes {
     /// The indexes `0..count`. `count` must not be 0; a count of 0 is taken as 1.
@@ -61,32 +62,39 @@ impl VfIndexes {
 
     /// Reads `0,2-3`. Spaces around commas are allowed, an index given twice is not.
     pub(crate) fn parse(text: &str) -> Result<VfIndexes, String> {
-        let index = |text: &str| -> Result<u16, String> {
-            decimal(text).ok_or_else(|| format!("{} is no VF index", quote(text)))
-        };
-        let mut ranges = Vec::new();
-        for part in text.split(',').map(str::trim) {
-            let (low, high) = match part.split_once('-') {
-                Some((low, high)) => (index(low)?, index(high)?),
-                None => (index(part)?, index(part)?),
-            };
-            if low > high {
-                return Err(format!("the range {} runs backwards", quote(part)));
-            }
-            ranges.push((low, high));
-        }
-        ranges.sort_unstable();
-        let mut merged: Vec<(u16, u16)> = Vec::new();
-        for (low, high) in ranges {
-            match merged.last_mut() {
-                Some(last) if low <= last.1 => return Err(format!("VF {low} is named twice")),
-                // `last.1 < low`, so adding 1 cannot overflow.
-                Some(last) if last.1 + 1 == low => last.1 = high,
-                _ => merged.push((low, high)),
-            }
-        }
-        Ok(VfIndexes { ranges: merged })
+        Ok(VfIndexes { ranges: ranges(text, "VF index", "VF")? })
     }
+}
+
+/// Reads numbers and ranges of them, such as `0,2-3`: ranges that are sorted and do not touch, at least
+/// one. Spaces around commas are allowed, a number given twice is not. Messages call what is no number
+/// no `number`, and one of the things that are numbered a `thing`.
+pub(crate) fn ranges(text: &str, number: &str, thing: &str) -> Result<Vec<(u16, u16)>, String> {
+    let read = |text: &str| -> Result<u16, String> {
+        decimal(text).ok_or_else(|| format!("{} is no {number}", quote(text)))
+    };
+    let mut ranges = Vec::new();
+    for part in text.split(',').map(str::trim) {
+        let (low, high) = match part.split_once('-') {
+            Some((low, high)) => (read(low)?, read(high)?),
+            None => (read(part)?, read(part)?),
+        };
+        if low > high {
+            return Err(format!("the range {} runs backwards", quote(part)));
+        }
+        ranges.push((low, high));
+    }
+    ranges.sort_unstable();
+    let mut merged: Vec<(u16, u16)> = Vec::new();
+    for (low, high) in ranges {
+        match merged.last_mut() {
+            Some(last) if low <= last.1 => return Err(format!("{thing} {low} is named twice")),
+            // `last.1 < low`, so adding 1 cannot overflow.
+            Some(last) if last.1 + 1 == low => last.1 = high,
+            _ => merged.push((low, high)),
+        }
+    }
+    Ok(merged)
 }
 
 impl fmt::Display for VfIndexes {

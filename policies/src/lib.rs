@@ -38,8 +38,8 @@ mod syntax;
 pub use documents::{Documents, Source, parse};
 pub use error::{Error, Errors};
 pub use guest::{
-    Boot, Claim, DiskFormat, Guest, GuestDevice, GuestDisk, GuestNetwork, MAX_CPUS, MIN_MEMORY,
-    Memory, NumaChoice, OnDeviceError, Virtio,
+    Boot, Claim, CpuModel, CpuTopology, Cpus, DiskFormat, Guest, GuestDevice, GuestDisk,
+    GuestNetwork, LAST_HOST_CPU, MAX_CPUS, MIN_MEMORY, Memory, NumaChoice, OnDeviceError, Virtio,
 };
 pub use ids::ClassPrefix;
 pub use indexes::VfIndexes;

@@ -105,6 +105,9 @@ fn property(field: &Field) -> Value {
         Form::Text(text) | Form::NumberOr(text) => {
             description.push_str(&format!("\n\nAccepted: {}.", text.accepted));
         }
+        Form::Numbered(numbered) => {
+            description.push_str(&format!("\n\nEach is {}.", numbered.of.accepted));
+        }
         _ => {}
     }
     if !matches!(field.form, Form::Any) {
@@ -137,9 +140,19 @@ fn form(form: &Form) -> Value {
         }
         Form::Truth => json!({"type": "boolean"}),
         Form::Text(of) => text(of),
-        Form::NumberOr(of) => json!({"anyOf": [{"type": "integer", "minimum": 0}, text(of)]}),
+        Form::NumberOr(of) => number_or(of),
+        Form::Numbered(numbered) => json!({
+            "type": "object",
+            "patternProperties": {numbered.pattern: number_or(&numbered.of)},
+            "additionalProperties": false,
+            "minProperties": 1,
+        }),
         Form::Any => json!({"type": "object"}),
     }
+}
+
+fn number_or(of: &Text) -> Value {
+    json!({"anyOf": [{"type": "integer", "minimum": 0}, text(of)]})
 }
 
 fn text(text: &Text) -> Value {

@@ -88,6 +88,18 @@ cpus=$(grep -c '^processor' /proc/cpuinfo)
 memory=$(awk '/^MemTotal/ { print int($2 / 1024) }' /proc/meminfo)
 say "up after $(cut -d' ' -f1 /proc/uptime) s, $cpus, $memory MiB"
 
+# With lab.cpus: the kernel's clock, and of each CPU its socket, its core and the threads there.
+if grep -q lab.cpus /proc/cmdline; then
+    say "clock $(cat /sys/devices/system/clocksource/clocksource0/current_clocksource) of" \
+        "$(cat /sys/devices/system/clocksource/clocksource0/available_clocksource)"
+    for topology in /sys/devices/system/cpu/cpu[0-9]*/topology; do
+        cpu=${topology%/topology}
+        say "${cpu##*/}: socket $(cat "$topology/physical_package_id"), core $(cat "$topology/core_id")," \
+            "threads $(cat "$topology/thread_siblings_list"), beside $(cat "$topology/core_siblings_list")"
+    done
+    say "flags:$(grep -m 1 '^flags' /proc/cpuinfo | cut -d: -f2) end"
+fi
+
 # What a guest would do that wants out: values of no sense in configuration space and registers, BARs
 # over each other and over memory, vectors that lead anywhere.
 hostile() {

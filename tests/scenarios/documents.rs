@@ -33,7 +33,7 @@ pub fn cards(pools: &[(&str, &str)]) -> String {
 pub struct Guest {
     name: &'static str,
     verb: &'static str,
-    cpus: u8,
+    cpus: String,
     kernel: &'static str,
     disks: String,
     networks: String,
@@ -43,13 +43,19 @@ pub struct Guest {
 impl Guest {
     /// Without any network; see the guest's init script for verbs.
     pub fn new(name: &'static str, verb: &'static str) -> Self {
+        let cpus = "{count: 1}".to_owned();
         let (disks, networks) = (String::new(), String::new());
-        Guest { name, verb, cpus: 1, kernel: "/boot/vmlinuz", disks, networks, limits: "" }
+        Guest { name, verb, cpus, kernel: "/boot/vmlinuz", disks, networks, limits: "" }
     }
 
     /// With this many CPUs.
-    pub fn cpus(mut self, cpus: u8) -> Self {
-        self.cpus = cpus;
+    pub fn cpus(self, count: u8) -> Self {
+        self.cpus_as(&format!("{{count: {count}}}"))
+    }
+
+    /// With CPUs as this says.
+    pub fn cpus_as(mut self, cpus: &str) -> Self {
+        cpus.clone_into(&mut self.cpus);
         self
     }
 
@@ -106,7 +112,7 @@ impl fmt::Display for Guest {
              kind: Guest\n\
              metadata: {{name: {name}}}\n\
              spec:\n  \
-               cpus: {{count: {cpus}}}\n  \
+               cpus: {cpus}\n  \
                memory: {{size: 256MiB}}\n  \
                boot: {{kernel: {kernel}, initrd: /boot/guest.cpio, \
                        cmdline: \"console=ttyS0 quiet lab={verb}\"}}\n"

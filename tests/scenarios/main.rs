@@ -6,6 +6,7 @@ mod binding;
 mod boot;
 mod console;
 mod control;
+mod cpus;
 mod device_errors;
 mod devices;
 mod disks;

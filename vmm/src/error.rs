@@ -16,6 +16,17 @@ pub enum Error {
         /// KVM's answer.
         source: io::Error,
     },
+    /// KVM does not support what the guest's CPUs are to have.
+    #[error(
+        "its CPUs cannot be {model}: KVM does not support {missing} here; name a lower level in `cpus: \
+         {{model: …}}`, or host"
+    )]
+    Features {
+        /// Their model.
+        model: &'static str,
+        /// The names of what is missing.
+        missing: String,
+    },
     /// Guest RAM could not be had.
     #[error("guest memory: cannot {action}: {source}")]
     Memory {

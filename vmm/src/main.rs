@@ -56,7 +56,7 @@ fn run(
 ) -> Result<StopReason> {
     let prepared = Machine::prepare(spec, inherited, reporter)?;
     if let Some(walls) = &spec.sandbox {
-        sandbox::enter(walls, reporter)?;
+        sandbox::enter(walls, reporter, !spec.cpus.bound.is_empty())?;
     }
     Machine::build(spec, prepared, inherited, reporter)?.run()
 }

@@ -9,8 +9,10 @@ use std::os::fd::RawFd;
 
 use serde::{Deserialize, Serialize};
 
+mod cpus;
 mod stats;
 
+pub use cpus::{Bound, Cpus, HostCpus, LAST_HOST_CPU, MAX_CPUS, Model, Topology};
 pub use stats::{DeviceStats, Exits, KvmStats, Phase, Span, Stats};
 
 /// An inherited descriptor, by its number in the VMM process. It must be open, and is owned by the
@@ -25,8 +27,8 @@ pub struct Descriptor(pub RawFd);
 pub struct GuestSpec {
     /// The guest's name, for messages only: 1 to [`MAX_NAME`] bytes without control characters.
     pub name: String,
-    /// Number of vCPUs, 1 to [`MAX_CPUS`].
-    pub cpus: u8,
+    /// Its CPUs.
+    pub cpus: Cpus,
     /// Guest RAM in bytes: a multiple of 4 KiB, at least [`MIN_MEMORY`].
     pub memory_bytes: u64,
     /// An open `/dev/kvm`.
@@ -64,8 +66,6 @@ pub struct Sandbox {
 
 /// Longest name of a guest, in bytes.
 pub const MAX_NAME: usize = 255;
-/// Most vCPUs a guest may have.
-pub const MAX_CPUS: u8 = 64;
 /// Least guest RAM, in bytes: below this no distribution kernel unpacks itself.
 pub const MIN_MEMORY: u64 = 64 << 20;
 

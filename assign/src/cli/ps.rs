@@ -1,13 +1,15 @@
 //! `assign ps`: the guests that run.
 
 use clap::Args;
+use sriov::facts::platform::CpuSet;
 
 use super::output::{self, Table};
 use super::page::bytes;
-use super::{Context, Format};
+use super::{Context, Format, overcommit};
 use crate::control::route::Route;
 use crate::control::{self, Doing, Running, client};
 use crate::failure::{Failure, OwnReason, Reason};
+use crate::launch::placement;
 
 /// Arguments of `assign ps`.
 #[derive(Debug, Args)]
@@ -28,6 +30,10 @@ impl Ps {
         output::value(context.format, &all)?;
         if context.format == Format::Table {
             table(&all).print()?;
+            let vcpus = all.iter().map(|one| one.cpus).fold(0, u32::saturating_add);
+            if let Some(note) = overcommit::of_all(vcpus, placement::online(&context.root)) {
+                anstream::eprintln!("{note}");
+            }
         }
         // One that does not answer hides no other.
         trouble.map_or(Ok(0), Err)
@@ -43,13 +49,23 @@ fn table(all: &[Running]) -> Table {
             one.guest.clone(),
             state(one.state).to_owned(),
             up(one.up_s),
-            one.cpus.to_string(),
+            cpus(one),
             bytes(one.memory_bytes),
             one.pid.to_string(),
             if devices.is_empty() { "-".to_owned() } else { devices.join(" ") },
         ]);
     }
     table
+}
+
+/// "2", or "2 on 4-5" where all of them are bound to CPUs of the host.
+fn cpus(one: &Running) -> String {
+    let ranges = one.pin.values().flat_map(|to| to.ranges().iter().cloned());
+    let on: CpuSet = ranges.collect();
+    match usize::try_from(one.cpus).is_ok_and(|count| count == one.pin.len()) {
+        true => format!("{} on {on}", one.cpus),
+        false => one.cpus.to_string(),
+    }
 }
 
 fn state(state: Doing) -> &'static str {
@@ -73,6 +89,8 @@ fn up(seconds: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     #[test]
@@ -98,13 +116,22 @@ mod tests {
             state,
             up_s: 93_784,
             cpus: 64,
+            pin: BTreeMap::new(),
+            emulator: None,
             memory_bytes: 64 << 30,
             devices: devices.iter().map(|device| device.parse().expect("an address")).collect(),
             pid: 4_194_303,
             launcher_pid: 4_194_302,
         };
         let devices = ["0000:01:10.0", "0000:01:10.2"];
-        let all = [one("web-1", Doing::Running, &devices), one("db", Doing::Paused, &[])];
+        let to = |cpus: &str| cpus.parse::<CpuSet>().expect("a list of CPUs");
+        let mut pinned = one("db", Doing::Paused, &[]);
+        pinned.cpus = 2;
+        pinned.pin = BTreeMap::from([(0, to("4")), (1, to("5-7"))]);
+        let mut partly = pinned.clone();
+        partly.cpus = 3;
+        assert_eq!((cpus(&pinned).as_str(), cpus(&partly).as_str()), ("2 on 4-7", "3"));
+        let all = [one("web-1", Doing::Running, &devices), pinned];
         let lines = |width| -> Vec<String> {
             let lines = table(&all).lines(width);
             lines.iter().map(|line| anstream::adapter::strip_str(line).to_string()).collect()

@@ -17,6 +17,7 @@ use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 use vmm::spec::{GuestEvent, GuestSpec, StopReason};
 
 use super::numa::Node;
+use super::placement::Affinity;
 use super::session::Ending;
 use crate::signals;
 
@@ -38,6 +39,15 @@ pub fn program() -> PathBuf {
     beside.filter(|path| path.is_file()).unwrap_or_else(|| PathBuf::from(name))
 }
 
+/// Where the process has its memory and runs; what is left out is left to the kernel.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Near {
+    /// The node that its memory comes from.
+    pub node: Option<Node>,
+    /// The CPUs that it runs on.
+    pub cpus: Option<Affinity>,
+}
+
 /// What a VMM begins with, beside its spec.
 #[derive(Debug)]
 pub struct Begins {
@@ -45,8 +55,8 @@ pub struct Begins {
     pub inherits: Vec<RawFd>,
     /// The read end of the pipe for events.
     pub events: OwnedFd,
-    /// Where its memory comes from.
-    pub node: Option<Node>,
+    /// Where it has its memory and runs.
+    pub near: Near,
     /// The file that lets it into its control group.
     pub group: Option<OwnedFd>,
     /// Where it says what is no event, such as a panic.
@@ -70,7 +80,7 @@ impl Vmm {
     /// # Errors
     /// The kernel's, from making the process or from what is set up within it.
     pub fn start(program: &PathBuf, spec: &GuestSpec, begins: Begins) -> io::Result<Vmm> {
-        let Begins { inherits, events, node, group, last_words } = begins;
+        let Begins { inherits, events, near, group, last_words } = begins;
         let spec_file = spec_file(spec)?;
         let locked = spec.vfio.is_some().then_some(spec.memory_bytes.saturating_add(LOCKED_SLACK));
         let limit = locked.map(raised_limit);
@@ -99,8 +109,11 @@ impl Vmm {
                 // neither is told by the VMM when it maps memory for the device.
                 rustix::process::setrlimit(Resource::Memlock, *limit).ok();
             }
-            if let Some(node) = &node {
+            if let Some(node) = &near.node {
                 node.bind()?;
+            }
+            if let Some(cpus) = &near.cpus {
+                cpus.bind()?;
             }
             // Its threads are to become as urgent again as they were.
             let nice = Rlimit { current: Some(ORDINARY), maximum: Some(ORDINARY) };
@@ -350,7 +363,7 @@ mod tests {
         let kernel = null();
         let spec = GuestSpec {
             name: "web-1".to_owned(),
-            cpus: 1,
+            cpus: vmm::spec::Cpus::count(1),
             memory_bytes: 1 << 40,
             kvm: vmm::spec::Descriptor(-1),
             boot: vmm::spec::Boot {
@@ -370,7 +383,7 @@ mod tests {
         let begins = Begins {
             inherits: vec![write.as_raw_fd(), kernel.as_raw_fd()],
             events: read,
-            node: None,
+            near: Near::default(),
             group: None,
             last_words: Stdio::inherit(),
         };

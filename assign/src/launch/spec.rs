@@ -5,11 +5,11 @@
 
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
-use policies::{Guest, GuestDisk};
+use policies::{CpuModel, CpuTopology, Guest, GuestDisk};
 use sriov::PciAddress;
 use vmm::spec::{
-    AddressRange, Boot, Console, Descriptor, DeviceSource, Disk, GuestSpec, Iommu, Sandbox, Vfio,
-    VfioDevice, VfioGroup, VirtioNet,
+    AddressRange, Boot, Bound, Console, Cpus, Descriptor, DeviceSource, Disk, GuestSpec, Iommu,
+    Model, Sandbox, Topology, Vfio, VfioDevice, VfioGroup, VirtioNet,
 };
 
 use super::console::Ends;
@@ -37,6 +37,8 @@ pub struct Parts {
     pub vfio: Option<VfioFiles>,
     /// Whom its process becomes, where it is shut in.
     pub sandbox: Option<Sandbox>,
+    /// vCPUs that do not run where its process does.
+    pub bound: Vec<Bound>,
 }
 
 impl Parts {
@@ -44,7 +46,7 @@ impl Parts {
     pub fn spec(&self, guest: &Guest) -> GuestSpec {
         GuestSpec {
             name: guest.name.clone(),
-            cpus: guest.cpus,
+            cpus: self.cpus(&guest.cpus),
             memory_bytes: guest.memory.size,
             kvm: number(&self.kvm),
             boot: Boot {
@@ -66,12 +68,22 @@ impl Parts {
                 .disks
                 .iter()
                 .zip(&self.disks)
-                .map(|(disk, file)| described(disk, file, guest.cpus))
+                .map(|(disk, file)| described(disk, file, guest.cpus.count))
                 .collect(),
             control: Some(number(&self.control)),
             vfio: self.vfio.as_ref().map(|files| vfio(files, &mut number)),
             sandbox: self.sandbox,
         }
+    }
+
+    fn cpus(&self, cpus: &policies::Cpus) -> Cpus {
+        let topology = cpus.topology.map(|CpuTopology { sockets, cores, threads }| Topology {
+            sockets,
+            cores,
+            threads,
+        });
+        let model = model(cpus.model);
+        Cpus { count: cpus.count, model, topology, bound: self.bound.clone() }
     }
 
     /// Every descriptor the child inherits.
@@ -97,6 +109,16 @@ fn described(disk: &GuestDisk, file: &OwnedFd, cpus: u8) -> Disk {
         read_only: *read_only,
         serial: serial.clone(),
         queues: disk.queues_of(cpus),
+    }
+}
+
+/// A model by its name in the machine.
+pub fn model(model: CpuModel) -> Model {
+    match model {
+        CpuModel::Host => Model::Host,
+        CpuModel::V2 => Model::V2,
+        CpuModel::V3 => Model::V3,
+        CpuModel::V4 => Model::V4,
     }
 }
 
@@ -154,6 +176,8 @@ mod tests {
     use std::collections::{BTreeSet, HashSet};
     use std::fs::File;
 
+    use vmm::spec::HostCpus;
+
     use super::*;
 
     fn null() -> OwnedFd {
@@ -161,7 +185,7 @@ mod tests {
     }
 
     fn guest() -> Guest {
-        let text = "apiVersion: assign/v1\nkind: Guest\nmetadata: {name: web-1}\nspec: {cpus: {count: 2}, memory: {size: 64MiB}, boot: {kernel: k, cmdline: quiet}, disks: [{name: a-name-of-more-than-20-bytes, path: d, readOnly: true}]}\n";
+        let text = "apiVersion: assign/v1\nkind: Guest\nmetadata: {name: web-1}\nspec: {cpus: {count: 2, topology: {cores: 1, threads: 2}}, memory: {size: 64MiB}, boot: {kernel: k, cmdline: quiet}, disks: [{name: a-name-of-more-than-20-bytes, path: d, readOnly: true}]}\n";
         let source = policies::Source { name: "guest.yaml".to_owned(), text: text.to_owned() };
         policies::parse(&[source]).expect("a valid guest").guests.remove(0)
     }
@@ -177,6 +201,7 @@ mod tests {
             disks: vec![null()],
             taps: vec![(null(), [2, 0, 0, 0, 0, 1])],
             sandbox: Some(Sandbox { user: 1, group: 2 }),
+            bound: vec![Bound { vcpu: 1, to: vec![HostCpus { first: 2, last: 3 }] }],
             vfio: Some(VfioFiles {
                 files,
                 reserved,
@@ -201,7 +226,13 @@ mod tests {
 
     #[test]
     fn the_language_and_the_machine_have_the_same_limits() {
+        for word in [CpuModel::Host, CpuModel::V2, CpuModel::V3, CpuModel::V4] {
+            let written = serde_json::to_value(word).expect("a word");
+            assert_eq!(written, model(word).name());
+            assert_eq!(serde_json::to_value(model(word)).expect("a word"), written);
+        }
         assert_eq!(policies::MAX_CPUS, vmm::spec::MAX_CPUS);
+        assert_eq!(policies::LAST_HOST_CPU, vmm::spec::LAST_HOST_CPU);
         assert_eq!(policies::MIN_MEMORY, vmm::spec::MIN_MEMORY);
     }
 
@@ -236,7 +267,12 @@ mod tests {
     #[test]
     fn the_guests_document_is_carried_over() {
         let spec = type1().spec(&guest());
-        assert_eq!((spec.name.as_str(), spec.cpus, spec.memory_bytes), ("web-1", 2, 64 << 20));
+        assert_eq!(
+            (spec.name.as_str(), spec.cpus.count, spec.memory_bytes),
+            ("web-1", 2, 64 << 20)
+        );
+        assert_eq!(spec.cpus.bound, type1().bound);
+        assert_eq!(spec.cpus.topology, Some(Topology { sockets: 1, cores: 1, threads: 2 }));
         assert_eq!(spec.boot.cmdline, "quiet");
         let disk = &spec.disks[0];
         assert_eq!(

@@ -73,6 +73,69 @@ fn cpus_and_memory() {
 }
 
 #[test]
+fn where_cpus_run() {
+    assert_snapshot!(guest("cpus: {count: 2, pin: {0: 3-1, 1: 2000, 2: 1, x: 1}, emulator: all}"), @r#"
+    host.yaml:8:29: `pin` cannot be that: the range `3-1` runs backwards
+    8 |   cpus: {count: 2, pin: {0: 3-1, 1: 2000, 2: 1, x: 1}, emulator: all}
+      |                             ^^^
+      = accepted: {0: 2, 1: 3}; each is CPUs of the host and ranges of them, up to 1023, such as 2, "2-3" or "0,2-3"
+
+    host.yaml:8:37: `pin` cannot be that: CPU 2000 is beyond 1023, the last one that can be named
+    8 |   cpus: {count: 2, pin: {0: 3-1, 1: 2000, 2: 1, x: 1}, emulator: all}
+      |                                     ^^^^
+      = accepted: {0: 2, 1: 3}; each is CPUs of the host and ranges of them, up to 1023, such as 2, "2-3" or "0,2-3"
+
+    host.yaml:8:43: there is no vCPU 2: the guest has 2
+    8 |   cpus: {count: 2, pin: {0: 3-1, 1: 2000, 2: 1, x: 1}, emulator: all}
+      |                                           ^
+      = accepted: 0 to 1
+
+    host.yaml:8:49: `x` is not the number of a vCPU
+    8 |   cpus: {count: 2, pin: {0: 3-1, 1: 2000, 2: 1, x: 1}, emulator: all}
+      |                                                 ^
+      = accepted: 0 to 63
+
+    host.yaml:8:66: `emulator` cannot be that: `all` is no CPU of a host
+    8 |   cpus: {count: 2, pin: {0: 3-1, 1: 2000, 2: 1, x: 1}, emulator: all}
+      |                                                                  ^^^
+      = accepted: CPUs of the host and ranges of them, up to 1023, such as 2, "2-3" or "0,2-3"
+    "#);
+    assert_snapshot!(guest("cpus: {count: 1, pin: {1: 0, 1: 1}}"), @r#"
+    host.yaml:8:26: there is no vCPU 1: the guest has 1
+    8 |   cpus: {count: 1, pin: {1: 0, 1: 1}}
+      |                          ^
+      = accepted: 0
+
+    host.yaml:8:32: 1 is given twice, first in line 8
+    8 |   cpus: {count: 1, pin: {1: 0, 1: 1}}
+      |                                ^
+      = accepted: each number once
+    "#);
+    assert_snapshot!(guest("cpus: {count: 1, pin: 3}"), @r#"
+    host.yaml:8:25: `pin` is a mapping, not `3`
+    8 |   cpus: {count: 1, pin: 3}
+      |                         ^
+      = accepted: {0: 2, 1: 3}; each is CPUs of the host and ranges of them, up to 1023, such as 2, "2-3" or "0,2-3"
+    "#);
+    assert_eq!(guest("cpus: {count: 3, pin: {2: \"0, 2-3\", 0: 7}, emulator: 1}"), "accepted");
+}
+
+#[test]
+fn how_cpus_lie() {
+    assert_snapshot!(guest("cpus: {count: 4, topology: {sockets: 2, cores: 3}}"), @r#"
+    host.yaml:8:30: `topology` has 2 × 3 × 1 = 6 vCPUs, and `count` is 4
+    8 |   cpus: {count: 4, topology: {sockets: 2, cores: 3}}
+      |                              ^
+      = accepted: sockets × cores × threads = 4
+    "#);
+    assert_eq!(
+        guest("cpus: {count: 12, topology: {sockets: 2, cores: 3, threads: 2}}"),
+        "accepted"
+    );
+    assert_eq!(guest("cpus: {count: 4, topology: {cores: 4}}"), "accepted");
+}
+
+#[test]
 fn boot() {
     assert_snapshot!(guest(r#"boot: {kernel: "", initrd: ~, cmdline: "a\nb"}"#), @r#"
     host.yaml:8:18: `kernel` cannot be ``
@@ -145,7 +208,7 @@ fn relative_paths_start_from_the_folder_of_the_file() {
     let guest = parse(&[source]).expect("a valid guest").guests.remove(0);
     assert_eq!(guest.boot.kernel.to_str(), Some("some/where/k"));
     assert_eq!(guest.boot.initrd.as_deref().and_then(|path| path.to_str()), Some("/i"));
-    assert_eq!((guest.cpus, guest.memory.size), (1, 64 << 20));
+    assert_eq!((guest.cpus.count, guest.memory.size), (1, 64 << 20));
 }
 
 #[test]
@@ -241,10 +304,10 @@ fn a_claim_of_a_pool_that_no_file_has_is_for_the_host_to_judge() {
 
 #[test]
 fn fields_for_a_later_version_are_told_as_such() {
-    assert_snapshot!(guest("cpus: {count: 2, pin: {0: 2}}"), @r#"
-    host.yaml:8:20: `pin` is part of the language (it says which CPU of the host each vCPU runs on), and this version does not carry it out yet
-    8 |   cpus: {count: 2, pin: {0: 2}}
-      |                    ^^^
+    assert_snapshot!(guest("networks: [{name: a, virtio: {bridge: b}, failover: true}]"), @r#"
+    host.yaml:9:45: `failover` is part of the language (it says that a virtio device stands by while it has a VF), and this version does not carry it out yet
+    9 |   networks: [{name: a, virtio: {bridge: b}, failover: true}]
+      |                                             ^^^^^^^^
       = accepted: leave it out
     "#);
     for field in ["pages: 2MiB", "merge: true", "balloon: true"] {

@@ -32,8 +32,8 @@ fn holds(schema: &Value, keyword: &str, wanted: &Value, value: &Value) -> bool {
         "enum" => each(wanted).contains(value),
         "const" => wanted == value,
         "pattern" => {
-            let pattern = Regex::new(wanted.as_str().expect("a pattern")).expect("an expression");
-            value.as_str().is_none_or(|text| pattern.is_match(text))
+            let pattern = wanted.as_str().expect("a pattern");
+            value.as_str().is_none_or(|text| is_match(pattern, text))
         }
         "minimum" => {
             value.as_f64().is_none_or(|number| number >= wanted.as_f64().expect("a number"))
@@ -59,9 +59,19 @@ fn holds(schema: &Value, keyword: &str, wanted: &Value, value: &Value) -> bool {
         }),
         "additionalProperties" => {
             assert_eq!(wanted, false, "no others");
-            let known = schema.get("properties").expect("what there is");
-            value.as_object().is_none_or(|map| map.keys().all(|name| known.get(name).is_some()))
+            let known = |name: &String| {
+                let named = schema.get("properties").is_some_and(|known| known.get(name).is_some());
+                let patterns = schema.get("patternProperties").and_then(Value::as_object);
+                named || patterns.is_some_and(|all| all.keys().any(|one| is_match(one, name)))
+            };
+            value.as_object().is_none_or(|map| map.keys().all(known))
         }
+        "patternProperties" => value.as_object().is_none_or(|map| {
+            wanted.as_object().expect("schemas").iter().all(|(pattern, schema)| {
+                let mut named = map.iter().filter(|(name, _)| is_match(pattern, name));
+                named.all(|(_, value)| is_valid(schema, value))
+            })
+        }),
         "required" => !value.is_object() || names(wanted).iter().all(has),
         "dependentRequired" => wanted
             .as_object()
@@ -75,4 +85,8 @@ fn holds(schema: &Value, keyword: &str, wanted: &Value, value: &Value) -> bool {
         "then" => true,
         other => panic!("the keyword {other} is not checked"),
     }
+}
+
+fn is_match(pattern: &str, text: &str) -> bool {
+    Regex::new(pattern).expect("an expression").is_match(text)
 }

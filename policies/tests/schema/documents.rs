@@ -64,7 +64,12 @@ apiVersion: assign/v1
 kind: Guest
 metadata: {name: full}
 spec:
-  cpus: {count: 2}
+  cpus:
+    count: 2
+    model: x86-64-v3
+    topology: {sockets: 1, cores: 2, threads: 1}
+    pin: {0: 2, 1: "2-3"}
+    emulator: "0-1,4"
   memory: {size: 2GiB, numa: 1}
   boot: {kernel: vmlinuz, initrd: initrd.img, cmdline: console=ttyS0 quiet}
   disks:
@@ -146,6 +151,8 @@ pub const RIGHT: &[&str] = &[
     network!("{trust: TRUE, spoofCheck: False}"),
     rules!("protection: {exceptions: [{device: 10000:e1:1f.7, because: spare}]}"),
     guest!("memory: {size: 64 MiB}"),
+    guest!("memory: {size: 64 MiB}, cpus: {count: 64, pin: {63: 1023, \"0\": \"0\"}, emulator: 0}"),
+    guest!("memory: {size: 1GiB}, cpus: {count: 12, topology: {sockets: 2, cores: 3, threads: 2}}"),
     guest!("memory: {size: 1GiB}, networks: [{name: a, claim: {pool: b}}]"),
     guest!("memory: {size: 1GiB}, limits: {memory: 1072MiB}"),
     guest!("memory: {size: 1GiB}, limits: {cpu: 10000 %, tasks: 17}"),
@@ -260,7 +267,24 @@ pub const WRONG: &[&str] = &[
     guest!("memory: {size: 1GiB}, disks: [{name: a, path: b, queues: 0}]"),
     guest!("memory: {size: 1GiB}, disks: [{name: a, path: b, queues: 17}]"),
     guest!("memory: {size: 1GiB}, disks: [{name: a, path: b, readOnly: 1}]"),
-    guest!("memory: {size: 1GiB}, cpus: {count: 2, pin: {0: 1}}"),
+    guest!("memory: {size: 1GiB}, cpus: {count: 2, model: x86-64-v1}"),
+    guest!("memory: {size: 1GiB}, cpus: {count: 2, topology: {sockets: 2}}"),
+    guest!("memory: {size: 1GiB}, cpus: {count: 2, topology: {cores: 2, threads: 0}}"),
+    guest!("memory: {size: 1GiB}, cpus: {count: 2, topology: {cores: 2, dies: 1}}"),
+    guest!("memory: {size: 1GiB}, cpus: {count: 2, topology: 2}"),
+    guest!("memory: {size: 1GiB}, cpus: {count: 2, pin: {}}"),
+    guest!("memory: {size: 1GiB}, cpus: {count: 2, pin: [2, 3]}"),
+    guest!("memory: {size: 1GiB}, cpus: {count: 2, pin: 2}"),
+    guest!("memory: {size: 1GiB}, cpus: {count: 64, pin: {64: 1}}"),
+    guest!("memory: {size: 1GiB}, cpus: {count: 2, pin: {-1: 1}}"),
+    guest!("memory: {size: 1GiB}, cpus: {count: 2, pin: {all: 1}}"),
+    guest!("memory: {size: 1GiB}, cpus: {count: 2, pin: {0: -1}}"),
+    guest!("memory: {size: 1GiB}, cpus: {count: 2, pin: {0: [1, 2]}}"),
+    guest!("memory: {size: 1GiB}, cpus: {count: 2, pin: {0: any}}"),
+    guest!("memory: {size: 1GiB}, cpus: {count: 2, pin: {0: ~}}"),
+    guest!("memory: {size: 1GiB}, cpus: {count: 2, emulator: {0: 1}}"),
+    guest!("memory: {size: 1GiB}, cpus: {count: 2, emulator: 0--1}"),
+    guest!("memory: {size: 1GiB}, cpus: {pin: {0: 1}}"),
     guest!("memory: {size: 1GiB}, devices: [{name: a}]"),
     guest!("memory: {size: 1GiB}, devices: [{name: a, claim: {pool: b}, optional: maybe}]"),
     guest!("memory: {size: 1GiB}, onDeviceError: ignore"),
@@ -293,6 +317,12 @@ pub const ONLY_THE_READER: &[&str] = &[
     policy!("{name: a, from: {driver: x}, vfs: {count: 4}, expect: {min: 2, max: 1}}"),
     network!("{rate: {min: 2Gbit, max: 1Gbit}}"),
     guest!("memory: {size: 1GiB}, disks: [{name: a, path: b}, {name: a, path: c}]"),
+    guest!("memory: {size: 1GiB}, cpus: {count: 4, topology: {cores: 2}}"),
+    guest!("memory: {size: 1GiB}, cpus: {count: 2, pin: {2: 1}}"),
+    guest!("memory: {size: 1GiB}, cpus: {count: 2, pin: {0: \"3-1\"}}"),
+    guest!("memory: {size: 1GiB}, cpus: {count: 2, pin: {0: 1024}}"),
+    guest!("memory: {size: 1GiB}, cpus: {count: 2, pin: {0: 1, 0: 2}}"),
+    guest!("memory: {size: 1GiB}, cpus: {count: 2, emulator: \"1,1\"}"),
     // Amounts out of range.
     guest!("memory: {size: 1MiB}"),
     guest!("memory: {size: 1GiB}, limits: {cpu: 10001%}"),

@@ -38,15 +38,16 @@ const ALIGNMENT: u64 = 64;
 const NO_VGA: u16 = 1 << 2;
 const NO_CMOS_CLOCK: u16 = 1 << 5;
 
-/// Writes all tables; the RSDP is at the start of [`ACPI_TABLES`].
+/// Writes all tables; the RSDP is at the start of [`ACPI_TABLES`]. vCPUs are told by their APICs' ids,
+/// in the order of their numbers.
 ///
 /// # Errors
 /// [`Error::Boot`] where they outgrow their area.
-pub fn write(memory: &GuestMemory, layout: &Layout, cpus: u8) -> Result<()> {
+pub fn write(memory: &GuestMemory, layout: &Layout, apic_ids: &[u8]) -> Result<()> {
     let mut area = Area { memory, next: ACPI_TABLES.start + ALIGNMENT };
     let dsdt = area.add(&dsdt(layout))?;
     let fadt = area.add(&fadt(dsdt))?;
-    let madt = area.add(&madt(cpus))?;
+    let madt = area.add(&madt(apic_ids))?;
     let mut mcfg = MCFG::new(OEM, TABLE, REVISION);
     mcfg.add_ecam(ECAM_BASE, 0, 0, 0);
     let mcfg = area.add(&mcfg)?;
@@ -100,11 +101,11 @@ fn fadt(dsdt: u64) -> impl Aml {
     fadt.finalize()
 }
 
-fn madt(cpus: u8) -> MADT {
+fn madt(apic_ids: &[u8]) -> MADT {
     let controller = LocalInterruptController::Address(LOCAL_APIC as u32);
     let mut madt = MADT::new(OEM, TABLE, REVISION, controller);
-    for index in 0..cpus {
-        madt.add_structure(ProcessorLocalApic::new(index, index, EnabledStatus::Enabled));
+    for (number, id) in (0..).zip(apic_ids) {
+        madt.add_structure(ProcessorLocalApic::new(number, *id, EnabledStatus::Enabled));
     }
     madt.add_structure(IoApic::new(0, IO_APIC as u32, 0));
     madt
@@ -240,7 +241,8 @@ mod tests {
     fn every_table_is_reachable_and_sums_to_zero() {
         let layout = Layout::new(1 << 30, 40, &[]).unwrap();
         let memory = allocate(&layout).unwrap();
-        write(&memory, &layout, 64).unwrap();
+        let ids: Vec<u8> = (0..64).map(|number| number / 3 * 4 + number % 3).collect();
+        write(&memory, &layout, &ids).unwrap();
         let rsdp = read(&memory, ACPI_TABLES.start, 36);
         assert_eq!(&rsdp[..8], b"RSD PTR ");
         let xsdt = table(&memory, u64::from_le_bytes(rsdp[24..32].try_into().unwrap()));
@@ -249,6 +251,12 @@ mod tests {
             let table = table(&memory, u64::from_le_bytes(entry.try_into().unwrap()));
             let sum = table.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte));
             assert_eq!(sum, 0);
+            if &table[..4] == b"APIC" {
+                // Its entries begin at byte 44; those of local APICs have type 0 and 8 bytes.
+                let local = table[44..].chunks(8).take_while(|entry| entry[..2] == [0, 8]);
+                let told: Vec<(u8, u8)> = local.map(|entry| (entry[2], entry[3])).collect();
+                assert_eq!(told, (0..).zip(ids.clone()).collect::<Vec<_>>());
+            }
             names.push(String::from_utf8_lossy(&table[..4]).into_owned());
         }
         assert_eq!(names, ["FACP", "APIC", "MCFG"]);

@@ -1,13 +1,15 @@
 //! Whether a spec describes a machine that can be built, as far as the spec alone tells.
 
+mod cpus;
+
 use std::collections::HashSet;
 
 use crate::boot::check_command_line;
 use crate::error::{Error, Result};
 use crate::pci::root::SLOTS;
 use crate::spec::{
-    DeviceSource, Disk, GuestSpec, Iommu, MAX_CPUS, MAX_DISK_QUEUES, MAX_NAME, MIN_MEMORY, Vfio,
-    VfioGroup, VirtioNet,
+    DeviceSource, Disk, GuestSpec, Iommu, MAX_DISK_QUEUES, MAX_NAME, MIN_MEMORY, Vfio, VfioGroup,
+    VirtioNet,
 };
 
 /// Refuses what cannot be, before anything is opened or pinned for it.
@@ -20,9 +22,7 @@ pub fn check(spec: &GuestSpec) -> Result<()> {
             "its name must have 1 to {MAX_NAME} bytes and no control characters"
         ));
     }
-    if spec.cpus == 0 || spec.cpus > MAX_CPUS {
-        return refuse(format!("{} CPUs; 1 to {MAX_CPUS} are possible", spec.cpus));
-    }
+    cpus::check(&spec.cpus).or_else(refuse)?;
     if spec.memory_bytes < MIN_MEMORY || !spec.memory_bytes.is_multiple_of(4096) {
         return refuse(format!(
             "{} bytes of memory; at least {MIN_MEMORY} and whole pages are possible",
@@ -146,7 +146,7 @@ fn is_address(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::{Boot, Console, Descriptor, VfioDevice};
+    use crate::spec::{Boot, Console, Cpus, Descriptor, VfioDevice};
 
     fn spec() -> GuestSpec {
         let device = |address: &str, index| VfioDevice {
@@ -156,7 +156,7 @@ mod tests {
         };
         GuestSpec {
             name: "web-1".into(),
-            cpus: 1,
+            cpus: Cpus::count(1),
             memory_bytes: MIN_MEMORY,
             kvm: Descriptor(3),
             boot: Boot { kernel: Descriptor(4), initrd: None, cmdline: String::new() },
@@ -219,8 +219,7 @@ mod tests {
             (refusal(|spec| spec.name.clear()), "name"),
             (refusal(|spec| spec.name = "x".repeat(MAX_NAME + 1)), "1 to 255 bytes"),
             (refusal(|spec| spec.name.push('\n')), "control characters"),
-            (refusal(|spec| spec.cpus = 0), "0 CPUs"),
-            (refusal(|spec| spec.cpus = MAX_CPUS + 1), "65 CPUs"),
+            (refusal(|spec| spec.cpus.count = 0), "0 CPUs"),
             (refusal(|spec| spec.memory_bytes += 1), "whole pages"),
             (refusal(|spec| spec.memory_bytes = 0), "0 bytes of memory"),
             (refusal(|spec| spec.boot.cmdline = "a".repeat(2048)), "at most 2047"),

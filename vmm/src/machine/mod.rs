@@ -10,8 +10,10 @@
 //! Whoever stops the machine says why through [`crate::devices::power::Stop`]; the first reason
 //! counts. The process ends then, and the kernel takes VM, pins and devices down with it.
 
+mod bind;
 pub mod board;
 mod check;
+mod cpuid;
 pub mod event_loop;
 pub mod exits;
 pub mod hotplug;
@@ -47,6 +49,7 @@ use crate::devices::serial::{self, Console};
 use crate::error::{Result, Trying};
 use crate::event::Reporter;
 use crate::machine::board::Board;
+use crate::machine::cpuid::Cpuid;
 use crate::machine::event_loop::{EventLoop, Ready, Trigger};
 use crate::machine::hotplug::Hotplug;
 use crate::machine::interrupts::Interrupts;
@@ -62,7 +65,7 @@ use crate::pci::bar::{Allocator, Windows};
 use crate::pci::gate::Gate;
 use crate::pci::root::RootComplex;
 use crate::sandbox::{self, Kind};
-use crate::spec::{GuestEvent, GuestSpec, Phase, StopReason, VfioDevice, VirtioNet};
+use crate::spec::{Bound, GuestEvent, GuestSpec, Phase, StopReason, VfioDevice, VirtioNet};
 use crate::timeline::Timeline;
 use crate::vfio::arrival::{self, Opening};
 use crate::vfio::dma::IoSpace;
@@ -77,6 +80,7 @@ pub struct Prepared {
 /// A guest that is ready to run.
 pub struct Machine {
     vcpus: Vec<Vcpu>,
+    bound: Vec<Bound>,
     arriving: Option<Arriving>,
     buses: Buses,
     events: Arc<EventLoop>,
@@ -125,10 +129,11 @@ impl Machine {
         let supported = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).kvm("list CPU features")?;
         let mut reserved =
             spec.vfio.iter().flat_map(|vfio| vfio.reserved.clone()).collect::<Vec<_>>();
-        if vcpu::is_amd(&supported) {
+        if cpuid::is_amd(&supported) {
             reserved.push(HYPERTRANSPORT);
         }
-        let layout = Layout::new(spec.memory_bytes, vcpu::physical_bits(&supported), &reserved)?;
+        let cpuid = Cpuid::new(&supported, &spec.cpus)?;
+        let layout = Layout::new(spec.memory_bytes, cpuid::physical_bits(&supported), &reserved)?;
 
         let interrupts = Arc::new(Interrupts::new(vm.clone())?);
         let slots = Arc::new(Slots::new(vm.clone(), kvm.get_nr_memslots() as u32));
@@ -155,9 +160,10 @@ impl Machine {
         timeline.end(creating);
         let kernel = File::from(inherited.take(spec.boot.kernel, "the kernel")?);
         let initrd = spec.boot.initrd.map(|file| inherited.take(file, "the initrd")).transpose()?;
+        let apic_ids: Vec<u8> = (0..spec.cpus.count).map(|vcpu| cpuid.apic_id(vcpu)).collect();
         let load = || {
             let loading = timeline.begin(Phase::LoadKernel, None);
-            boot::acpi::write(&memory, &layout, spec.cpus)?;
+            boot::acpi::write(&memory, &layout, &apic_ids)?;
             let initrd = initrd.map(File::from);
             let entry = boot::prepare(&memory, &layout, kernel, initrd, &spec.boot.cmdline)?;
             timeline.end(loading);
@@ -185,10 +191,11 @@ impl Machine {
         let hotplug = Hotplug::new(vm.clone(), board, controller, reporter.clone())?;
 
         let mut counters = Counters::new(&vm);
-        let vcpus = (0..spec.cpus)
+        let vcpus = (0..spec.cpus.count)
             .map(|index| {
-                let descriptor = vm.create_vcpu(index.into()).kvm("create a vCPU")?;
-                let cpuid = vcpu::cpuid_for(&supported, index, spec.cpus);
+                let id = cpuid.apic_id(index).into();
+                let descriptor = vm.create_vcpu(id).kvm("create a vCPU")?;
+                let cpuid = cpuid.of(index)?;
                 let exits = counters.add(&descriptor);
                 Vcpu::new(descriptor, index, &cpuid, &entry, exits)
             })
@@ -197,7 +204,8 @@ impl Machine {
         let statistics = Statistics { counters, root, hotplug, memory, timeline };
         let controls = Arc::new(Controls { statistics, power, pause: Pause::new()? });
         let reporter = reporter.clone();
-        Ok(Machine { vcpus, arriving, buses, events, stop, controls, reporter, _vm: vm })
+        let bound = spec.cpus.bound.clone();
+        Ok(Machine { vcpus, bound, arriving, buses, events, stop, controls, reporter, _vm: vm })
     }
 
     /// Starts the vCPUs, puts the devices on the bus, and serves the guest until it stops. The vCPUs'
@@ -207,6 +215,7 @@ impl Machine {
     /// Where a device cannot be had, a thread cannot be started or waiting fails.
     pub fn run(mut self) -> Result<StopReason> {
         let (vcpus, arriving) = (take(&mut self.vcpus), self.arriving.take());
+        let mut bound = take(&mut self.bound);
         // Never dropped: vCPUs that still run write to the guest's RAM, and whatever came to lie in
         // its place in this process would be written over.
         let machine = ManuallyDrop::new(self);
@@ -216,7 +225,12 @@ impl Machine {
             let begins = (index == 0)
                 .then(|| (machine.controls.statistics.timeline.clone(), machine.reporter.clone()));
             let controls = machine.controls.clone();
+            let at = bound.iter().position(|bound| usize::from(bound.vcpu) == index);
+            let bound = at.map(|at| bound.swap_remove(at));
             let work = move || {
+                if let Some(Err(detail)) = bound.as_ref().map(bind::bind) {
+                    return stop.request(StopReason::Failed { detail });
+                }
                 if let Some((timeline, reporter)) = begins {
                     timeline.mark(Phase::RunVcpus);
                     reporter.send(&GuestEvent::Started);

@@ -20,7 +20,10 @@ static IS_ON: AtomicBool = AtomicBool::new(false);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// Anything that this process does.
-    Any,
+    Any {
+        /// Whether threads choose the CPUs of the host that they run on.
+        binds: bool,
+    },
     /// A vCPU: what the guest does reaches these first.
     Vcpu,
     /// The event loop, once the machine runs.
@@ -146,14 +149,14 @@ pub fn is_on() -> bool {
 /// # Errors
 /// The kernel's.
 pub fn restrict(kind: Kind) -> io::Result<()> {
-    if kind == Kind::Any {
+    if let Kind::Any { .. } = kind {
         for (calls, error) in [(FILES, libc::EACCES), (UNSEEN, libc::ENOSYS)] {
             let refuse = SeccompAction::Errno(error.unsigned_abs());
             apply(&program(rules(&[calls]), SeccompAction::Allow, refuse)?)?;
         }
     }
     let mut allowed = rules(match kind {
-        Kind::Any => &[EACH, EVENTS, DISK, ANY],
+        Kind::Any { .. } => &[EACH, EVENTS, DISK, ANY],
         Kind::Vcpu => &[EACH],
         Kind::Events => &[EACH, EVENTS],
         Kind::Disk => &[EACH, DISK],
@@ -171,7 +174,12 @@ pub fn restrict(kind: Kind) -> io::Result<()> {
     for call in [libc::SYS_mmap, libc::SYS_mprotect] {
         allowed.insert(call, vec![is(2, libc::PROT_EXEC as u64, 0)?]);
     }
-    if kind == Kind::Any {
+    if let Kind::Any { binds } = kind {
+        if binds {
+            // Its own only; whoever has a shorter list has it no more.
+            let own = condition(0, SeccompCmpOp::Eq, 0)?;
+            allowed.insert(libc::SYS_sched_setaffinity, vec![own]);
+        }
         allowed.insert(libc::SYS_clone, vec![is(0, THREAD | SPACES, THREAD)?]);
         allowed.insert(libc::SYS_prctl, any_of(&NAMES, 0)?);
     }

@@ -11,7 +11,7 @@ use sriov::dma_fault::{Blocked, DmaFault};
 
 use crate::choose::{Choice, Connection, DeviceChoice};
 use crate::cli::events::{line, time};
-use crate::cli::{Context, Format, output, stats};
+use crate::cli::{Context, Format, output, overcommit, stats};
 use crate::control::Detached;
 use crate::control::stats::Entry;
 use crate::detach::Behind;
@@ -150,6 +150,9 @@ fn json(guest: &str, told: &Told<'_>) -> Option<String> {
         Told::Timeline(timeline) => Happened::Timeline { guest, timeline },
         Told::NoDevices(because) => Happened::NoDevices { guest, because },
         Told::Rebooting => Happened::Rebooting { guest },
+        Told::Overcommitted { vcpus, host_cpus } => {
+            Happened::Overcommitted { guest, vcpus: *vcpus, host_cpus: *host_cpus }
+        }
         Told::Memory(_)
         | Told::Packed(_)
         | Told::FaultsUnheard(_)
@@ -220,6 +223,11 @@ enum Happened<'a> {
     Rebooting {
         guest: &'a str,
     },
+    Overcommitted {
+        guest: &'a str,
+        vcpus: u8,
+        host_cpus: u32,
+    },
 }
 
 /// The same for people.
@@ -227,6 +235,9 @@ fn text(guest: &str, told: &Told<'_>, width: Option<usize>) -> Vec<String> {
     let line = match told {
         Told::Connected { choice, iommu } => return connected(guest, choice, *iommu),
         Told::Memory(cause) => format!("assign: {guest}: {cause}"),
+        Told::Overcommitted { vcpus, host_cpus } => {
+            format!("{guest}: overcommitted: {}", overcommit::told((*vcpus).into(), *host_cpus))
+        }
         Told::Packed(why) => {
             format!("assign: {guest}: its kernel unpacks itself at each start: {why}")
         }

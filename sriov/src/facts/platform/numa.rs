@@ -83,6 +83,24 @@ impl std::str::FromStr for CpuSet {
     }
 }
 
+/// Of ranges in any order, which may touch and overlap.
+impl FromIterator<RangeInclusive<u32>> for CpuSet {
+    fn from_iter<I: IntoIterator<Item = RangeInclusive<u32>>>(ranges: I) -> CpuSet {
+        let mut all: Vec<_> = ranges.into_iter().filter(|range| !range.is_empty()).collect();
+        all.sort_unstable_by_key(|range| *range.start());
+        let mut ranges: Vec<RangeInclusive<u32>> = Vec::new();
+        for range in all {
+            match ranges.last_mut() {
+                Some(last) if *range.start() <= last.end().saturating_add(1) => {
+                    *last = *last.start()..=*last.end().max(range.end());
+                }
+                _ => ranges.push(range),
+            }
+        }
+        CpuSet { ranges }
+    }
+}
+
 impl TryFrom<String> for CpuSet {
     type Error = NotCpus;
 
@@ -119,6 +137,21 @@ impl CpuSet {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.ranges.is_empty()
+    }
+
+    /// Whether this one is among them.
+    pub fn contains(&self, cpu: u32) -> bool {
+        self.ranges.iter().any(|range| range.contains(&cpu))
+    }
+
+    /// The ranges, in order.
+    pub fn ranges(&self) -> &[RangeInclusive<u32>] {
+        &self.ranges
+    }
+
+    /// Those of them that `others` do not have.
+    pub fn without(&self, others: &CpuSet) -> CpuSet {
+        self.iter().filter(|cpu| !others.contains(*cpu)).map(|cpu| cpu..=cpu).collect()
     }
 
     /// Each of them, in order.
@@ -217,6 +250,16 @@ fn node(reader: &mut Reader, number: u32, name: &str) -> Node {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sets_are_made_of_any_ranges_and_taken_from_each_other() {
+        let cpus: CpuSet = [8..=9, 0..=1, 2..=3, 3..=5].into_iter().collect();
+        assert_eq!(cpus.to_string(), "0-5,8-9");
+        assert!(cpus.contains(5) && !cpus.contains(6));
+        let others = "1-4,9-12".parse().expect("a list of CPUs");
+        assert_eq!(cpus.without(&others).to_string(), "0,5,8");
+        assert!(cpus.without(&cpus).is_empty());
+    }
 
     #[test]
     fn lists_of_cpus() {
