@@ -47,7 +47,6 @@ pub struct Shape {
     kvm: bool,
     vmlinux: bool,
     counted: bool,
-    offline_cpu: bool,
     iommufd: bool,
     udevd: bool,
     qemu: bool,
@@ -71,7 +70,6 @@ impl Host {
             kvm: true,
             vmlinux: false,
             counted: false,
-            offline_cpu: false,
             iommufd: false,
             udevd: false,
             qemu: false,
@@ -193,13 +191,6 @@ impl Shape {
         self
     }
 
-    /// Gives the host a second CPU, which is offline and stays so: `Cpus_allowed_list` then tells a thread
-    /// that is bound from one that is not.
-    pub fn offline_cpu(mut self) -> Self {
-        self.offline_cpu = true;
-        self
-    }
-
     /// Gives the host this machine's QEMU, to be started by [`crate::peer::command`].
     pub fn qemu(mut self) -> Self {
         self.qemu = true;
@@ -262,19 +253,12 @@ impl Shape {
         let initrd = scratch.join("initrd.cpio");
         image::write_host(&ready.kit, &self.additions, &initrd)?;
         self.make_disks(scratch)?;
-        let processor = match (self.counted, self.offline_cpu) {
-            (true, _) => COUNTED,
-            (false, true) => TWO,
-            (false, false) => ONE,
-        };
+        let processor = if self.counted { COUNTED } else { ONE };
         let mut command = base(ready, "q35,kernel-irqchip=split", processor, MEMORY);
         let mut cmdline = format!("{CMDLINE} intel_iommu=on iommu=pt {option}");
         if !self.counted {
             // Where instructions are the clock, what the host finds out itself is right.
             write!(cmdline, " tsc_early_khz={}", tsc::khz())?;
-        }
-        if self.offline_cpu {
-            cmdline.push_str(" maxcpus=1");
         }
         if !self.kvm {
             cmdline.push_str(" lab.kvm=no");
@@ -471,9 +455,6 @@ fn root_port(number: u8, place: u8) -> String {
 /// never woken, a guest's CPU is interrupted where it has forbidden that. Two hosts at once use two
 /// processors of ours just as well.
 pub(crate) const ONE: &[&str] = &["-accel", "tcg,thread=single", "-cpu", "max", "-smp", "1"];
-
-/// As [`ONE`], with a second one that is never started.
-const TWO: &[&str] = &["-accel", "tcg,thread=single", "-cpu", "max", "-smp", "2"];
 
 /// As [`ONE`], with a clock of instructions. `shift=1` would leave some guests spinning for ever.
 /// String instructions without "fast" variants, so that clearing memory costs about as much, beside

@@ -305,8 +305,8 @@ fn a_claim_of_a_pool_that_no_file_has_is_for_the_host_to_judge() {
 #[test]
 fn fields_for_a_later_version_are_told_as_such() {
     assert_snapshot!(guest("networks: [{name: a, virtio: {bridge: b}, failover: true}]"), @r#"
-    host.yaml:9:45: `failover` is part of the language (it says that a virtio device stands by while it has a VF), and this version does not carry it out yet
-    9 |   networks: [{name: a, virtio: {bridge: b}, failover: true}]
+    host.yaml:8:45: `failover` is part of the language (it says that a virtio device stands by while it has a VF), and this version does not carry it out yet
+    8 |   networks: [{name: a, virtio: {bridge: b}, failover: true}]
       |                                             ^^^^^^^^
       = accepted: leave it out
     "#);
