@@ -1,4 +1,5 @@
-//! The control group of each guest's process (cgroup v2): what it may use of the host, and has used.
+//! The control group of a guest's process that has limits (cgroup v2): what it may use of the host, and
+//! has used.
 //!
 //! ```text
 //! /sys/fs/cgroup/          the host's groups; what is not given on here, nobody below can limit
@@ -12,6 +13,9 @@
 //!
 //! A group without a lock is what a killed launcher left. Who finds one removes it, which the kernel
 //! refuses as long as a process is in it.
+//!
+//! A guest without limits stays in its launcher's group: moving a process to another one has the kernel wait
+//! for all CPUs, which is 10 ms of a start.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind};
@@ -58,20 +62,19 @@ pub fn directory(root: &HostRoot, guest: &str) -> PathBuf {
 }
 
 impl Group {
-    /// Makes the group of `guest`, and sets its limits. None where there can be none and none is needed.
+    /// Makes the group of `guest`, and sets its limits. None where it has none.
     ///
     /// # Errors
     /// A limit is demanded and cannot be set: why, and what to do about it.
     pub fn make(root: &HostRoot, guest: &Guest) -> Result<Option<Group>, Failure> {
-        let made = Group::limited(root, &guest.name, &guest.limits);
-        match made {
-            Ok(group) => Ok(Some(group)),
-            Err(_) if !guest.limits.any() => Ok(None),
-            Err((cause, remedy)) => {
-                let message = format!("its `limits` cannot be kept: {cause}");
-                Err(Failure::failed(OwnReason::NoLimits, &guest.name, message).with_remedy(remedy))
-            }
+        if !guest.limits.any() {
+            return Ok(None);
         }
+        let made = Group::limited(root, &guest.name, &guest.limits);
+        made.map(Some).map_err(|(cause, remedy)| {
+            let message = format!("its `limits` cannot be kept: {cause}");
+            Failure::failed(OwnReason::NoLimits, &guest.name, message).with_remedy(remedy)
+        })
     }
 
     /// Cause and remedy where it cannot be made as demanded.
@@ -326,7 +329,7 @@ mod tests {
         // As if the kernel had given controllers on already.
         std::fs::create_dir(ours(&root)).expect("room");
         std::fs::write(ours(&root).join("cgroup.subtree_control"), "memory").expect("room");
-        let group = Group::make(&root, &guest("")).expect("no limits").expect("a group");
+        let group = Group::limited(&root, "web-1", &Limits::default()).expect("a group");
         let left = directory(&root, "left");
         std::fs::create_dir(&left).expect("room");
         tidy_below(&ours(&root));
@@ -336,7 +339,7 @@ mod tests {
 
         // Its next launcher takes over what is left under its own name.
         std::fs::create_dir(directory(&root, "web-1")).expect("room");
-        drop(Group::make(&root, &guest("")).expect("no limits").expect("a group"));
+        drop(Group::limited(&root, "web-1", &Limits::default()).expect("a group"));
         assert!(!directory(&root, "web-1").exists());
     }
 }

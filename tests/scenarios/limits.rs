@@ -27,7 +27,7 @@ fn a_guests_process_keeps_to_its_limits_in_a_group_that_goes_with_it() -> Result
     let limits = "{cpu: 40%, cpuWeight: 50, memory: 384MiB, tasks: 64}";
     let host = Host::intel()
         .file("root/web.yaml", Guest::new("web", "hold").limits(limits).to_string())
-        .file("root/db.yaml", Guest::new("db", "hold").to_string())
+        .file("root/db.yaml", Guest::new("db", "hold").limits("{tasks: 32}").to_string())
         .limit(Duration::from_secs(600))
         .boot()?;
 
@@ -60,7 +60,7 @@ fn a_guests_process_keeps_to_its_limits_in_a_group_that_goes_with_it() -> Result
     let page = host.ok("assign stats web");
     assert!(page.contains(", at most 40% of a CPU, held back for "), "{page}");
 
-    // One without limits has a group all the same, and both go with their guests.
+    // Another has its own, without what its document does not limit, and both go with their guests.
     let db = guests::start(&host, "assign run -f db.yaml", GUEST_TIME)?;
     assert_eq!((&*file(&host, "db", "memory.max"), groups(&host).lines().count()), ("max", 2));
     guests::stop(&web)?;
