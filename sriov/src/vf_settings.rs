@@ -210,13 +210,14 @@ impl VfState {
     /// Whether a new VF is like this by itself, as far as one can know.
     pub fn is_plain(&self) -> bool {
         let plain = |settings: &VfSettings| {
-            // A driver's own presets of these are not known; whoever sets them sets one more.
-            let &VfSettings { mac, vlan, link_state, rate, trust, .. } = settings;
+            // Drivers check what VFs send, but for a few whose presets are not known.
+            let &VfSettings { mac, vlan, link_state, rate, trust, spoof_check } = settings;
             mac.is_zero()
                 && vlan.is_none()
                 && link_state == LinkState::Auto
                 && rate == Rate::default()
                 && trust != Some(true)
+                && spoof_check != Some(false)
         };
         self.binding.same_hands(&Binding::default()) && self.settings.as_ref().is_none_or(plain)
     }
@@ -234,6 +235,9 @@ impl fmt::Display for VfState {
         }
         if settings.trust == Some(true) {
             f.write_str(", trusted")?;
+        }
+        if settings.spoof_check == Some(false) {
+            f.write_str(", not checked for spoofing")?;
         }
         if settings.link_state != LinkState::Auto {
             write!(f, ", link {}", settings.link_state)?;
