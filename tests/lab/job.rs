@@ -79,6 +79,14 @@ impl Job {
         job.map(|job| String::from_utf8_lossy(&job.both).into_owned()).unwrap_or_default()
     }
 
+    /// What it has printed on its standard output alone: whole lines, where what it says on its standard
+    /// error comes in between.
+    pub fn stdout_so_far(&self) -> String {
+        let state = self.machine.shared.lock();
+        let job = state.jobs.get(&self.id);
+        job.map(|job| String::from_utf8_lossy(&job.stdout).into_owned()).unwrap_or_default()
+    }
+
     /// The next line of what the command prints, after the first `seen` bytes of it; `seen` moves
     /// on behind it.
     pub(crate) fn line(&self, seen: &mut usize, limit: Duration) -> Result<Line> {
@@ -108,7 +116,8 @@ impl Job {
     pub fn wait_for(&self, text: &str, limit: Duration) -> Result<()> {
         let look = |state: &State| {
             let job = state.jobs.get(&self.id)?;
-            if contains(&job.both, text) {
+            // On one stream it is whole, and in both together perhaps another's in between.
+            if contains(&job.both, text) || contains(&job.stdout, text) {
                 return Some(true);
             }
             job.end.is_some().then_some(false)

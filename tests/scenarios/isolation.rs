@@ -60,7 +60,7 @@ pub fn aim_elsewhere(shape: Shape) -> Result<()> {
     events.wait_for("following", Duration::from_secs(30))?;
     let stray = host.spawn("assign run -f stray.yaml");
     stray.wait_for("guest: holding", GUEST_TIME)?;
-    let said = stray.output_so_far();
+    let said = stray.stdout_so_far();
     // The engine works, and reaches the guest's own memory.
     assert!(said.contains("edu: moved 0x20445352 0x20525450"), "{said}");
     let all = format!("edu: strayed to {} addresses", strays.len());
@@ -82,6 +82,7 @@ pub fn aim_elsewhere(shape: Shape) -> Result<()> {
     assert_eq!(faults[0]["address"], strays[0], "{followed}");
     let told =
         format!("stray: {EDU} reached for memory that is not the guest's: write at {}", strays[0]);
+    let said = stray.output_so_far();
     assert!(said.contains(&told), "{said}");
 
     // Nobody is harmed, not even who did it.
