@@ -26,6 +26,8 @@ const COMMAND: Duration = Duration::from_secs(120);
 
 /// How long a host may take to say what a command waits for that does not end.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(30);
+/// From one look at a host's processor to the next.
+const LOOKS_AGAIN: Duration = Duration::from_millis(300);
 
 /// Prints for each thread of our programs its name, its state, and where it is in the kernel.
 const WAITS: &str = "for task in $(pidof assign assign-vmm); do for task in /proc/$task/task/*; do \
@@ -154,7 +156,17 @@ impl Host {
         job.close_stdin();
         match job.wait(ANSWERS_WITHIN) {
             Ok(output) => format!("what our programs wait for:\n{}", output.stdout),
-            Err(_) => format!("the host does not answer within {} s", ANSWERS_WITHIN.as_secs()),
+            Err(_) => {
+                let where_it_is = [(); 3].map(|()| {
+                    std::thread::sleep(LOOKS_AGAIN);
+                    self.monitor.processor()
+                });
+                format!(
+                    "the host does not answer within {} s; its processor is at\n{}",
+                    ANSWERS_WITHIN.as_secs(),
+                    where_it_is.join("\n")
+                )
+            }
         }
     }
 

@@ -43,6 +43,14 @@ impl Monitor {
         number.with_context(|| format!("QEMU did not do `{line}`: {said}"))
     }
 
+    /// Where the processor is, as QEMU tells it: where it is twice in the same place and does not halt, it
+    /// spins.
+    pub fn processor(&self) -> String {
+        let said = self.said("info registers").unwrap_or_else(|error| format!("{error:#}"));
+        let of_interest = |line: &&str| line.contains("RIP=") || line.contains("CR3=");
+        said.lines().filter(of_interest).collect::<Vec<_>>().join("; ")
+    }
+
     /// What a command for people answers, in words.
     fn said(&self, line: &str) -> Result<String> {
         let said = self.command("human-monitor-command", json!({ "command-line": line }))?;
