@@ -12,7 +12,8 @@
 //!                         with all of its IOMMU group that the host has
 //!  5 VFIO files open      what cannot be opened is given back, and 3 is done again without it
 //!  6 TAPs made            last of the things that can fail: they touch a bridge
-//!  7 spec, assign-vmm     in its control group from its first instruction on; it inherits the descriptors; ours are closed, so its end frees all
+//!  7 spec, assign-vmm     where it has limits, in its control group from its first instruction on;
+//!                         it inherits the descriptors; ours are closed, so its end frees all
 //!  8 console, events      until the guest stops or somebody asks us to
 //!  9 VMM reaped           its descriptors are closed now, which resets the device
 //! 10 lease released       after the reset: nobody else may open the device before; what was lent
@@ -488,7 +489,7 @@ impl Launch<'_> {
         let disks = stays.disks.iter().map(OwnedFd::try_clone).collect::<io::Result<_>>();
         let disks = disks.map_err(|error| self.system("share its disks", &error))?;
         let sandbox = self.sandboxed.then(sandbox);
-        let near = self.guest.memory.numa.or(connected.choice.memory_node);
+        let near = self.wanted_node(&connected.choice);
         let Placement { process: cpus, bound } =
             Placement::of(self.root, &self.guest.cpus, near)
                 .map_err(|error| self.system("find out which CPUs it may run on", &error))?;
@@ -584,12 +585,16 @@ impl Launch<'_> {
         faults.map_err(|error| (self.tell)(Told::FaultsUnheard(&error))).ok()
     }
 
-    /// The node that the guest's memory is to come from, if this host has it: what its document
-    /// demands, or the place of its devices, which is no more than a wish.
+    /// The node that the guest is to be on: what its document demands, or the place of its devices,
+    /// which is no more than a wish.
+    fn wanted_node(&self, choice: &Choice) -> Option<u32> {
+        self.guest.memory.numa.or(choice.memory_node)
+    }
+
+    /// That node for its memory, if this host has it.
     fn node(&self, choice: &Choice) -> Option<Node> {
-        let demanded = self.guest.memory.numa;
-        let found = Node::find(self.root, demanded.or(choice.memory_node)?);
-        match (found, demanded) {
+        let found = Node::find(self.root, self.wanted_node(choice)?);
+        match (found, self.guest.memory.numa) {
             (Ok(node), Some(_)) => Some(node),
             (Ok(node), None) => Some(node.preferred()),
             (Err(cause), Some(_)) => {

@@ -1,11 +1,13 @@
 //! `kind: Guest`: one machine, what it boots and what it is connected to.
 
+mod cpus;
 mod disks;
 
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+pub use self::cpus::{CpuModel, CpuTopology, Cpus, LAST_HOST_CPU, MAX_CPUS};
 pub use self::disks::{DiskFormat, GuestDisk};
 use crate::amounts;
 use crate::document::{Node, Span};
@@ -16,10 +18,6 @@ use crate::limits::{self, LIMITS, Limits};
 use crate::names;
 use crate::read::Taken;
 use crate::selector::LAST_NODE;
-
-mod cpus;
-
-pub use self::cpus::{CpuModel, CpuTopology, Cpus, LAST_HOST_CPU, MAX_CPUS};
 
 /// Least memory of a guest in bytes; the VMM's own limit.
 pub const MIN_MEMORY: u64 = 64 << 20;

@@ -35,6 +35,16 @@ for word in $(cat /proc/cmdline); do
     case $word in lab=*) verb=${word#lab=} ;; esac
 done
 
+# Loads the drivers of all devices on these buses. A virtio device is there for its driver once its PCI
+# function has one.
+load_drivers() {
+    for bus in "$@"; do
+        for alias in $(cat /sys/bus/$bus/devices/*/modalias 2>/dev/null); do
+            modprobe "$alias" 2>/dev/null
+        done
+    done
+}
+
 # The kernel's own clock, in seconds.
 clock() {
     while read -r first second now rest; do
@@ -45,9 +55,7 @@ clock() {
 
 if [ "$verb" = time ]; then
     say "clock $(clock) up"
-    for alias in $(cat /sys/bus/pci/devices/*/modalias); do
-        modprobe "$alias" 2>/dev/null
-    done
+    load_drivers pci
     interface=$(ls /sys/class/net | grep -v '^lo$' | head -n 1)
     if [ -n "$interface" ]; then
         ip link set "$interface" up
@@ -59,12 +67,7 @@ fi
 
 # How long it takes to move so many pieces of this size, past the guest's own memory for files.
 if [ "$verb" = disk ]; then
-    for alias in $(cat /sys/bus/pci/devices/*/modalias /sys/bus/virtio/devices/*/modalias); do
-        modprobe "$alias" 2>/dev/null
-    done
-    for alias in $(cat /sys/bus/virtio/devices/*/modalias); do
-        modprobe "$alias" 2>/dev/null
-    done
+    load_drivers pci virtio
     until [ -b /dev/vda ]; do usleep 1000; done
     while read -r way size count; do
         case $way in
@@ -157,12 +160,7 @@ esac
 
 ip link set lo up
 modprobe -a failover net_failover
-# A virtio device is there for its driver once its PCI function has one.
-for bus in pci virtio; do
-    for alias in $(cat /sys/bus/$bus/devices/*/modalias 2>/dev/null); do
-        modprobe "$alias" 2>/dev/null
-    done
-done
+load_drivers pci virtio
 
 # The device of an interface: for virtio it lies one level below its PCI function.
 function_of() {
