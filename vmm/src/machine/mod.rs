@@ -235,7 +235,7 @@ impl Machine {
                     timeline.mark(Phase::RunVcpus);
                     reporter.send(&GuestEvent::Started);
                 }
-                stop.request(run_vcpu(vcpu, &buses, &controls.pause));
+                stop.request(run_vcpu(vcpu, &buses, &controls.pause, &stop));
             };
             let thread = thread::Builder::new()
                 .name(format!("vcpu{index}"))
@@ -288,10 +288,10 @@ impl Machine {
 
 /// Runs a vCPU to its end. A bug of ours that it meets stops the machine, instead of leaving a
 /// guest that waits for a CPU.
-fn run_vcpu(mut vcpu: Vcpu, buses: &Buses, pause: &Pause) -> StopReason {
+fn run_vcpu(mut vcpu: Vcpu, buses: &Buses, pause: &Pause, stop: &Stop) -> StopReason {
     let run = || {
         sandbox::restrict(Kind::Vcpu);
-        vcpu.run(&buses.memory, &buses.ports, pause)
+        vcpu.run(buses, pause, stop)
     };
     catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| StopReason::Failed {
         detail: "a vCPU's thread panicked; this is a bug".into(),

@@ -8,6 +8,7 @@ use rustix::io::Errno;
 
 use crate::boot::{Entry, EntryMode};
 use crate::bus::Bus;
+use crate::devices::power::Stop;
 use crate::error::{Error, Result, Trying};
 use crate::machine::exits::ExitCounters;
 use crate::machine::kvm::{self, PortAccess};
@@ -76,7 +77,11 @@ impl Vcpu {
 
     /// Runs the CPU until the machine must stop, and says why. Never returns while the guest runs.
     /// While the guest is paused, it waits in `pause`.
-    pub fn run(&mut self, memory: &Bus, ports: &Bus, pause: &Pause) -> StopReason {
+    ///
+    /// A guest that powers off waits for its power to go, in a loop: a CPU that stops the machine by a
+    /// register runs no instruction more, and leaves the host's CPU to those who clear up after it.
+    pub fn run(&mut self, buses: &Buses, pause: &Pause, stop: &Stop) -> StopReason {
+        let Buses { memory, ports } = buses;
         loop {
             if pause.pass() {
                 // Else the guest's watchdogs would take the time for a CPU that was stuck. Refused by
@@ -98,6 +103,9 @@ impl Vcpu {
                 Ok(VcpuExit::IoOut(..)) => {
                     let PortAccess { port, size, data } = kvm::port_access(&mut self.descriptor);
                     data.chunks(size).for_each(|one| ports.write(port.into(), one));
+                    if let Some(reason) = stop.reason() {
+                        return reason;
+                    }
                 }
                 Ok(VcpuExit::Intr | VcpuExit::Hlt | VcpuExit::IrqWindowOpen) => {}
                 Ok(VcpuExit::Shutdown) => return self.crash("triple fault".into()),
