@@ -44,6 +44,7 @@ mod kit;
 mod machine;
 mod monitor;
 pub mod peer;
+mod processor;
 pub mod progress;
 mod qemu;
 mod run;

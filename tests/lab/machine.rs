@@ -15,9 +15,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 use rustix::process::{Signal, set_parent_process_death_signal};
+use rustix::thread::sched_setaffinity;
 
 use crate::emulator;
 use crate::job::JobState;
+use crate::processor::Processor;
 use crate::run::line;
 
 /// How much of a console or of a command's output is kept; of more, the beginning is dropped.
@@ -104,18 +106,24 @@ pub struct Machine {
     console_input: Mutex<ChildStdin>,
     keeper: Option<JoinHandle<()>>,
     begun: Instant,
+    _processor: Processor,
 }
 
 impl Machine {
     /// Starts QEMU with its first serial port as console. It is ended after `limit`.
     pub fn start(mut command: Command, limit: Duration) -> Result<Self> {
         emulator::may_try()?;
+        let processor = Processor::take()?;
+        let set = processor.set;
         command.args(["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        // SAFETY: the closure runs between fork and exec and makes one system call; it neither
+        // SAFETY: the closure runs between fork and exec and makes two system calls; it neither
         // allocates nor takes a lock.
         unsafe {
-            command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?));
+            command.pre_exec(move || {
+                set_parent_process_death_signal(Some(Signal::KILL))?;
+                Ok(sched_setaffinity(None, &set)?)
+            });
         }
         let shared = Arc::new(Shared::default());
         let (started, start) = mpsc::channel();
@@ -143,6 +151,7 @@ impl Machine {
             console_input: Mutex::new(console_input),
             keeper: Some(keeper),
             begun,
+            _processor: processor,
         })
     }
 
