@@ -24,6 +24,12 @@ const LOST: [&str; 2] = ["rcu_preempt detected stalls", "(0 ticks this GP)"];
 /// What the kernel says of a breakpoint in its own code that it knows nothing of.
 const STALE_BREAKPOINT: &str = "Oops: int3: 0000 [";
 
+/// What a guest's kernel says that found its way in from user space without its own GS base, each fault
+/// of which leads to the next: it was interrupted in the few instructions before it swaps the two, with
+/// interrupts off. KVM alone gives interrupts to guests, by what the processor tells it of that flag; no
+/// program of ours can.
+const STRAY_INTERRUPT: &str = "BUG: ENTRY_TRAMPOLINE stack guard page was hit";
+
 /// What it says where it ends itself for an error in its own code, whichever that is. That it cannot
 /// mount what it should, or that its first program ends, it says in other words.
 const CRASHED: &str = "Kernel panic - not syncing: Fatal exception";
@@ -36,6 +42,8 @@ pub(crate) fn fault(state: &State) -> Option<&'static str> {
         Some("QEMU has lost one of the machine's processors")
     } else if contains(&state.console, STALE_BREAKPOINT) {
         Some("QEMU has executed an instruction that was no longer there")
+    } else if state.jobs.values().any(|job| contains(&job.both, STRAY_INTERRUPT)) {
+        Some("QEMU has interrupted a guest that had forbidden it")
     } else {
         None
     }
@@ -102,6 +110,7 @@ pub(crate) fn may_try() -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::job::JobState;
 
     #[test]
     fn a_processor_is_lost_when_it_no_longer_ticks() {
@@ -126,6 +135,21 @@ mod tests {
         assert!(fault(&state).is_some());
         state.console = b"Kernel panic - not syncing: Attempted to kill init!".to_vec();
         assert!(boot_fault(&state).is_none());
+    }
+
+    #[test]
+    fn a_guest_that_crashes_is_no_fault_unless_it_was_interrupted_on_its_way_into_its_kernel() {
+        let of = |output: &str| {
+            let mut job = JobState::new("assign run".to_owned());
+            job.both = output.as_bytes().to_vec();
+            let mut state = State::default();
+            state.jobs.insert(1, job);
+            fault(&state).is_some()
+        };
+        assert!(of(
+            "[    8.314672] BUG: ENTRY_TRAMPOLINE stack guard page was hit at 0000000090037"
+        ));
+        assert!(!of("[    8.314672] BUG: TASK stack guard page was hit at 00000000900379f6"));
     }
 
     #[test]

@@ -22,7 +22,7 @@ pub fn boot_guest(verb: &str) -> Result<Machine> {
     command.args(["-append", &format!("{} lab={verb}", shape::CMDLINE)]);
     command.args(["-netdev", "user,id=lan"]);
     command.args(["-device", "virtio-net-pci,netdev=lan,addr=0x2,mac=52:54:00:00:04:00,romfile="]);
-    let machine = Machine::start(command, Duration::from_secs(120))?;
+    let machine = Machine::start(command, Duration::from_secs(120), None)?;
     // QEMU has the image open once it runs the kernel; the folder goes with this function.
     machine.console_wait_for("guest: up", Duration::from_secs(90))?;
     Ok(machine)

@@ -16,6 +16,7 @@ use crate::emulator;
 use crate::job::{Job, JobState, Output};
 use crate::machine::{Machine, Shared, keep};
 use crate::monitor::Monitor;
+use crate::processor::Processor;
 use crate::scratch::Scratch;
 use crate::setup::Ready;
 use crate::shape::Shape;
@@ -102,7 +103,10 @@ impl Host {
                 Ok(theirs.iter().try_for_each(|end| rustix::io::fcntl_setfd(end, none))?)
             });
         }
-        let machine = Arc::new(Machine::start(command, shape.time_limit())?);
+        // With a clock of instructions one thread wakes the other at each pause of a guest that spins:
+        // where they take turns, that lasts for ever.
+        let processor = (!shape.is_counted()).then(Processor::take).transpose()?;
+        let machine = Arc::new(Machine::start(command, shape.time_limit(), processor)?);
         thread::spawn({
             let (stream, shared) = (ours.try_clone()?, machine.shared.clone());
             move || listen(stream, &shared)

@@ -106,15 +106,19 @@ pub struct Machine {
     console_input: Mutex<ChildStdin>,
     keeper: Option<JoinHandle<()>>,
     begun: Instant,
-    _processor: Processor,
+    _processor: Option<Processor>,
 }
 
 impl Machine {
-    /// Starts QEMU with its first serial port as console. It is ended after `limit`.
-    pub fn start(mut command: Command, limit: Duration) -> Result<Self> {
+    /// Starts QEMU with its first serial port as console, on this processor of ours or on any. It is
+    /// ended after `limit`.
+    pub(crate) fn start(
+        mut command: Command,
+        limit: Duration,
+        processor: Option<Processor>,
+    ) -> Result<Self> {
         emulator::may_try()?;
-        let processor = Processor::take()?;
-        let set = processor.set;
+        let set = processor.as_ref().map(|processor| processor.set);
         command.args(["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         // SAFETY: the closure runs between fork and exec and makes two system calls; it neither
@@ -122,7 +126,7 @@ impl Machine {
         unsafe {
             command.pre_exec(move || {
                 set_parent_process_death_signal(Some(Signal::KILL))?;
-                Ok(sched_setaffinity(None, &set)?)
+                Ok(set.as_ref().map_or(Ok(()), |set| sched_setaffinity(None, set))?)
             });
         }
         let shared = Arc::new(Shared::default());
@@ -297,7 +301,8 @@ mod tests {
         let end_of = |script: &str| {
             let mut command = Command::new("sh");
             command.args(["-c", script]);
-            let machine = Machine::start(command, Duration::from_secs(30)).expect("sh starts");
+            let machine =
+                Machine::start(command, Duration::from_secs(30), None).expect("sh starts");
             machine.wait_for_end(Duration::from_secs(20)).expect("it ends by itself");
             machine.shared.lock().aborted
         };

@@ -243,6 +243,10 @@ impl Shape {
     }
 
     /// How long the host may live.
+    pub(crate) fn is_counted(&self) -> bool {
+        self.counted
+    }
+
     pub(crate) fn time_limit(&self) -> Duration {
         self.limit
     }
