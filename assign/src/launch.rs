@@ -60,7 +60,7 @@ use std::os::fd::OwnedFd;
 use std::process::Stdio;
 use std::thread;
 
-use policies::{Driver, Guest, Isolation};
+use policies::{Acs, Driver, Guest, Isolation, PoolDevices};
 use rustix::pipe::PipeFlags;
 use sriov::dma_fault::{DmaFault, Faults};
 use sriov::{HostRoot, HostSnapshot, PciAddress, Scope};
@@ -325,9 +325,11 @@ impl Launch<'_> {
     /// again without it.
     fn connect(&self, failed: &mut Reasons) -> Result<Connected<'_>, Failure> {
         let mut races = 0;
+        let claims = choose::claims(self.guest).count();
+        let mut scope = self.scope();
         loop {
             let reading = Moment::now();
-            let host = self.look()?;
+            let host = self.look(scope)?;
             let holders = lease::holders(self.state, self.root)?;
             let previous = self.state.choices()?;
             self.timeline.note(Launching::ReadHost, reading);
@@ -339,10 +341,15 @@ impl Launch<'_> {
                 previous: &previous,
                 runs: false,
             };
-            let choice = self
-                .timeline
-                .time(Launching::ChooseDevices, || choose::choose(self.guest, world))
-                .map_err(|unconnected| error::unconnected(self.guest, &unconnected))?;
+            let choosing = || choose::choose(self.guest, world);
+            let choice = self.timeline.time(Launching::ChooseDevices, choosing);
+            let has_all = choice.as_ref().is_ok_and(|choice| choice.given().count() == claims);
+            if !has_all && scope == Scope::Vfs {
+                // Why not may have to do with what was not looked at.
+                scope = Scope::Pools;
+                continue;
+            }
+            let choice = choice.map_err(|error| error::unconnected(self.guest, &error))?;
             let devices = choice.devices();
             let (guest, host) = (&self.guest.name, &host);
             for (device, by_force) in lease::by_force(host, self.offers, &devices) {
@@ -384,15 +391,27 @@ impl Launch<'_> {
         }
     }
 
-    /// The host, as far as this guest's devices depend on it: what the host uses them for only where it
-    /// may lend them.
-    fn look(&self) -> Result<HostSnapshot, Failure> {
-        if choose::claims(self.guest).next().is_none() {
-            return Ok(HostSnapshot::default());
+    /// What this guest's devices depend on: what the host uses them for only where it may lend them, and
+    /// the ways to them only where something is demanded of these.
+    fn scope(&self) -> Scope {
+        let lends = |offer: &Offer| offer.pool.driver == Driver::Host;
+        let is_simple = |offer: &Offer| {
+            matches!(offer.pool.devices, PoolDevices::Vfs { .. })
+                && offer.isolation.acs != Acs::Required
+        };
+        match self.offers {
+            offers if offers.iter().any(lends) => Scope::Planning,
+            offers if offers.iter().all(is_simple) => Scope::Vfs,
+            _ => Scope::Pools,
         }
-        let lends = self.offers.iter().any(|offer| offer.pool.driver == Driver::Host);
-        let scope = if lends { Scope::Planning } else { Scope::Pools };
-        self.state.look_within(self.root, scope)
+    }
+
+    /// The host within this scope; nothing of it for a guest that claims nothing.
+    fn look(&self, scope: Scope) -> Result<HostSnapshot, Failure> {
+        match choose::claims(self.guest).next() {
+            Some(_) => self.state.look_within(self.root, scope),
+            None => Ok(HostSnapshot::default()),
+        }
     }
 
     /// The same connections for the guest's next life; chosen anew where they were of no use, or

@@ -33,8 +33,11 @@ pub enum Scope {
     /// PCI functions, their interfaces and the IOMMU. Nothing of what the host uses them for, so
     /// that nothing can be taken from it by such a snapshot.
     Functions,
-    /// What it takes to find the devices of pools: the same, with serial numbers, link speeds and the
-    /// access controls on the way to a device. Nothing of what the host uses them for.
+    /// What it takes to find the VFs of pools that ask for no access controls: the same, with what the
+    /// IOMMU keeps for itself, and serial numbers and link speeds of cards that can have VFs.
+    Vfs,
+    /// What it takes to find the devices of pools: the same, with serial numbers and link speeds of all,
+    /// and the access controls on the way to a device. Nothing of what the host uses them for.
     Pools,
     /// What a decision needs. Of configuration spaces those of bridges, for the access controls on
     /// the way to a device; of other devices the serial number, if they are awake, since asking
@@ -106,7 +109,7 @@ impl HostSnapshot {
             }
         }
         let iommu = iommu::read(&mut reader, &functions, scope);
-        if matches!(scope, Scope::Functions | Scope::Pools) {
+        if matches!(scope, Scope::Functions | Scope::Vfs | Scope::Pools) {
             let platform = platform::read(&mut reader);
             let problems = reader.problems;
             let rest = HostSnapshot { schema: SCHEMA, ..HostSnapshot::default() };

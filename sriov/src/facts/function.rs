@@ -132,7 +132,12 @@ fn read_device(
         function.capabilities = capabilities(reader, device);
     }
     // Neither a bridge nor a virtual function, of which there may be hundreds, feeds a pool.
-    if scope >= Scope::Pools && !function.is_bridge() && !device.has("physfn") {
+    let may_feed = match scope {
+        Scope::Listing | Scope::Functions => false,
+        Scope::Vfs => function.sriov.is_some(),
+        _ => !function.is_bridge() && !device.has("physfn"),
+    };
+    if may_feed {
         function.serial = serial::read(reader, device, &function);
         function.link = link::possible(reader, device);
     }

@@ -127,7 +127,7 @@ fn complete(
         group.others = names;
     }
     group.isolates = reader.text_in(&directory, "name").as_deref() != Some(STAND_IN);
-    if scope >= Scope::Pools {
+    if scope >= Scope::Vfs {
         group.reserved = reserved(reader, &directory);
     }
     if scope >= Scope::Whole {
