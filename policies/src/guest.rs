@@ -47,6 +47,8 @@ pub struct Guest {
     pub networks: Vec<GuestNetwork>,
     /// Other devices it gets as they are, in the order of the text.
     pub devices: Vec<GuestDevice>,
+    /// Whether it has a source of random numbers (virtio-rng).
+    pub rng: bool,
     /// What happens where one of its devices fails.
     pub on_device_error: OnDeviceError,
     /// What its process may use of the host.
@@ -174,6 +176,14 @@ pub(crate) static GUEST: Mapping = Mapping {
             "[{name: gpu0, claim: {pool: gpu}}]",
             "Other devices that it gets: GPUs, NVMe controllers, anything that has a pool.",
         ),
+        Field::new(
+            "rng",
+            Form::Truth,
+            "true",
+            "Whether it gets random numbers of the host's kernel (virtio-rng), for one that has just begun \
+             and has none of its own.",
+        )
+        .or("false"),
         Field::new(
             "onDeviceError",
             Form::Words(&[
@@ -397,6 +407,7 @@ pub(crate) fn read(
     for fields in spec.list("devices", report) {
         devices.extend(device(&fields, &mut claims, report));
     }
+    let rng = spec.truth("rng", report).unwrap_or(false);
     let on_device_error = spec.word("onDeviceError", report).unwrap_or_default();
     let claimed = networks.iter().filter(|network: &&GuestNetwork| network.claim.is_some()).count();
     let count = cpus.as_ref().map(|cpus| cpus.count);
@@ -413,7 +424,7 @@ pub(crate) fn read(
     }
     let (name, _) = named?;
     let (cpus, memory, boot) = (cpus?, memory?, boot?);
-    Some(Guest { name, cpus, memory, boot, disks, networks, devices, on_device_error, limits })
+    Some(Guest { name, cpus, memory, boot, disks, networks, devices, rng, on_device_error, limits })
 }
 
 fn memory(fields: &Fields<'_>, report: &mut Report<'_>) -> Option<Memory> {

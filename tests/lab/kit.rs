@@ -63,6 +63,7 @@ pub const GUEST_MODULES: &[&str] = &[
     "virtio_net",
     "virtio_console",
     "virtio_blk",
+    "virtio_rng",
     "net_failover",
     "failover",
     "af_packet",

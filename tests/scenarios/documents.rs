@@ -37,6 +37,7 @@ pub struct Guest {
     kernel: &'static str,
     disks: String,
     networks: String,
+    rng: bool,
     limits: &'static str,
 }
 
@@ -45,7 +46,7 @@ impl Guest {
     pub fn new(name: &'static str, verb: &'static str) -> Self {
         let cpus = "{count: 1}".to_owned();
         let (disks, networks) = (String::new(), String::new());
-        Guest { name, verb, cpus, kernel: "/boot/vmlinuz", disks, networks, limits: "" }
+        Guest { name, verb, cpus, kernel: "/boot/vmlinuz", disks, networks, rng: false, limits: "" }
     }
 
     /// With this many CPUs.
@@ -68,6 +69,12 @@ impl Guest {
     /// With a disk, as a document describes it.
     pub fn disk(mut self, described: &str) -> Self {
         self.disks += &format!("    - {{{described}}}\n");
+        self
+    }
+
+    /// With a source of random numbers.
+    pub fn rng(mut self) -> Self {
+        self.rng = true;
         self
     }
 
@@ -105,7 +112,7 @@ impl Guest {
 
 impl fmt::Display for Guest {
     fn fmt(&self, text: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Guest { name, verb, cpus, kernel, disks, networks, limits } = self;
+        let Guest { name, verb, cpus, kernel, disks, networks, rng, limits } = self;
         write!(
             text,
             "apiVersion: assign/v1\n\
@@ -119,6 +126,9 @@ impl fmt::Display for Guest {
         )?;
         if !disks.is_empty() {
             write!(text, "  disks:\n{disks}")?;
+        }
+        if *rng {
+            writeln!(text, "  rng: true")?;
         }
         if !limits.is_empty() {
             writeln!(text, "  limits: {limits}")?;

@@ -30,6 +30,7 @@ mod machine;
 mod nvme;
 mod policy;
 mod protection;
+mod rng;
 mod sandbox;
 mod snapshot;
 mod stats;

@@ -41,12 +41,15 @@ pub struct GuestSpec {
     pub events: Option<Descriptor>,
     /// One end of a pair of `SOCK_SEQPACKET` sockets, on which [`Request`]s come.
     pub control: Option<Descriptor>,
-    /// virtio-net devices, in slot order: at most 31 devices together with the passed-through ones and
-    /// the disks.
+    /// virtio-net devices, in slot order: at most 31 devices together with the passed-through ones, the
+    /// disks and the source of random numbers.
     pub networks: Vec<VirtioNet>,
     /// Disks, in the order in which the guest finds them.
     #[serde(default)]
     pub disks: Vec<Disk>,
+    /// Whether it has a source of random numbers (virtio-rng).
+    #[serde(default)]
+    pub rng: bool,
     /// Passed-through devices and what they reach memory by.
     pub vfio: Option<Vfio>,
     /// How the VMM shuts itself in before it looks at anything of the guest; without it, it does not.

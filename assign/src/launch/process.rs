@@ -376,6 +376,7 @@ mod tests {
             control: None,
             networks: Vec::new(),
             disks: Vec::new(),
+            rng: false,
             vfio: has_vfio.then_some(vfio),
             sandbox: None,
         };

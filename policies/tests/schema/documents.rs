@@ -83,6 +83,7 @@ spec:
       virtio: {bridge: br1}
   devices:
     - {name: gpu0, claim: {pool: whole, numa: preferred}, optional: true}
+  rng: true
   onDeviceError: stop
   limits: {cpu: 150%, cpuWeight: 50, memory: 2304MiB, tasks: 64}
 "#;
@@ -258,6 +259,8 @@ pub const WRONG: &[&str] = &[
     guest!("memory: {size: 1GiB}, networks: [{name: a, claim: {pool: b}, fallback: {}}]"),
     guest!("memory: {size: 1GiB}, networks: [{name: a, claim: {pool: b}, failover: true}]"),
     guest!("memory: {size: 1GiB, pages: 2MiB}"),
+    guest!("memory: {size: 1GiB}, rng: 1"),
+    guest!("memory: {size: 1GiB}, rng: {}"),
     guest!("memory: {size: 1GiB}, disks: [{name: a}]"),
     guest!("memory: {size: 1GiB}, disks: [{path: a}]"),
     guest!("memory: {size: 1GiB}, disks: [{name: a, path: \"\"}]"),

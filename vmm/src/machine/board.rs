@@ -19,6 +19,7 @@ use crate::vfio::dma::IoSpace;
 use crate::vfio::sys::Device;
 use crate::virtio::VirtioDevice;
 use crate::virtio::net::Net;
+use crate::virtio::rng::Rng;
 use crate::virtio::transport::{self, Doorbells, VirtioFunction};
 
 /// The machine as devices see it.
@@ -100,6 +101,16 @@ impl Board {
         let net = Arc::new(Net::new(tap, network)?);
         net.listen(&self.events)?;
         self.add_virtio(net, allocator)
+    }
+
+    /// Puts a source of random numbers on the bus.
+    ///
+    /// # Errors
+    /// That the bus or its window is full, or the kernel's.
+    pub fn add_rng(&self, allocator: &mut Allocator) -> Result<()> {
+        let rng = Arc::new(Rng::new()?);
+        rng.listen(&self.events)?;
+        self.add_virtio(rng, allocator)
     }
 
     /// Puts a virtio device on the bus.

@@ -31,7 +31,7 @@ pub fn check(spec: &GuestSpec) -> Result<()> {
     }
     check_command_line(&spec.boot.cmdline)?;
     let passed = spec.vfio.as_ref().map_or(0, |vfio| vfio.devices.len());
-    let devices = spec.networks.len() + spec.disks.len() + passed;
+    let devices = spec.networks.len() + spec.disks.len() + usize::from(spec.rng) + passed;
     // The host bridge takes one.
     if devices > SLOTS - 1 {
         return refuse(format!("{devices} devices; at most {} are possible", SLOTS - 1));
@@ -171,6 +171,7 @@ mod tests {
                 serial: "root".into(),
                 queues: 1,
             }],
+            rng: false,
             sandbox: None,
             vfio: Some(Vfio {
                 iommu: Iommu::Type1 {

@@ -187,7 +187,7 @@ impl Machine {
         let root = board.root.clone();
         let gate = Arc::new(Gate::new(root.clone(), timeline.clone()));
         insert(&buses.memory, ECAM_BASE, ECAM_SIZE, gate.clone());
-        let arriving = Some(Arriving { passed, networks, disks, control, gate });
+        let arriving = Some(Arriving { passed, networks, disks, rng: spec.rng, control, gate });
         let hotplug = Hotplug::new(vm.clone(), board, controller, reporter.clone())?;
 
         let mut counters = Counters::new(&vm);
@@ -255,7 +255,7 @@ impl Machine {
     /// Puts all devices on the PCI bus, passed-through ones first, lets the guest find them, and lets
     /// the launcher add others.
     fn receive(&self, arriving: Arriving) -> Result<()> {
-        let Arriving { passed, networks, disks, control, gate } = arriving;
+        let Arriving { passed, networks, disks, rng, control, gate } = arriving;
         let Statistics { hotplug, timeline, .. } = &self.controls.statistics;
         let board = hotplug.board();
         let mut allocator = Allocator::new(board.windows.clone());
@@ -276,6 +276,9 @@ impl Machine {
         for disk in disks {
             disk.start(&self.stop)?;
             board.add_virtio(disk, &mut allocator)?;
+        }
+        if rng {
+            board.add_rng(&mut allocator)?;
         }
         timeline.end(adding);
         gate.open();
@@ -357,6 +360,7 @@ struct Arriving {
     passed: Option<Passed>,
     networks: Vec<(OwnedFd, VirtioNet)>,
     disks: Vec<Arc<Block>>,
+    rng: bool,
     control: Option<OwnedFd>,
     gate: Arc<Gate>,
 }

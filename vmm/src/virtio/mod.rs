@@ -2,11 +2,12 @@
 //! interface, split rings, MSI-X.
 //!
 //! [`transport`] is the PCI function any device plugs into and [`structures`] what is in its BAR;
-//! [`net`] is a device, over a [`tap`]; [`block`] is one, over a file.
+//! [`net`] is a device, over a [`tap`]; [`block`] is one, over a file; [`rng`] gives random numbers.
 
 pub mod block;
 pub mod net;
 pub mod queue;
+pub mod rng;
 pub mod structures;
 #[allow(unsafe_code)]
 pub mod tap;

@@ -1,8 +1,10 @@
-//! Drives the transport, the network card and the disk as a driver would, and as none should.
+//! Drives the transport, the network card, the disk and the source of random
+//! numbers as a driver would, and as none should.
 
 mod board;
 mod card;
 mod disk;
+mod rng;
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
