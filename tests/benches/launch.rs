@@ -231,7 +231,7 @@ fn main() -> Result<()> {
     let goals = goals(&all);
     for (what, allowed, found) in &goals {
         let verdict = if found <= allowed { "reached" } else { "MISSED" };
-        println!("{what}: {found:.2}, at most {allowed:.2}: {verdict}");
+        println!("{what}: {found:.4}, at most {allowed:.2}: {verdict}");
     }
     let missed = goals.iter().filter(|(_, allowed, found)| found > allowed).count();
     ensure!(missed == 0, "{missed} of {} goals were missed", goals.len());

@@ -103,8 +103,8 @@ impl Host {
                 Ok(theirs.iter().try_for_each(|end| rustix::io::fcntl_setfd(end, none))?)
             });
         }
-        // With a clock of instructions one thread wakes the other at each pause of a guest that spins:
-        // where they take turns, that lasts for ever.
+        // With a clock of instructions one thread wakes the other at each pause of a guest that spins,
+        // and they get in each other's way.
         let processor = (!shape.is_counted()).then(Processor::take).transpose()?;
         let machine = Arc::new(Machine::start(command, shape.time_limit(), processor)?);
         thread::spawn({
