@@ -31,7 +31,7 @@ mod explain;
 mod reason;
 mod supply;
 
-pub use examine::{Lender, by_force, holds, identity, lendable};
+pub use examine::{Lender, are_vfs, by_force, holds, identity, lendable};
 pub use reason::{Because, Holder, Rejected, SHOWN, Sum, Unmet, Why};
 pub use supply::Supply;
 

@@ -60,7 +60,7 @@ use std::os::fd::OwnedFd;
 use std::process::Stdio;
 use std::thread;
 
-use policies::{Acs, Driver, Guest, Isolation, PoolDevices};
+use policies::{Acs, Driver, Guest, Isolation};
 use rustix::pipe::PipeFlags;
 use sriov::dma_fault::{DmaFault, Faults};
 use sriov::{HostRoot, HostSnapshot, PciAddress, Scope};
@@ -395,10 +395,8 @@ impl Launch<'_> {
     /// the ways to them only where something is demanded of these.
     fn scope(&self) -> Scope {
         let lends = |offer: &Offer| offer.pool.driver == Driver::Host;
-        let is_simple = |offer: &Offer| {
-            matches!(offer.pool.devices, PoolDevices::Vfs { .. })
-                && offer.isolation.acs != Acs::Required
-        };
+        let is_simple =
+            |offer: &Offer| choose::are_vfs(&offer.pool) && offer.isolation.acs != Acs::Required;
         match self.offers {
             offers if offers.iter().any(lends) => Scope::Planning,
             offers if offers.iter().all(is_simple) => Scope::Vfs,

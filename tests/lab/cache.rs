@@ -87,14 +87,15 @@ pub fn fingerprint(text: &str) -> u64 {
     })
 }
 
+/// Opens a file to be locked, which is made where there is none.
+pub fn open_lock(path: &Path) -> Result<File> {
+    let file = File::options().create(true).truncate(false).write(true).open(path);
+    file.with_context(|| format!("cannot open the lock {}", path.display()))
+}
+
 /// Takes an exclusive lock on the file at `path`, saying so if somebody else has it.
 pub fn lock(path: &Path) -> Result<File> {
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(path)
-        .with_context(|| format!("cannot open the lock {}", path.display()))?;
+    let file = open_lock(path)?;
     match file.try_lock() {
         Ok(()) => return Ok(file),
         Err(TryLockError::WouldBlock) => {

@@ -13,7 +13,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use rustix::thread::{CpuSet, sched_getaffinity};
 
-use crate::cache::Cache;
+use crate::cache::{Cache, open_lock};
 
 /// A processor for one host.
 pub(crate) struct Processor {
@@ -36,9 +36,7 @@ impl Processor {
         std::fs::create_dir_all(folder)
             .with_context(|| format!("cannot make {}", folder.display()))?;
         for cpu in &usable {
-            let path = folder.join(cpu.to_string());
-            let file = File::options().create(true).truncate(false).write(true).open(&path);
-            let file = file.with_context(|| format!("cannot open {}", path.display()))?;
+            let file = open_lock(&folder.join(cpu.to_string()))?;
             if file.try_lock().is_ok() {
                 return Ok(Processor { set: alone(*cpu), _taken: Some(file) });
             }

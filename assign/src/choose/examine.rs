@@ -249,6 +249,6 @@ pub fn identity(macs: &Macs<'_>, function: &PciFunction) -> String {
 }
 
 /// Whether a pool's devices are VFs.
-pub(super) fn are_vfs(pool: &Pool) -> bool {
+pub fn are_vfs(pool: &Pool) -> bool {
     matches!(pool.devices, PoolDevices::Vfs { .. })
 }

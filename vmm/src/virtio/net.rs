@@ -5,15 +5,13 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex};
 
-use virtio_queue::{QueueOwnedT, QueueT};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-use super::queue::{Broken, Chain, next_chain};
+use super::queue::{self, Broken, Fate, Progress, work_off};
 use super::{Activation, F_EVENT_IDX, F_INDIRECT_DESC, VirtioDevice, tap};
 use crate::descriptor::borrow;
 use crate::error::{Result, Trying};
 use crate::machine::event_loop::{EventLoop, Ready, Trigger};
-use crate::machine::memory::GuestMemory;
 use crate::spec;
 
 const KIND_NET: u16 = 1;
@@ -85,55 +83,19 @@ impl Net {
     }
 
     fn receive(&self) {
-        let work = &mut *crate::lock(&self.work);
-        let Some(active) = &mut work.active else { return };
-        match receive(active, &self.tap, &mut work.frame) {
-            Ok(Progress::Done) => {}
-            Ok(Progress::More) => {
-                let _ = self.kicks[RECEIVE].write(1);
-            }
-            Err(Broken) => self.stop(&mut work.active),
-        }
+        let Work { active, frame } = &mut *crate::lock(&self.work);
+        queue::turn(active, &self.kicks[RECEIVE], |active| receive(active, &self.tap, frame));
     }
 
     fn transmit(&self) {
-        let work = &mut *crate::lock(&self.work);
-        let Some(active) = &mut work.active else { return };
-        match transmit(active, &self.tap, &mut work.frame) {
-            Ok(Progress::Done) => {}
-            Ok(Progress::More) => {
-                let _ = self.kicks[TRANSMIT].write(1);
-            }
-            Err(Broken) => self.stop(&mut work.active),
-        }
+        let Work { active, frame } = &mut *crate::lock(&self.work);
+        queue::turn(active, &self.kicks[TRANSMIT], |active| transmit(active, &self.tap, frame));
     }
-
-    fn stop(&self, active: &mut Option<Activation>) {
-        if let Some(activation) = active.take() {
-            activation.failure.report();
-        }
-    }
-}
-
-/// Whether a queue is worked off.
-enum Progress {
-    Done,
-    More,
-}
-
-/// What became of a buffer.
-enum Fate {
-    /// The driver gets it back with this many bytes written into it.
-    Used(u32),
-    /// It is offered for the next frame.
-    Kept,
-    /// The same, and there is no frame now.
-    Idle,
 }
 
 /// Moves frames from the TAP into the guest's buffers.
 fn receive(active: &mut Activation, mut tap: &File, frame: &mut [u8]) -> Result<Progress, Broken> {
-    work_off(active, RECEIVE, |memory, chain| {
+    work_off(active, RECEIVE, BATCH, |memory, chain| {
         let length = match tap.read(frame) {
             Ok(length) if length >= HEADER => length,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(Fate::Kept),
@@ -153,7 +115,7 @@ fn receive(active: &mut Activation, mut tap: &File, frame: &mut [u8]) -> Result<
 
 /// Moves frames from the guest's buffers into the TAP.
 fn transmit(active: &mut Activation, mut tap: &File, frame: &mut [u8]) -> Result<Progress, Broken> {
-    work_off(active, TRANSMIT, |memory, chain| {
+    work_off(active, TRANSMIT, BATCH, |memory, chain| {
         let mut reader = chain.reader(memory)?;
         let length = reader.available_bytes();
         if (HEADER + 1..=FRAME_MAX).contains(&length) {
@@ -166,38 +128,6 @@ fn transmit(active: &mut Activation, mut tap: &File, frame: &mut [u8]) -> Result
         }
         Ok(Fate::Used(0))
     })
-}
-
-/// Offers `each` the buffers of queue `index`, up to a batch of them, and tells the driver of those
-/// used.
-fn work_off(
-    active: &mut Activation,
-    index: usize,
-    mut each: impl FnMut(&GuestMemory, Chain<'_>) -> Result<Fate, Broken>,
-) -> Result<Progress, Broken> {
-    let memory = &active.memory;
-    let queue = &mut active.queues[index];
-    let mut progress = Progress::More;
-    for _ in 0..BATCH {
-        let Some(chain) = next_chain(queue, memory)? else {
-            progress = Progress::Done;
-            break;
-        };
-        let head = chain.head_index();
-        match each(memory, chain)? {
-            Fate::Used(length) => queue.add_used(memory, head, length)?,
-            Fate::Kept => queue.go_to_previous_position(),
-            Fate::Idle => {
-                queue.go_to_previous_position();
-                progress = Progress::Done;
-                break;
-            }
-        }
-    }
-    if queue.needs_notification(memory)? {
-        active.interrupts[index].signal();
-    }
-    Ok(progress)
 }
 
 impl Ready for Net {

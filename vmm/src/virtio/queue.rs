@@ -1,7 +1,9 @@
 //! What all devices do with their queues.
 
 use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
+use vmm_sys_util::eventfd::EventFd;
 
+use super::Activation;
 use crate::machine::memory::GuestMemory;
 
 /// The driver broke its queue: the device stops until it is reset.
@@ -33,4 +35,78 @@ pub fn next_chain<'a>(
     }
     // One came just now. A driver that took it back since would keep us here for ever.
     queue.iter(memory)?.next().map(Some).ok_or(Broken)
+}
+
+/// Whether a queue is worked off.
+pub enum Progress {
+    /// It is, until the driver kicks.
+    Done,
+    /// Others get their turn before it goes on.
+    More,
+}
+
+/// What became of a buffer.
+pub enum Fate {
+    /// The driver gets it back with this many bytes written into it.
+    Used(u32),
+    /// It is offered again.
+    Kept,
+    /// The same, and there is nothing for it now.
+    Idle,
+}
+
+/// Offers `each` the buffers of queue `index`, up to a `batch` of them, and tells the driver of those
+/// used.
+///
+/// # Errors
+/// [`Broken`] where the rings or a buffer make no sense.
+pub fn work_off(
+    active: &mut Activation,
+    index: usize,
+    batch: usize,
+    mut each: impl FnMut(&GuestMemory, Chain<'_>) -> Result<Fate, Broken>,
+) -> Result<Progress, Broken> {
+    let memory = &active.memory;
+    let queue = &mut active.queues[index];
+    let mut progress = Progress::More;
+    for _ in 0..batch {
+        let Some(chain) = next_chain(queue, memory)? else {
+            progress = Progress::Done;
+            break;
+        };
+        let head = chain.head_index();
+        match each(memory, chain)? {
+            Fate::Used(length) => queue.add_used(memory, head, length)?,
+            Fate::Kept => queue.go_to_previous_position(),
+            Fate::Idle => {
+                queue.go_to_previous_position();
+                progress = Progress::Done;
+                break;
+            }
+        }
+    }
+    if queue.needs_notification(memory)? {
+        active.interrupts[index].signal();
+    }
+    Ok(progress)
+}
+
+/// Has an active device `work`, and comes back by `kick` where there is more to do. One whose driver
+/// broke its queue stops.
+pub fn turn(
+    active: &mut Option<Activation>,
+    kick: &EventFd,
+    work: impl FnOnce(&mut Activation) -> Result<Progress, Broken>,
+) {
+    let Some(activation) = active else { return };
+    match work(activation) {
+        Ok(Progress::Done) => {}
+        Ok(Progress::More) => {
+            let _ = kick.write(1);
+        }
+        Err(Broken) => {
+            activation.failure.report();
+            *active = None;
+        }
+    }
 }

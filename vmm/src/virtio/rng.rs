@@ -6,14 +6,14 @@ use std::sync::{Arc, Mutex};
 
 use rustix::io::Errno;
 use rustix::rand::{GetRandomFlags, getrandom};
-use virtio_queue::QueueT;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-use super::queue::{Broken, next_chain};
+use super::queue::{self, Broken, Chain, Fate, work_off};
 use super::{Activation, F_EVENT_IDX, F_INDIRECT_DESC, VirtioDevice};
 use crate::descriptor::borrow;
 use crate::error::{Result, Trying};
 use crate::machine::event_loop::{EventLoop, Ready, Trigger};
+use crate::machine::memory::GuestMemory;
 
 const KIND_ENTROPY: u16 = 4;
 /// None of the classes that there are.
@@ -68,49 +68,26 @@ fn random(piece: &mut [u8], flags: GetRandomFlags) -> std::result::Result<(), Er
     }
 }
 
-/// Fills buffers, a batch of them, and says whether there may be more.
-fn fill(active: &mut Activation) -> std::result::Result<bool, Broken> {
-    let Activation { queues, interrupts, memory, .. } = active;
-    let queue = &mut queues[0];
-    let mut more = true;
-    for _ in 0..BATCH {
-        let Some(chain) = next_chain(queue, memory)? else {
-            more = false;
-            break;
-        };
-        let head = chain.head_index();
-        let mut writer = chain.writer(memory)?;
-        let wanted = writer.available_bytes().min(MOST);
-        let mut given = 0;
-        while given < wanted {
-            let mut piece = [0; PIECE];
-            let piece = &mut piece[..PIECE.min(wanted - given)];
-            random(piece, GetRandomFlags::NONBLOCK).map_err(|_| Broken)?;
-            writer.write_all(piece).map_err(|_| Broken)?;
-            given += piece.len();
-        }
-        queue.add_used(memory, head, given as u32)?;
+/// Fills a buffer, or as much of it as one gets.
+fn fill(memory: &GuestMemory, chain: Chain<'_>) -> std::result::Result<Fate, Broken> {
+    let mut writer = chain.writer(memory)?;
+    let wanted = writer.available_bytes().min(MOST);
+    let mut given = 0;
+    while given < wanted {
+        let mut piece = [0; PIECE];
+        let piece = &mut piece[..PIECE.min(wanted - given)];
+        random(piece, GetRandomFlags::NONBLOCK).map_err(|_| Broken)?;
+        writer.write_all(piece).map_err(|_| Broken)?;
+        given += piece.len();
     }
-    if queue.needs_notification(memory)? {
-        interrupts[0].signal();
-    }
-    Ok(more)
+    Ok(Fate::Used(given as u32))
 }
 
 impl Ready for Rng {
     fn ready(&self, _token: u32) {
         let _ = self.kick.read();
-        let mut active = crate::lock(&self.active);
-        let Some(activation) = &mut *active else { return };
-        match fill(activation) {
-            Ok(true) => drop(self.kick.write(1)),
-            Ok(false) => {}
-            Err(Broken) => {
-                if let Some(activation) = active.take() {
-                    activation.failure.report();
-                }
-            }
-        }
+        let active = &mut *crate::lock(&self.active);
+        queue::turn(active, &self.kick, |active| work_off(active, 0, BATCH, fill));
     }
 }
 

@@ -1,8 +1,10 @@
 //! A disk's requests, by both engines.
 
+use std::ops::{Deref, DerefMut};
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
+use super::driver::Driver;
 use super::*;
 use crate::devices::power::Stop;
 use crate::event::Reporter;
@@ -31,11 +33,23 @@ const FLUSHES: u64 = 1 << 9;
 
 /// A disk, its driver, its file and what it reports.
 struct Machine {
-    bar: Structures,
-    memory: GuestMemory,
+    driver: Driver,
     file: File,
     reports: File,
-    offered: u16,
+}
+
+impl Deref for Machine {
+    type Target = Driver;
+
+    fn deref(&self) -> &Driver {
+        &self.driver
+    }
+}
+
+impl DerefMut for Machine {
+    fn deref_mut(&mut self) -> &mut Driver {
+        &mut self.driver
+    }
 }
 
 impl Machine {
@@ -59,95 +73,19 @@ impl Machine {
             assert!(block.has_ring(), "this kernel has no io_uring, or it is switched off");
         }
         block.start(&Arc::new(Stop::new(EventFd::new(0).unwrap()))).unwrap();
-        let memory = allocate(&Layout::new(MIN_MEMORY, 40, &[]).unwrap()).unwrap();
-        let warnings = Arc::new(Warnings::new("test"));
-        let mut msix = Msix::new(2, Arc::new(Nowhere), Box::new(Emulated), warnings);
-        msix.set_control(MSIX_ON_ALL_MASKED);
-        let bar = Structures::new(Arc::new(block), msix, memory.clone());
+        let driver = Driver::new(Arc::new(block));
         let reports = OwnedFd::from(reports).into();
-        Machine { bar, memory, file, reports, offered: 0 }
+        Machine { driver, file, reports }
     }
 
     fn both() -> [Machine; 2] {
         [false, true].map(|by_calls| Machine::new(false, by_calls).started(u64::MAX))
     }
 
-    fn write(&self, offset: u64, data: &[u8]) {
-        self.bar.write(COMMON + offset, data);
-    }
-
-    fn status(&self) -> u8 {
-        let mut data = [0];
-        self.bar.read(COMMON + 0x14, &mut data);
-        data[0]
-    }
-
-    fn features(&self) -> u64 {
-        let half = |select: u32| {
-            self.write(0x00, &select.to_le_bytes());
-            let mut data = [0; 4];
-            self.bar.read(COMMON + 0x04, &mut data);
-            u64::from(u32::from_le_bytes(data)) << (32 * select)
-        };
-        half(0) | half(1)
-    }
-
     /// Resets the disk, and begins with those of `wanted` features that it offers.
     fn started(mut self, wanted: u64) -> Machine {
         self.start(wanted);
         self
-    }
-
-    fn start(&mut self, wanted: u64) {
-        self.write(0x14, &[0]);
-        self.offered = 0;
-        self.put(base(0), &[0; 0x3000]);
-        let features = self.features() & wanted;
-        self.write(0x14, &[ACKNOWLEDGE_DRIVER]);
-        for select in 0..2u32 {
-            self.write(0x08, &select.to_le_bytes());
-            self.write(0x0c, &((features >> (32 * select)) as u32).to_le_bytes());
-        }
-        self.write(0x18, &QUEUE_SIZE.to_le_bytes());
-        self.write(0x1a, &1u16.to_le_bytes());
-        for (register, part) in [(0x20, 0), (0x28, 0x1000), (0x30, 0x2000)] {
-            self.write(register, &(base(0) + part).to_le_bytes());
-        }
-        self.write(0x1c, &1u16.to_le_bytes());
-        self.write(0x14, &[ACKNOWLEDGE_DRIVER | FEATURES_OK | DRIVER_OK]);
-        assert_eq!(self.status(), ACKNOWLEDGE_DRIVER | FEATURES_OK | DRIVER_OK);
-    }
-
-    fn put(&self, address: u64, bytes: &[u8]) {
-        self.memory.write_slice(bytes, GuestAddress(address)).unwrap();
-    }
-
-    fn get(&self, address: u64, length: usize) -> Vec<u8> {
-        let mut bytes = vec![0; length];
-        self.memory.read_slice(&mut bytes, GuestAddress(address)).unwrap();
-        bytes
-    }
-
-    fn describe(&self, index: u16, address: u64, length: u32, flags: u16) {
-        let mut bytes = address.to_le_bytes().to_vec();
-        bytes.extend(length.to_le_bytes());
-        bytes.extend(flags.to_le_bytes());
-        bytes.extend(((index + 1) % QUEUE_SIZE).to_le_bytes());
-        self.put(base(0) + 16 * u64::from(index), &bytes);
-    }
-
-    fn offer(&mut self, heads: &[u16]) {
-        let ring = base(0) + 0x1000;
-        for head in heads {
-            self.put(ring + 4 + u64::from(self.offered % QUEUE_SIZE) * 2, &head.to_le_bytes());
-            self.offered = self.offered.wrapping_add(1);
-        }
-        self.put(ring + 2, &self.offered.to_le_bytes());
-        self.bar.write(NOTIFY, &[0, 0]);
-    }
-
-    fn used(&self) -> u16 {
-        u16::from_le_bytes(self.get(base(0) + 0x2002, 2).try_into().unwrap())
     }
 
     /// Waits until all that was offered is used, or the disk stopped.
@@ -180,9 +118,7 @@ impl Machine {
         self.describe(3, OUTCOME, 1, DESCRIPTOR_WRITE);
         self.offer(&[0]);
         assert!(self.wait(), "the disk stopped");
-        let entry = base(0) + 0x2004 + u64::from((self.offered - 1) % QUEUE_SIZE) * 8;
-        let written = u32::from_le_bytes(self.get(entry + 4, 4).try_into().unwrap());
-        (self.get(OUTCOME, 1)[0], written)
+        (self.get(OUTCOME, 1)[0], self.written())
     }
 
     fn erase(&mut self, kind: u32, sector: u64, count: u32, flags: u32) -> u8 {
@@ -332,7 +268,7 @@ fn a_file_that_was_cut_off_is_an_error_that_is_told_once() {
         }
         guest.file.set_len(SECTORS * 512).unwrap();
         assert_eq!(guest.ask(READ, 9, 512), (OK, 513));
-        drop(guest.bar);
+        drop(guest.driver.bar);
         assert_eq!(reports.buffer(), b"", "told within ten seconds");
     }
 }

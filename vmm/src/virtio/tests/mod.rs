@@ -1,9 +1,10 @@
-//! Drives the transport, the network card, the disk and the source of random
-//! numbers as a driver would, and as none should.
+//! Drives the transport, the network card, the disk and the source of random numbers as a driver would,
+//! and as none should.
 
 mod board;
 mod card;
 mod disk;
+mod driver;
 mod rng;
 
 use std::fs::File;

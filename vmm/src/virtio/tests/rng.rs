@@ -1,86 +1,42 @@
 //! The source of random numbers.
 
+use super::driver::Driver;
 use super::*;
 use crate::virtio::rng::Rng;
 
 /// Most that one buffer gets.
 const MOST: usize = 4096;
 
+/// The least that a driver accepts.
+const VERSION_1: u64 = 1 << 32;
+
 /// A source and its driver.
 struct Machine {
-    bar: Structures,
+    driver: Driver,
     rng: Arc<Rng>,
-    memory: GuestMemory,
-    offered: u16,
 }
 
 impl Machine {
     fn started() -> Machine {
         let rng = Arc::new(Rng::new().unwrap());
-        let memory = allocate(&Layout::new(MIN_MEMORY, 40, &[]).unwrap()).unwrap();
-        let warnings = Arc::new(Warnings::new("test"));
-        let mut msix = Msix::new(2, Arc::new(Nowhere), Box::new(Emulated), warnings);
-        msix.set_control(MSIX_ON_ALL_MASKED);
-        let bar = Structures::new(rng.clone(), msix, memory.clone());
-        let mut machine = Machine { bar, rng, memory, offered: 0 };
-        machine.start();
-        machine
-    }
-
-    fn start(&mut self) {
-        self.write(0x14, &[0]);
-        self.offered = 0;
-        self.memory.write_slice(&[0; 0x3000], GuestAddress(base(0))).unwrap();
-        self.write(0x14, &[ACKNOWLEDGE_DRIVER]);
-        self.write(0x08, &1u32.to_le_bytes());
-        self.write(0x0c, &1u32.to_le_bytes());
-        self.write(0x18, &QUEUE_SIZE.to_le_bytes());
-        self.write(0x1a, &1u16.to_le_bytes());
-        for (register, part) in [(0x20, 0), (0x28, 0x1000), (0x30, 0x2000)] {
-            self.write(register, &(base(0) + part).to_le_bytes());
-        }
-        self.write(0x1c, &1u16.to_le_bytes());
-        self.write(0x14, &[ACKNOWLEDGE_DRIVER | FEATURES_OK | DRIVER_OK]);
-        assert_eq!(self.status(), ACKNOWLEDGE_DRIVER | FEATURES_OK | DRIVER_OK);
-    }
-
-    fn write(&self, offset: u64, data: &[u8]) {
-        self.bar.write(COMMON + offset, data);
-    }
-
-    fn status(&self) -> u8 {
-        let mut data = [0];
-        self.bar.read(COMMON + 0x14, &mut data);
-        data[0]
+        let mut driver = Driver::new(rng.clone());
+        driver.start(VERSION_1);
+        Machine { driver, rng }
     }
 
     fn describe(&self, index: u16, address: u64, length: u32, flags: u16) {
-        let mut bytes = address.to_le_bytes().to_vec();
-        bytes.extend(length.to_le_bytes());
-        bytes.extend(flags.to_le_bytes());
-        bytes.extend(((index + 1) % QUEUE_SIZE).to_le_bytes());
-        let entry = base(0) + 16 * u64::from(index);
-        self.memory.write_slice(&bytes, GuestAddress(entry)).unwrap();
+        self.driver.describe(index, address, length, flags);
     }
 
     /// Offers the chain at `head`: how many bytes the source says that it has written, if it used it.
     fn offer(&mut self, head: u16) -> Option<u32> {
-        let ring = base(0) + 0x1000;
-        let slot = u64::from(self.offered % QUEUE_SIZE);
-        self.memory.write_obj(head, GuestAddress(ring + 4 + slot * 2)).unwrap();
-        self.offered = self.offered.wrapping_add(1);
-        self.memory.write_obj(self.offered, GuestAddress(ring + 2)).unwrap();
-        self.bar.write(NOTIFY, &[0, 0]);
+        self.driver.offer(&[head]);
         self.rng.ready(0);
-        let used: u16 = self.memory.read_obj(GuestAddress(base(0) + 0x2002)).unwrap();
-        (used == self.offered)
-            .then(|| self.memory.read_obj(GuestAddress(base(0) + 0x2008 + slot * 8)).unwrap())
+        (self.driver.used() == self.driver.offered).then(|| self.driver.written())
     }
 
     fn get(&self, length: usize) -> Vec<u8> {
-        let mut bytes = vec![0; length];
-        self.memory.read_slice(&mut bytes, GuestAddress(BUFFER)).unwrap();
-        bytes
+        self.driver.get(BUFFER, length)
     }
 }
 
@@ -125,8 +81,8 @@ fn what_cannot_be_written_gets_nothing() {
     // No part of memory: the device stops, until it is reset.
     machine.describe(0, MIN_MEMORY * 4, 64, DESCRIPTOR_WRITE);
     assert_eq!(machine.offer(0), None);
-    assert_ne!(machine.status() & NEEDS_RESET, 0);
-    machine.start();
+    assert_ne!(machine.driver.status() & NEEDS_RESET, 0);
+    machine.driver.start(VERSION_1);
     machine.describe(0, BUFFER, 64, DESCRIPTOR_WRITE);
     assert_eq!(machine.offer(0), Some(64));
 }
@@ -139,15 +95,15 @@ fn rings_without_sense_are_survived() {
         for _ in 0..numbers.next() % 40 {
             let at = base(0) + numbers.next() % 0x3000;
             let byte = [numbers.next() as u8];
-            machine.memory.write_slice(&byte, GuestAddress(at)).unwrap();
+            machine.driver.put(at, &byte);
         }
         machine.offer((numbers.next() % u64::from(QUEUE_SIZE)) as u16);
         machine.rng.ready(0);
-        if machine.status() & NEEDS_RESET != 0 || round % 50 == 0 {
-            machine.start();
+        if machine.driver.status() & NEEDS_RESET != 0 || round % 50 == 0 {
+            machine.driver.start(VERSION_1);
         }
     }
-    machine.start();
+    machine.driver.start(VERSION_1);
     machine.describe(0, BUFFER, 64, DESCRIPTOR_WRITE);
     assert_eq!(machine.offer(0), Some(64), "it still works");
 }

@@ -1,0 +1,104 @@
+//! The driver of a device with one queue.
+
+use super::*;
+
+/// A device behind its BAR, and the memory of the guest that drives it.
+pub struct Driver {
+    pub bar: Structures,
+    pub memory: GuestMemory,
+    /// How many buffers were offered since the last start.
+    pub offered: u16,
+}
+
+impl Driver {
+    /// Of `device`, which was just reset.
+    pub fn new(device: Arc<dyn VirtioDevice>) -> Driver {
+        let memory = allocate(&Layout::new(MIN_MEMORY, 40, &[]).unwrap()).unwrap();
+        let warnings = Arc::new(Warnings::new("test"));
+        let mut msix = Msix::new(2, Arc::new(Nowhere), Box::new(Emulated), warnings);
+        msix.set_control(MSIX_ON_ALL_MASKED);
+        let bar = Structures::new(device, msix, memory.clone());
+        Driver { bar, memory, offered: 0 }
+    }
+
+    pub fn write(&self, offset: u64, data: &[u8]) {
+        self.bar.write(COMMON + offset, data);
+    }
+
+    pub fn status(&self) -> u8 {
+        let mut data = [0];
+        self.bar.read(COMMON + 0x14, &mut data);
+        data[0]
+    }
+
+    pub fn features(&self) -> u64 {
+        let half = |select: u32| {
+            self.write(0x00, &select.to_le_bytes());
+            let mut data = [0; 4];
+            self.bar.read(COMMON + 0x04, &mut data);
+            u64::from(u32::from_le_bytes(data)) << (32 * select)
+        };
+        half(0) | half(1)
+    }
+
+    /// Resets the device, and begins with those of `wanted` features that it offers.
+    pub fn start(&mut self, wanted: u64) {
+        self.write(0x14, &[0]);
+        self.offered = 0;
+        self.put(base(0), &[0; 0x3000]);
+        let features = self.features() & wanted;
+        self.write(0x14, &[ACKNOWLEDGE_DRIVER]);
+        for select in 0..2u32 {
+            self.write(0x08, &select.to_le_bytes());
+            self.write(0x0c, &((features >> (32 * select)) as u32).to_le_bytes());
+        }
+        self.write(0x18, &QUEUE_SIZE.to_le_bytes());
+        self.write(0x1a, &1u16.to_le_bytes());
+        for (register, part) in [(0x20, 0), (0x28, 0x1000), (0x30, 0x2000)] {
+            self.write(register, &(base(0) + part).to_le_bytes());
+        }
+        self.write(0x1c, &1u16.to_le_bytes());
+        self.write(0x14, &[ACKNOWLEDGE_DRIVER | FEATURES_OK | DRIVER_OK]);
+        assert_eq!(self.status(), ACKNOWLEDGE_DRIVER | FEATURES_OK | DRIVER_OK);
+    }
+
+    pub fn put(&self, address: u64, bytes: &[u8]) {
+        self.memory.write_slice(bytes, GuestAddress(address)).unwrap();
+    }
+
+    pub fn get(&self, address: u64, length: usize) -> Vec<u8> {
+        let mut bytes = vec![0; length];
+        self.memory.read_slice(&mut bytes, GuestAddress(address)).unwrap();
+        bytes
+    }
+
+    /// Writes descriptor `index`, before the next one.
+    pub fn describe(&self, index: u16, address: u64, length: u32, flags: u16) {
+        let mut bytes = address.to_le_bytes().to_vec();
+        bytes.extend(length.to_le_bytes());
+        bytes.extend(flags.to_le_bytes());
+        bytes.extend(((index + 1) % QUEUE_SIZE).to_le_bytes());
+        self.put(base(0) + 16 * u64::from(index), &bytes);
+    }
+
+    /// Offers the chains at `heads` and kicks.
+    pub fn offer(&mut self, heads: &[u16]) {
+        let ring = base(0) + 0x1000;
+        for head in heads {
+            self.put(ring + 4 + u64::from(self.offered % QUEUE_SIZE) * 2, &head.to_le_bytes());
+            self.offered = self.offered.wrapping_add(1);
+        }
+        self.put(ring + 2, &self.offered.to_le_bytes());
+        self.bar.write(NOTIFY, &[0, 0]);
+    }
+
+    pub fn used(&self) -> u16 {
+        u16::from_le_bytes(self.get(base(0) + 0x2002, 2).try_into().unwrap())
+    }
+
+    /// How many bytes the device says that it has written for what was offered last, once it is used.
+    pub fn written(&self) -> u32 {
+        let entry = base(0) + 0x2004 + u64::from(self.offered.wrapping_sub(1) % QUEUE_SIZE) * 8;
+        u32::from_le_bytes(self.get(entry + 4, 4).try_into().unwrap())
+    }
+}
