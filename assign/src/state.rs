@@ -2,7 +2,8 @@
 //! was touched, which policies were applied and what they changed, and what is being changed now.
 //!
 //! All of it is in one small database in the state directory, opened for each operation and closed
-//! again, under a lock file; each operation is one transaction. Entries carry the boot's id, since
+//! again, under a lock file; each operation is one transaction. What was read is kept until the
+//! database is written. Entries carry the boot's id, since
 //! addresses, groups and bindings do not survive a boot.
 //!
 //! Whoever changes the host holds a second lock, [`State::lock_host`], for as long as it takes.
@@ -10,6 +11,7 @@
 use std::fs::File;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 pub mod choices;
@@ -17,6 +19,7 @@ pub mod conditions;
 pub mod drives;
 pub mod forced;
 pub mod journal;
+mod known;
 pub mod leases;
 mod lock;
 pub mod originals;
@@ -25,6 +28,7 @@ mod shown;
 mod store;
 pub mod unreset;
 
+use self::known::Known;
 pub use self::policies::{Applied, Step};
 pub use drives::Drive;
 pub use forced::Forced;
@@ -46,13 +50,15 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub struct State {
     directory: PathBuf,
     patience: Duration,
+    /// Shared by the clones.
+    known: Arc<Known>,
 }
 
 impl State {
     /// The state in this directory, which need not exist yet: it is made when something is to be
     /// remembered.
     pub fn at(directory: impl Into<PathBuf>) -> State {
-        State { directory: directory.into(), patience: PATIENCE }
+        State { directory: directory.into(), patience: PATIENCE, known: Arc::default() }
     }
 
     /// The same, waiting so long for other commands: 10 s unless told otherwise.

@@ -114,6 +114,52 @@ fn a_lease_is_handed_to_the_guests_machine() {
     assert!(state.leases(&root).expect("leases").is_empty());
 }
 
+/// Whoever reads again has what was read before, unless it was written since: by whomever, and be it
+/// another database in the place of the first.
+#[test]
+fn what_was_read_is_kept_until_it_is_written() {
+    let directory = directory();
+    let tree = Tree::lab(directory.path(), 2);
+    let root = tree.root();
+    let at = |name: &str| State::at(directory.path().join(name));
+    let (state, other) = (at("state"), at("state"));
+    let owner = process(&tree, 100, 5);
+    let take = |state: &State, device: &str, guest: &str| {
+        state
+            .take_leases(&root, &[Lease::new(&root, address(device), guest, owner)])
+            .expect("free");
+    };
+    let guests = |state: &State| -> Vec<String> {
+        let leases = state.leases(&root).expect("leases");
+        leases.into_iter().map(|lease| lease.guest).collect()
+    };
+    assert!(guests(&state).is_empty(), "no database yet");
+    take(&state, "0000:01:10.0", "web-1");
+    assert_eq!(guests(&state), ["web-1"]);
+    take(&other, "0000:01:10.2", "web-2");
+    assert_eq!(guests(&state), ["web-1", "web-2"], "written by another");
+    let last = at("state");
+    last.release_lease(address("0000:01:10.0"), &owner).expect("released");
+    assert_eq!(guests(&state), ["web-2"]);
+    assert_eq!(guests(&state.clone()), ["web-2"], "a clone knows the same");
+
+    // Of what is kept nothing is read again but the header, so damage behind it is not seen yet.
+    let database = directory.path().join("state/state.redb");
+    let whole = std::fs::read(&database).expect("the database");
+    let mut damaged = whole.clone();
+    damaged[4096..].fill(0xa5);
+    std::fs::write(&database, &damaged).expect("written in place");
+    assert_eq!(guests(&state), ["web-2"]);
+    at("state").leases(&root).expect_err("who reads it first sees the damage");
+    std::fs::write(&database, &whole).expect("written in place");
+
+    take(&at("another"), "0000:01:10.0", "web-3");
+    std::fs::rename(directory.path().join("another/state.redb"), &database).expect("renamed");
+    assert_eq!(guests(&state), ["web-3"], "another database");
+    std::fs::remove_file(&database).expect("removed");
+    assert!(guests(&state).is_empty(), "no database any more");
+}
+
 fn lan(count: u16) -> Policy {
     let text = format!(
         "apiVersion: assign/v1\nkind: Policy\nmetadata: {{name: edge}}\nspec:\n  pools:\n    \

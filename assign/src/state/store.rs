@@ -1,19 +1,22 @@
 //! The database: tables of JSON values by text keys, both as bytes, so that what is damaged is found
 //! here and not within the database.
 
-use std::fs::Permissions;
+use std::collections::BTreeMap;
+use std::fs::{File, Permissions};
 use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
 use redb::{
     Database, Error, ReadOnlyDatabase, ReadableDatabase, ReadableTable, TableDefinition,
-    TableError, WriteTransaction,
+    TableHandle, WriteTransaction,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::State;
+use super::known::{Content, Entries, Mark};
 use crate::failure::{Failure, OwnReason};
 
 /// A table by its name.
@@ -68,7 +71,7 @@ impl State {
         // The directory may have been there before, and open to everybody.
         let made = std::fs::set_permissions(&new, Permissions::from_mode(0o600))
             .and_then(|()| std::fs::rename(&new, &database))
-            .and_then(|()| std::fs::File::open(self.directory())?.sync_all());
+            .and_then(|()| File::open(self.directory())?.sync_all());
         made.map_err(|error| failed(&error))
     }
 
@@ -85,19 +88,37 @@ impl State {
             Err(error) => return Err(self.unusable(self.directory(), &error)),
         }
         let lock = self.share_database()?;
-        let read =
-            self.guarded(|| match ReadOnlyDatabase::open(self.database()).map_err(Error::from) {
-                Ok(database) => self.read(&database, table).map(Some),
-                Err(Error::RepairAborted) => Ok(None),
-                Err(error) => Err(self.broken(error)),
-            })?;
-        match read {
-            Some(values) => Ok(values),
+        match self.content()? {
+            Some(content) => {
+                let entries = content.entries(table.name()).iter();
+                entries.map(|(key, value)| self.decode(key, value)).collect()
+            }
             None => {
                 drop(lock);
                 self.change(|transaction| transaction.all(table))
             }
         }
+    }
+
+    /// All that the database has; `None` where it is to be put in order first. Whoever asks holds its
+    /// lock.
+    fn content(&self) -> Result<Option<Arc<Content>>, Failure> {
+        let database = self.database();
+        let mark = File::open(&database).and_then(|file| Mark::of(&file));
+        let mark = mark.map_err(|error| self.unusable(&database, &error))?;
+        if let Some(content) = self.known.of(&mark) {
+            return Ok(Some(content));
+        }
+        let tables =
+            self.guarded(|| match ReadOnlyDatabase::open(&database).map_err(Error::from) {
+                Ok(database) => self.tables(&database).map(Some),
+                Err(Error::RepairAborted) => Ok(None),
+                Err(error) => Err(self.broken(error)),
+            })?;
+        let Some(tables) = tables else { return Ok(None) };
+        let content = Arc::new(Content { mark, tables });
+        self.known.keep(Arc::clone(&content));
+        Ok(Some(content))
     }
 
     /// The database panics on some damage of its file; here that is an error like any other. Nothing
@@ -107,17 +128,21 @@ impl State {
             .unwrap_or_else(|_| Err(self.damaged(&"its database gave up on it")))
     }
 
-    fn read<T: DeserializeOwned>(
-        &self,
-        database: &ReadOnlyDatabase,
-        table: Table,
-    ) -> Result<Vec<T>, Failure> {
+    fn tables(&self, database: &ReadOnlyDatabase) -> Result<BTreeMap<String, Entries>, Failure> {
         let transaction = database.begin_read().map_err(|error| self.broken(error))?;
-        match transaction.open_table(table) {
-            Ok(table) => self.values(&table),
-            Err(TableError::TableDoesNotExist(_)) => Ok(Vec::new()),
-            Err(error) => Err(self.broken(error)),
+        let mut tables = BTreeMap::new();
+        for handle in transaction.list_tables().map_err(|error| self.broken(error))? {
+            let name = handle.name().to_owned();
+            let table = TableDefinition::<&'static [u8], &'static [u8]>::new(&name);
+            let table = transaction.open_table(table).map_err(|error| self.broken(error))?;
+            let mut entries = Entries::new();
+            for entry in table.iter().map_err(|error| self.broken(error))? {
+                let (key, value) = entry.map_err(|error| self.broken(error))?;
+                entries.push((key.value().to_vec(), value.value().to_vec()));
+            }
+            tables.insert(name, entries);
         }
+        Ok(tables)
     }
 
     fn values<T: DeserializeOwned>(
