@@ -62,6 +62,10 @@ pub enum OwnReason {
     NoSuchCpu,
     /// The host's CPUs cannot be what the guest's are to be.
     CpuModel,
+    /// The host has too few huge pages for the guest's memory.
+    HugePages,
+    /// The guest's memory may be shared, so that no device can have it.
+    MemoryShared,
     /// A selector matches another number of devices than expected.
     UnexpectedDevices,
     /// Two pools want the same VFs.

@@ -41,6 +41,7 @@ mod link;
 pub(crate) mod log;
 mod model;
 mod numa;
+mod pages;
 pub(crate) mod placement;
 mod process;
 mod serve;
@@ -243,6 +244,9 @@ impl Launch<'_> {
             (self.tell)(Told::NoSandbox);
         }
         self.tell_overcommitted();
+        if let Some(why) = pages::unmerged(self.root, self.guest) {
+            (self.tell)(Told::Memory(&why));
+        }
         let group = Group::make(self.root, self.guest)?;
         let console = self.console()?;
         let stays = Stays {
@@ -305,6 +309,7 @@ impl Launch<'_> {
     fn open_files(&self) -> Result<(BootFiles, OwnedFd), Failure> {
         placement::check(self.root, self.guest)?;
         model::check(self.root, self.guest)?;
+        pages::check(self.root, self.guest)?;
         self.timeline.time(Launching::OpenBootFiles, || {
             Ok((BootFiles::open(self.guest)?, handles::open_kvm(self.root)?))
         })

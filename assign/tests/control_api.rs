@@ -243,6 +243,8 @@ fn answers_are_as_described() {
         }],
         memory: Memory {
             ram_bytes: 1 << 29,
+            pages: policies::Pages::Huge2M,
+            ram_merged_bytes: number,
             ram_pinned_bytes: 1 << 29,
             locked_bytes: number,
             pinned_bytes: number,

@@ -2,6 +2,7 @@
 
 mod cpus;
 mod disks;
+mod memory;
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::cpus::{CpuModel, CpuTopology, Cpus, LAST_HOST_CPU, MAX_CPUS};
 pub use self::disks::{DiskFormat, GuestDisk};
-use crate::amounts;
+pub use self::memory::{MIN_MEMORY, Memory, Pages};
 use crate::document::{Node, Span};
 use crate::error::Report;
 use crate::fields::{Fields, Given};
@@ -17,12 +18,7 @@ use crate::grammar::{Field, Form, Mapping, Rule, Text, later, word};
 use crate::limits::{self, LIMITS, Limits};
 use crate::names;
 use crate::read::Taken;
-use crate::selector::LAST_NODE;
 
-/// Least memory of a guest in bytes; the VMM's own limit.
-pub const MIN_MEMORY: u64 = 64 << 20;
-/// Most memory of a guest in bytes: 16 TiB, what 44 address bits reach.
-const MAX_MEMORY: u64 = 16 << 40;
 /// Longest kernel command line in bytes, the Linux x86 limit (`COMMAND_LINE_SIZE`) less its NUL.
 const MAX_CMDLINE: usize = 2047;
 /// Most networks of a guest.
@@ -67,16 +63,6 @@ pub enum OnDeviceError {
     Stop,
     /// It is told, and nothing is done.
     Report,
-}
-
-/// The memory of a guest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Memory {
-    /// In bytes, at least [`MIN_MEMORY`], a multiple of 1 MiB.
-    pub size: u64,
-    /// The host's NUMA node it comes from; `None` leaves that to the devices that prefer to be near
-    /// it, or else to the kernel.
-    pub numa: Option<u32>,
 }
 
 /// What a guest boots. Relative paths of the text are joined to the folder of its file.
@@ -150,7 +136,7 @@ pub(crate) static GUEST: Mapping = Mapping {
     what: "a guest's `spec`",
     fields: &[
         Field::new("cpus", Form::Map(&cpus::CPUS), "{count: 2}", "Its vCPUs. Left out: one."),
-        Field::new("memory", Form::Map(&MEMORY), "{size: 512MiB}", "Its memory.").needed(),
+        Field::new("memory", Form::Map(&memory::MEMORY), "{size: 512MiB}", "Its memory.").needed(),
         Field::new(
             "boot",
             Form::Map(&BOOT),
@@ -206,27 +192,6 @@ pub(crate) static GUEST: Mapping = Mapping {
     ],
     rules: &[],
     later: &[],
-};
-
-static MEMORY: Mapping = Mapping {
-    what: "`memory`",
-    fields: &[
-        Field::new("size", Form::Text(amounts::SIZE), "512MiB", "How much: 64MiB or more.")
-            .needed(),
-        Field::new(
-            "numa",
-            Form::Number(0, LAST_NODE),
-            "0",
-            "The host's NUMA node it comes from. Left out: that of the first device whose claim \
-             prefers a near one, or else the kernel chooses.",
-        ),
-    ],
-    rules: &[],
-    later: &[
-        later("pages", "the size of the host's pages it is made of"),
-        later("merge", "whether the host may share pages with the same content"),
-        later("balloon", "whether the host may ask for a part of it back"),
-    ],
 };
 
 static BOOT: Mapping = Mapping {
@@ -393,7 +358,8 @@ pub(crate) fn read(
         Some(fields) => cpus::read(&fields, report),
         None => Some(Cpus::count(1)),
     };
-    let memory = spec.map("memory", report).and_then(|fields| memory(&fields, report));
+    let of_memory = spec.map("memory", report);
+    let memory = of_memory.as_ref().and_then(|fields| memory::read(fields, report));
     let boot = spec.map("boot", report).and_then(|fields| boot(&fields, folder, report));
     // A node that was given and is wrong is no reason to complain that it is missing.
     let near = memory.is_none_or(|memory| memory.numa.is_some());
@@ -417,6 +383,9 @@ pub(crate) fn read(
         devices: claimed + devices.len(),
         queues: disks.iter().map(|disk| u64::from(disk.queues_of(count.unwrap_or(1)))).sum(),
     };
+    if let Some(fields) = of_memory.filter(|_| needs.devices > 0) {
+        memory::check_pinned(&fields, memory, report);
+    }
     let limits = spec.map("limits", report);
     let limits = limits.map(|fields| limits::read(&fields, &needs, report)).unwrap_or_default();
     if report.count() != before {
@@ -425,18 +394,6 @@ pub(crate) fn read(
     let (name, _) = named?;
     let (cpus, memory, boot) = (cpus?, memory?, boot?);
     Some(Guest { name, cpus, memory, boot, disks, networks, devices, rng, on_device_error, limits })
-}
-
-fn memory(fields: &Fields<'_>, report: &mut Report<'_>) -> Option<Memory> {
-    let before = report.count();
-    let numa = fields.number("numa", report);
-    let given = fields.get("size", report)?;
-    let size = amounts::size(given, report)?;
-    if !(MIN_MEMORY..=MAX_MEMORY).contains(&size) {
-        let message = format!("a guest cannot have {} MiB of memory", size >> 20);
-        report.error(given.node.span, message, Some("64MiB to 16384GiB"));
-    }
-    (report.count() == before).then_some(Memory { size, numa })
 }
 
 fn boot(fields: &Fields<'_>, folder: &Path, report: &mut Report<'_>) -> Option<Boot> {

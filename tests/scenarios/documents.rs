@@ -34,6 +34,7 @@ pub struct Guest {
     name: &'static str,
     verb: &'static str,
     cpus: String,
+    memory: &'static str,
     kernel: &'static str,
     disks: String,
     networks: String,
@@ -46,7 +47,17 @@ impl Guest {
     pub fn new(name: &'static str, verb: &'static str) -> Self {
         let cpus = "{count: 1}".to_owned();
         let (disks, networks) = (String::new(), String::new());
-        Guest { name, verb, cpus, kernel: "/boot/vmlinuz", disks, networks, rng: false, limits: "" }
+        Guest {
+            name,
+            verb,
+            cpus,
+            memory: "{size: 256MiB}",
+            kernel: "/boot/vmlinuz",
+            disks,
+            networks,
+            rng: false,
+            limits: "",
+        }
     }
 
     /// With this many CPUs.
@@ -57,6 +68,12 @@ impl Guest {
     /// With CPUs as this says.
     pub fn cpus_as(mut self, cpus: &str) -> Self {
         cpus.clone_into(&mut self.cpus);
+        self
+    }
+
+    /// With memory as this says.
+    pub fn memory(mut self, memory: &'static str) -> Self {
+        self.memory = memory;
         self
     }
 
@@ -112,7 +129,7 @@ impl Guest {
 
 impl fmt::Display for Guest {
     fn fmt(&self, text: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Guest { name, verb, cpus, kernel, disks, networks, rng, limits } = self;
+        let Guest { name, verb, cpus, memory, kernel, disks, networks, rng, limits } = self;
         write!(
             text,
             "apiVersion: assign/v1\n\
@@ -120,7 +137,7 @@ impl fmt::Display for Guest {
              metadata: {{name: {name}}}\n\
              spec:\n  \
                cpus: {cpus}\n  \
-               memory: {{size: 256MiB}}\n  \
+               memory: {memory}\n  \
                boot: {{kernel: {kernel}, initrd: /boot/guest.cpio, \
                        cmdline: \"console=ttyS0 quiet lab={verb}\"}}\n"
         )?;

@@ -27,6 +27,7 @@ mod lifecycle;
 mod limits;
 mod looking;
 mod machine;
+mod memory;
 mod nvme;
 mod policy;
 mod protection;

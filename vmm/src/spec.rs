@@ -10,9 +10,11 @@ use std::os::fd::RawFd;
 use serde::{Deserialize, Serialize};
 
 mod cpus;
+mod memory;
 mod stats;
 
 pub use cpus::{Bound, Cpus, HostCpus, LAST_HOST_CPU, MAX_CPUS, Model, Topology};
+pub use memory::{MIN_MEMORY, Memory, Pages};
 pub use stats::{DeviceStats, Exits, KvmStats, Phase, Span, Stats};
 
 /// An inherited descriptor, by its number in the VMM process. It must be open, and is owned by the
@@ -29,8 +31,8 @@ pub struct GuestSpec {
     pub name: String,
     /// Its CPUs.
     pub cpus: Cpus,
-    /// Guest RAM in bytes: a multiple of 4 KiB, at least [`MIN_MEMORY`].
-    pub memory_bytes: u64,
+    /// Its RAM.
+    pub memory: Memory,
     /// An open `/dev/kvm`.
     pub kvm: Descriptor,
     /// What is booted.
@@ -69,8 +71,6 @@ pub struct Sandbox {
 
 /// Longest name of a guest, in bytes.
 pub const MAX_NAME: usize = 255;
-/// Least guest RAM, in bytes: below this no distribution kernel unpacks itself.
-pub const MIN_MEMORY: u64 = 64 << 20;
 
 /// Kernel image, initial RAM disk and command line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
+use policies::Pages;
 use vmm::spec::Exits;
 
 use super::output::{self, Table};
@@ -102,7 +103,13 @@ fn exit_facts(page: &mut Page, exits: &ExitStats) {
 
 fn memory_facts(page: &mut Page, memory: &Memory) {
     page.section("memory");
-    page.fact("RAM", bytes(memory.ram_bytes));
+    let pages = match memory.pages {
+        Pages::Transparent => String::new(),
+        pages => format!(" in pages of {}", pages.word()),
+    };
+    page.fact("RAM", format!("{}{pages}", bytes(memory.ram_bytes)));
+    let merged = memory.ram_merged_bytes.filter(|bytes| *bytes > 0);
+    page.fact("kept once (KSM)", merged.map(bytes).unwrap_or_default());
     page.fact("pinned for devices", bytes(memory.ram_pinned_bytes));
     let accounts = [(memory.locked_bytes, "locked"), (memory.pinned_bytes, "pinned")];
     let accounts = accounts.into_iter().filter_map(|(count, what)| Some((count?, what)));
@@ -185,6 +192,8 @@ mod tests {
             }],
             memory: Memory {
                 ram_bytes: 256 << 20,
+                pages: Pages::Huge2M,
+                ram_merged_bytes: Some(1 << 20),
                 ram_pinned_bytes: 256 << 20,
                 locked_bytes: Some(256 << 20),
                 pinned_bytes: Some(0),
@@ -222,6 +231,8 @@ mod tests {
             "83.5 s, at most 10000% of a CPU, held back for 12.3 s",
             "261 MiB of at most 768 MiB",
             "threads                5\n",
+            "256 MiB in pages of 2MiB\n",
+            "kept once (KSM)        1 MiB\n",
         ] {
             assert!(page.contains(used), "{used}: {page}");
         }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use policies::Pages;
 use serde::{Deserialize, Serialize};
 use sriov::PciAddress;
 use sriov::facts::interrupts::Interrupt;
@@ -61,6 +62,11 @@ pub struct Device {
 pub struct Memory {
     /// Its RAM.
     pub ram_bytes: u64,
+    /// The host's pages that it is made of.
+    pub pages: Pages,
+    /// As much of it as the host keeps once for several who have the same (KSM). None where its kernel
+    /// does not tell.
+    pub ram_merged_bytes: Option<u64>,
     /// As much of it as is pinned for devices.
     pub ram_pinned_bytes: u64,
     /// What the kernel says that its process has locked (`VmLck`), as type1 accounts for pins.

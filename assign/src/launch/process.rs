@@ -82,7 +82,7 @@ impl Vmm {
     pub fn start(program: &PathBuf, spec: &GuestSpec, begins: Begins) -> io::Result<Vmm> {
         let Begins { inherits, events, near, group, last_words } = begins;
         let spec_file = spec_file(spec)?;
-        let locked = spec.vfio.is_some().then_some(spec.memory_bytes.saturating_add(LOCKED_SLACK));
+        let locked = spec.vfio.is_some().then_some(spec.memory.bytes.saturating_add(LOCKED_SLACK));
         let limit = locked.map(raised_limit);
         // Within its own space of process ids our own is not to be seen; there, the VMM itself looks
         // after us once more.
@@ -364,7 +364,7 @@ mod tests {
         let spec = GuestSpec {
             name: "web-1".to_owned(),
             cpus: vmm::spec::Cpus::count(1),
-            memory_bytes: 1 << 40,
+            memory: vmm::spec::Memory::bytes(1 << 40),
             kvm: vmm::spec::Descriptor(-1),
             boot: vmm::spec::Boot {
                 kernel: vmm::spec::Descriptor(kernel.as_raw_fd()),

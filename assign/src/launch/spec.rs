@@ -9,7 +9,7 @@ use policies::{CpuModel, CpuTopology, Guest, GuestDisk};
 use sriov::PciAddress;
 use vmm::spec::{
     AddressRange, Boot, Bound, Console, Cpus, Descriptor, DeviceSource, Disk, GuestSpec, Iommu,
-    Model, Sandbox, Topology, Vfio, VfioDevice, VfioGroup, VirtioNet,
+    Memory, Model, Pages, Sandbox, Topology, Vfio, VfioDevice, VfioGroup, VirtioNet,
 };
 
 use super::console::Ends;
@@ -47,7 +47,7 @@ impl Parts {
         GuestSpec {
             name: guest.name.clone(),
             cpus: self.cpus(&guest.cpus),
-            memory_bytes: guest.memory.size,
+            memory: memory(guest.memory),
             kvm: number(&self.kvm),
             boot: Boot {
                 kernel: number(&self.boot.kernel),
@@ -123,6 +123,24 @@ pub fn model(model: CpuModel) -> Model {
     }
 }
 
+fn memory(memory: policies::Memory) -> Memory {
+    let policies::Memory { size, numa, pages, merge } = memory;
+    // The kernel sets huge pages apart wherever they are, and would end a process that then finds none on
+    // the one node that it may have them from.
+    let at_once = pages.huge().is_some() && numa.is_some();
+    Memory { bytes: size, pages: self::pages(pages), merge, at_once }
+}
+
+/// Pages by their name in the machine.
+fn pages(pages: policies::Pages) -> Pages {
+    match pages {
+        policies::Pages::Transparent => Pages::Transparent,
+        policies::Pages::Small => Pages::Small,
+        policies::Pages::Huge2M => Pages::Huge2M,
+        policies::Pages::Huge1G => Pages::Huge1G,
+    }
+}
+
 fn number(descriptor: &OwnedFd) -> Descriptor {
     Descriptor(descriptor.as_raw_fd())
 }
@@ -186,7 +204,7 @@ mod tests {
     }
 
     fn guest() -> Guest {
-        let text = "apiVersion: assign/v1\nkind: Guest\nmetadata: {name: web-1}\nspec: {cpus: {count: 2, topology: {cores: 1, threads: 2}}, memory: {size: 64MiB}, boot: {kernel: k, cmdline: quiet}, disks: [{name: a-name-of-more-than-20-bytes, path: d, readOnly: true}], rng: true}\n";
+        let text = "apiVersion: assign/v1\nkind: Guest\nmetadata: {name: web-1}\nspec: {cpus: {count: 2, topology: {cores: 1, threads: 2}}, memory: {size: 64MiB, pages: 2MiB, numa: 0}, boot: {kernel: k, cmdline: quiet}, disks: [{name: a-name-of-more-than-20-bytes, path: d, readOnly: true}], rng: true}\n";
         let source = policies::Source { name: "guest.yaml".to_owned(), text: text.to_owned() };
         policies::parse(&[source]).expect("a valid guest").guests.remove(0)
     }
@@ -232,6 +250,11 @@ mod tests {
             assert_eq!(written, model(word).name());
             assert_eq!(serde_json::to_value(model(word)).expect("a word"), written);
         }
+        for huge in ["transparent", "4KiB", "2MiB", "1GiB"] {
+            let written: policies::Pages = serde_json::from_value(huge.into()).expect("a word");
+            assert_eq!(serde_json::to_value(pages(written)).expect("a word"), huge);
+            assert_eq!((written.word(), written.huge()), (huge, pages(written).huge()));
+        }
         assert_eq!(policies::MAX_CPUS, vmm::spec::MAX_CPUS);
         assert_eq!(policies::LAST_HOST_CPU, vmm::spec::LAST_HOST_CPU);
         assert_eq!(policies::MIN_MEMORY, vmm::spec::MIN_MEMORY);
@@ -269,9 +292,10 @@ mod tests {
     fn the_guests_document_is_carried_over() {
         let spec = type1().spec(&guest());
         assert_eq!(
-            (spec.name.as_str(), spec.cpus.count, spec.memory_bytes),
+            (spec.name.as_str(), spec.cpus.count, spec.memory.bytes),
             ("web-1", 2, 64 << 20)
         );
+        assert_eq!((spec.memory.pages, spec.memory.at_once), (Pages::Huge2M, true));
         assert_eq!(spec.cpus.bound, type1().bound);
         assert_eq!(spec.cpus.topology, Some(Topology { sockets: 1, cores: 1, threads: 2 }));
         assert_eq!(spec.boot.cmdline, "quiet");

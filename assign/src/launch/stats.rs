@@ -3,6 +3,7 @@
 
 use std::ops::RangeInclusive;
 
+use policies::Guest;
 use sriov::facts::interrupts;
 use sriov::facts::process::ProcessMemory;
 use sriov::{HostRoot, PciAddress};
@@ -15,7 +16,7 @@ use crate::control::stats::{Device, ExitStats, Memory, Stats};
 /// Puts together what the guest's process says and what the host's kernel does.
 pub fn gather(
     root: &HostRoot,
-    guest: &str,
+    guest: &Guest,
     pid: u32,
     vmm: spec::Stats,
     timeline: &Timeline,
@@ -27,6 +28,8 @@ pub fn gather(
     let process = ProcessMemory::read(root, pid, &ram);
     let memory = Memory {
         ram_bytes: bytes.fold(0, |sum, bytes| sum.saturating_add(bytes).saturating_add(1)),
+        pages: guest.memory.pages,
+        ram_merged_bytes: process.merged_bytes,
         ram_pinned_bytes: vmm.pinned_bytes,
         locked_bytes: process.locked_bytes,
         pinned_bytes: process.pinned_bytes,
@@ -37,8 +40,8 @@ pub fn gather(
     let kernel = all.map(|all| all.saturating_sub(user_space));
     let exits = ExitStats { user_space, kernel, vcpus: vmm.exits, kvm: vmm.kvm };
     let devices = devices(root, vmm.devices);
-    let usage = usage::read(&cgroup::directory(root, guest));
-    Stats { guest: guest.to_owned(), pid, exits, devices, memory, usage, timeline }
+    let usage = usage::read(&cgroup::directory(root, &guest.name));
+    Stats { guest: guest.name.clone(), pid, exits, devices, memory, usage, timeline }
 }
 
 fn devices(root: &HostRoot, counted: Vec<DeviceStats>) -> Vec<Device> {
@@ -102,11 +105,16 @@ mod tests {
             timeline: Vec::new(),
         };
         let root = HostRoot::at(folder.path());
-        let stats = gather(&root, "web-1", 7, vmm, &Timeline::begin());
+        let text = "apiVersion: assign/v1\nkind: Guest\nmetadata: {name: web-1}\nspec: {memory: {size: \
+                    64MiB, pages: 4KiB}, boot: {kernel: k}}\n";
+        let source = policies::Source { name: "guest.yaml".to_owned(), text: text.to_owned() };
+        let guest = policies::parse(&[source]).expect("a valid guest").guests.remove(0);
+        let stats = gather(&root, &guest, 7, vmm, &Timeline::begin());
         assert_eq!((stats.exits.user_space, stats.exits.kernel), (7, Some(100)));
         let memory = &stats.memory;
         assert_eq!((memory.ram_bytes, memory.ram_pinned_bytes), (1 << 20, 1 << 20));
         assert_eq!((memory.locked_bytes, memory.vmm_bytes), (None, None));
+        assert_eq!((memory.pages, memory.ram_merged_bytes), (policies::Pages::Small, None));
         let counts = stats.devices.iter().map(|device| (device.interrupts, device.vectors.len()));
         assert_eq!(counts.collect::<Vec<_>>(), [(Some(47), 2), (Some(0), 0), (Some(17), 0)]);
         assert_eq!(stats.devices[2].guest_address.to_string(), "0000:00:03.0");

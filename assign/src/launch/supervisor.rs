@@ -25,7 +25,7 @@ use vmm::spec::{Departure, GuestEvent, Request};
 use super::lease::Taken;
 use super::link::Link;
 use super::vfio::{Has, NotOpened};
-use super::{Connected, Launch, Told, error, lease, process, spec, stats};
+use super::{Connected, Launch, Told, error, lease, pages, process, spec, stats};
 use crate::apply::leases::Used;
 use crate::choose::{self, Device, World};
 use crate::control::stats::Stats;
@@ -235,7 +235,7 @@ impl<'a, 'l, 'c> Supervisor<'a, 'l, 'c> {
                 .with_remedy("It may just have ended: see `assign status`.")
         })?;
         let Launch { root, timeline, .. } = self.launch;
-        Ok(stats::gather(root, self.name(), self.pid, counted, timeline))
+        Ok(stats::gather(root, self.launch.guest, self.pid, counted, timeline))
     }
 
     /// How the guest is.
@@ -353,6 +353,7 @@ impl<'a, 'l, 'c> Supervisor<'a, 'l, 'c> {
     /// # Errors
     /// Why it does not get them; it has none of them then.
     pub fn attach(&self, wanted: &Attach) -> Result<Attached, Failure> {
+        pages::may_pin(self.launch.guest)?;
         let _one = self.leasing.lock().unwrap_or_else(PoisonError::into_inner);
         let host = self.launch.state.look(self.launch.root)?;
         let devices = match &wanted.pool {

@@ -310,16 +310,51 @@ fn fields_for_a_later_version_are_told_as_such() {
       |                                             ^^^^^^^^
       = accepted: leave it out
     "#);
-    for field in ["pages: 2MiB", "merge: true", "balloon: true"] {
-        let said = errors(&format!(
-            "apiVersion: assign/v1\nkind: Guest\nmetadata: {{name: g}}\nspec: {{memory: {{size: 1GiB, \
-             {field}}}, boot: {{kernel: k}}}}\n"
-        ));
-        assert!(said.contains("is part of the language"), "{said}");
-        assert_eq!(said.matches("accepted").count(), 1, "{said}");
-    }
+    let said = memory("{size: 1GiB, balloon: true}", "");
+    assert!(said.contains("is part of the language"), "{said}");
+    assert_eq!(said.matches("accepted").count(), 1, "{said}");
     let said = guest("networks: [{name: a, claim: {pool: lan}, failover: true}]");
     assert!(said.contains("`failover` is part of the language"), "{said}");
+}
+
+/// What is said of a guest with this memory, and more.
+fn memory(memory: &str, more: &str) -> String {
+    errors(&format!(
+        "apiVersion: assign/v1\nkind: Guest\nmetadata: {{name: g}}\nspec:\n  memory: {memory}\n  boot: \
+         {{kernel: k}}\n{more}"
+    ))
+}
+
+#[test]
+fn memory_is_told_what_it_cannot_be_made_of() {
+    assert_snapshot!(memory("{size: 1536MiB, pages: 1GiB}", ""), @r#"
+    host.yaml:5:18: 1536 MiB are not whole pages of 1GiB
+    5 |   memory: {size: 1536MiB, pages: 1GiB}
+      |                  ^^^^^^^
+      = accepted: a multiple of 1GiB
+    "#);
+    assert_snapshot!(memory("{size: 1GiB, pages: 2MiB, merge: true}", ""), @r#"
+    host.yaml:5:44: pages of 2MiB are not merged
+    5 |   memory: {size: 1GiB, pages: 2MiB, merge: true}
+      |                                            ^^^^
+      = accepted: `pages: transparent` or `pages: 4KiB` beside it, or merge: false
+    "#);
+    assert_snapshot!(memory("{size: 1GiB, pages: 2M}", ""), @r#"
+    host.yaml:5:31: `pages` cannot be `2M`
+    5 |   memory: {size: 1GiB, pages: 2M}
+      |                               ^^
+      = accepted: transparent, 4KiB, 2MiB, 1GiB
+    "#);
+    let claims = "  networks: [{name: a, claim: {pool: lan}, fallback: {virtio: {bridge: b}}}]\n";
+    assert_snapshot!(memory("{size: 1GiB, merge: true}", claims), @r#"
+    host.yaml:5:31: the guest claims a device, which pins all of its memory, and pinned memory is not merged
+    5 |   memory: {size: 1GiB, merge: true}
+      |                               ^^^^
+      = accepted: merge: false, or a guest without claims
+    "#);
+    let device = "  devices: [{name: gpu, claim: {pool: gpu}, optional: true}]\n";
+    let said = memory("{size: 1GiB, pages: 4KiB, merge: true}", device);
+    assert!(said.contains("the guest claims a device"), "{said}");
 }
 
 #[test]

@@ -70,7 +70,7 @@ spec:
     topology: {sockets: 1, cores: 2, threads: 1}
     pin: {0: 2, 1: "2-3"}
     emulator: "0-1,4"
-  memory: {size: 2GiB, numa: 1}
+  memory: {size: 2GiB, numa: 1, pages: 2MiB, merge: false}
   boot: {kernel: vmlinuz, initrd: initrd.img, cmdline: console=ttyS0 quiet}
   disks:
     - {name: root, path: root.raw, format: raw, serial: web-1.root, queues: 2}
@@ -155,6 +155,8 @@ pub const RIGHT: &[&str] = &[
     guest!("memory: {size: 64 MiB}, cpus: {count: 64, pin: {63: 1023, \"0\": \"0\"}, emulator: 0}"),
     guest!("memory: {size: 1GiB}, cpus: {count: 12, topology: {sockets: 2, cores: 3, threads: 2}}"),
     guest!("memory: {size: 1GiB}, networks: [{name: a, claim: {pool: b}}]"),
+    guest!("memory: {size: 1GiB, pages: 1GiB}"),
+    guest!("memory: {size: 100MiB, pages: 4KiB, merge: true}"),
     guest!("memory: {size: 1GiB}, limits: {memory: 1072MiB}"),
     guest!("memory: {size: 1GiB}, limits: {cpu: 10000 %, tasks: 17}"),
     "kind: Guest\napiVersion: \"assign/v1\"\nmetadata:\n  name: 'a'\nspec:\n  memory: &m {size: 1GiB}\n  boot:\n    \
@@ -258,7 +260,10 @@ pub const WRONG: &[&str] = &[
     guest!("memory: {size: 1GiB}, networks: [{name: a, claim: {pool: b}, virtio: {bridge: b}}]"),
     guest!("memory: {size: 1GiB}, networks: [{name: a, claim: {pool: b}, fallback: {}}]"),
     guest!("memory: {size: 1GiB}, networks: [{name: a, claim: {pool: b}, failover: true}]"),
-    guest!("memory: {size: 1GiB, pages: 2MiB}"),
+    guest!("memory: {size: 1GiB, pages: 4MiB}"),
+    guest!("memory: {size: 1GiB, pages: 2 MiB}"),
+    guest!("memory: {size: 1GiB, merge: 1}"),
+    guest!("memory: {size: 1GiB, balloon: true}"),
     guest!("memory: {size: 1GiB}, rng: 1"),
     guest!("memory: {size: 1GiB}, rng: {}"),
     guest!("memory: {size: 1GiB}, disks: [{name: a}]"),
@@ -326,6 +331,9 @@ pub const ONLY_THE_READER: &[&str] = &[
     guest!("memory: {size: 1GiB}, cpus: {count: 2, pin: {0: 1024}}"),
     guest!("memory: {size: 1GiB}, cpus: {count: 2, pin: {0: 1, 0: 2}}"),
     guest!("memory: {size: 1GiB}, cpus: {count: 2, emulator: \"1,1\"}"),
+    guest!("memory: {size: 1536MiB, pages: 1GiB}"),
+    guest!("memory: {size: 1GiB, pages: 2MiB, merge: true}"),
+    guest!("memory: {size: 1GiB, merge: true}, networks: [{name: a, claim: {pool: b}}]"),
     // Amounts out of range.
     guest!("memory: {size: 1MiB}"),
     guest!("memory: {size: 1GiB}, limits: {cpu: 10001%}"),

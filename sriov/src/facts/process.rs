@@ -14,6 +14,8 @@ pub struct ProcessMemory {
     pub locked_bytes: Option<u64>,
     /// `VmPin`: pinned, by iommufd among others.
     pub pinned_bytes: Option<u64>,
+    /// What it has in pages that are kept once for several who have the same (KSM).
+    pub merged_bytes: Option<u64>,
     /// Its share (Pss) of all mappings but those at the addresses that were left out.
     pub other_bytes: Option<u64>,
 }
@@ -28,6 +30,9 @@ impl ProcessMemory {
         ProcessMemory {
             locked_bytes: field("VmLck:"),
             pinned_bytes: field("VmPin:"),
+            merged_bytes: table("ksm_merging_pages").ok().and_then(|pages| {
+                pages.trim().parse::<u64>().ok()?.checked_mul(rustix::param::page_size() as u64)
+            }),
             other_bytes: table("smaps").ok().and_then(|smaps| share(&smaps, without)),
         }
     }

@@ -224,6 +224,7 @@ mod tests {
 
     use super::*;
     use crate::machine::memory::allocate;
+    use crate::spec::Memory;
 
     fn read(memory: &GuestMemory, address: u64, length: usize) -> Vec<u8> {
         let mut bytes = vec![0; length];
@@ -240,7 +241,7 @@ mod tests {
     #[test]
     fn every_table_is_reachable_and_sums_to_zero() {
         let layout = Layout::new(1 << 30, 40, &[]).unwrap();
-        let memory = allocate(&layout).unwrap();
+        let memory = allocate(&layout, &Memory::bytes(0)).unwrap();
         let ids: Vec<u8> = (0..64).map(|number| number / 3 * 4 + number % 3).collect();
         write(&memory, &layout, &ids).unwrap();
         let rsdp = read(&memory, ACPI_TABLES.start, 36);

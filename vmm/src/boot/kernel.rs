@@ -129,10 +129,11 @@ mod tests {
 
     use super::*;
     use crate::machine::memory::allocate;
+    use crate::spec::Memory;
 
     fn refusal(image: &[u8]) -> String {
         let layout = Layout::new(64 << 20, 40, &[]).unwrap();
-        let memory = allocate(&layout).unwrap();
+        let memory = allocate(&layout, &Memory::bytes(0)).unwrap();
         let mut file = tempfile();
         file.write_all(image).unwrap();
         match load(&memory, &layout, &mut file) {
@@ -187,7 +188,7 @@ mod tests {
     #[test]
     fn a_bzimage_keeps_room_to_unpack_itself() {
         let layout = Layout::new(64 << 20, 40, &[]).unwrap();
-        let memory = allocate(&layout).unwrap();
+        let memory = allocate(&layout, &Memory::bytes(0)).unwrap();
         let mut file = tempfile();
         file.write_all(&bzimage(|_| ())).unwrap();
         let loaded = load(&memory, &layout, &mut file).unwrap();

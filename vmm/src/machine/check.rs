@@ -8,8 +8,8 @@ use crate::boot::check_command_line;
 use crate::error::{Error, Result};
 use crate::pci::root::SLOTS;
 use crate::spec::{
-    DeviceSource, Disk, GuestSpec, Iommu, MAX_DISK_QUEUES, MAX_NAME, MIN_MEMORY, Vfio, VfioGroup,
-    VirtioNet,
+    DeviceSource, Disk, GuestSpec, Iommu, MAX_DISK_QUEUES, MAX_NAME, MIN_MEMORY, Memory, Vfio,
+    VfioGroup, VirtioNet,
 };
 
 /// Refuses what cannot be, before anything is opened or pinned for it.
@@ -23,12 +23,7 @@ pub fn check(spec: &GuestSpec) -> Result<()> {
         ));
     }
     cpus::check(&spec.cpus).or_else(refuse)?;
-    if spec.memory_bytes < MIN_MEMORY || !spec.memory_bytes.is_multiple_of(4096) {
-        return refuse(format!(
-            "{} bytes of memory; at least {MIN_MEMORY} and whole pages are possible",
-            spec.memory_bytes
-        ));
-    }
+    check_memory(&spec.memory)?;
     check_command_line(&spec.boot.cmdline)?;
     let passed = spec.vfio.as_ref().map_or(0, |vfio| vfio.devices.len());
     let devices = spec.networks.len() + spec.disks.len() + usize::from(spec.rng) + passed;
@@ -50,6 +45,20 @@ fn refuse(text: String) -> Result<()> {
 
 fn is_name(name: &str) -> bool {
     (1..=MAX_NAME).contains(&name.len()) && !name.contains(char::is_control)
+}
+
+fn check_memory(memory: &Memory) -> Result<()> {
+    let Memory { bytes, pages, merge, .. } = *memory;
+    let page = pages.huge().unwrap_or(4096);
+    if bytes < MIN_MEMORY || !bytes.is_multiple_of(page) {
+        return refuse(format!(
+            "{bytes} bytes of memory; at least {MIN_MEMORY} and whole pages of {page} bytes are possible"
+        ));
+    }
+    if merge && pages.huge().is_some() {
+        return refuse("huge pages are not merged".to_owned());
+    }
+    Ok(())
 }
 
 fn check_disk(disk: &Disk) -> Result<()> {
@@ -146,7 +155,7 @@ fn is_address(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::{Boot, Console, Cpus, Descriptor, VfioDevice};
+    use crate::spec::{Boot, Console, Cpus, Descriptor, Pages, VfioDevice};
 
     fn spec() -> GuestSpec {
         let device = |address: &str, index| VfioDevice {
@@ -157,7 +166,7 @@ mod tests {
         GuestSpec {
             name: "web-1".into(),
             cpus: Cpus::count(1),
-            memory_bytes: MIN_MEMORY,
+            memory: Memory::bytes(MIN_MEMORY),
             kvm: Descriptor(3),
             boot: Boot { kernel: Descriptor(4), initrd: None, cmdline: String::new() },
             console: Console { input: None, output: Descriptor(5) },
@@ -221,8 +230,15 @@ mod tests {
             (refusal(|spec| spec.name = "x".repeat(MAX_NAME + 1)), "1 to 255 bytes"),
             (refusal(|spec| spec.name.push('\n')), "control characters"),
             (refusal(|spec| spec.cpus.count = 0), "0 CPUs"),
-            (refusal(|spec| spec.memory_bytes += 1), "whole pages"),
-            (refusal(|spec| spec.memory_bytes = 0), "0 bytes of memory"),
+            (refusal(|spec| spec.memory.bytes += 1), "whole pages"),
+            (refusal(|spec| spec.memory.bytes = 0), "0 bytes of memory"),
+            (refusal(|spec| spec.memory.pages = Pages::Huge1G), "whole pages of 1073741824 bytes"),
+            (
+                refusal(|spec| {
+                    spec.memory = Memory { pages: Pages::Huge2M, merge: true, ..spec.memory };
+                }),
+                "huge pages are not merged",
+            ),
             (refusal(|spec| spec.boot.cmdline = "a".repeat(2048)), "at most 2047"),
             (refusal(|spec| spec.boot.cmdline = "a\0b".into()), "NUL"),
             (refusal(|spec| spec.networks = vec![spec.networks[0].clone(); 30]), "at most 31"),

@@ -17,6 +17,7 @@ use vm_memory::{
 
 use crate::error::{Error, Result, Trying};
 use crate::machine::layout::Layout;
+use crate::spec::{Memory, Pages};
 
 /// Guest RAM, mapped in this process.
 pub type GuestMemory = GuestMemoryMmap<()>;
@@ -24,32 +25,54 @@ pub type GuestMemory = GuestMemoryMmap<()>;
 /// Sizes of large pages, of the CPU and the IOMMU, in bytes.
 const LARGE_PAGES: [u64; 2] = [1 << 30, 2 << 20];
 
-/// Maps RAM for `layout`, untouched and with huge pages where the host has them. It stays mapped until
-/// the process ends, as a machine needs it.
+/// Maps RAM for `layout`, of the pages that `wanted` names; untouched, unless it is to be found at once.
+/// It stays mapped until the process ends, as a machine needs it.
 ///
 /// # Errors
-/// [`Error::Memory`] where the address space is short.
-pub fn allocate(layout: &Layout) -> Result<GuestMemory> {
-    let short = |error| Error::Memory {
-        action: "reserve address space for the guest's RAM",
-        source: error,
-    };
+/// [`Error::Memory`] where the address space is short, or the host's huge pages are.
+pub fn allocate(layout: &Layout, wanted: &Memory) -> Result<GuestMemory> {
     let mut regions = Vec::new();
     for range in &layout.ram {
         let size = range.end - range.start;
-        let host = map_congruent(range.start, size).map_err(short)?;
+        let host = map(range.start, size, wanted.pages).map_err(|error| short(wanted, error))?;
         let (protection, flags) = (libc_bits(PROTECTION.bits()), libc_bits(FLAGS.bits()));
         // SAFETY: the range was just mapped for this region alone, and nobody ever unmaps it.
         let region = unsafe { MmapRegion::build_raw(host, size as usize, protection, flags) }
-            .map_err(|error| short(io::Error::other(error)))?;
-        // SAFETY: the range is the region's own private anonymous mapping; the advice changes how
-        // it will be backed, not what it holds. A host without huge pages refuses, which is fine.
-        let _ = unsafe { madvise(host.cast(), size as usize, Advice::LinuxHugepage) };
+            .map_err(|error| short(wanted, io::Error::other(error)))?;
+        for advice in advice(wanted) {
+            // SAFETY: the range is the region's own private anonymous mapping; the advice changes how
+            // it will be backed, not what it holds. A host that cannot do that refuses, which is fine.
+            let _ = unsafe { madvise(host.cast(), size as usize, advice) };
+        }
         let region = GuestRegionMmap::new(region, GuestAddress(range.start));
-        let past_the_end = || short(io::Error::from(io::ErrorKind::InvalidInput));
+        let past_the_end = || short(wanted, io::Error::from(io::ErrorKind::InvalidInput));
         regions.push(region.ok_or_else(past_the_end)?);
     }
-    GuestMemory::from_regions(regions).map_err(|error| short(io::Error::other(error)))
+    let memory = GuestMemory::from_regions(regions);
+    let memory = memory.map_err(|error| short(wanted, io::Error::other(error)))?;
+    if wanted.at_once {
+        populate(&memory, || true).map_err(|error| short(wanted, error))?;
+    }
+    Ok(memory)
+}
+
+fn short(wanted: &Memory, source: io::Error) -> Error {
+    let action = match wanted.pages {
+        Pages::Transparent | Pages::Small => "reserve address space for the guest's RAM",
+        Pages::Huge2M => "have enough of the host's pages of 2 MiB",
+        Pages::Huge1G => "have enough of the host's pages of 1 GiB",
+    };
+    Error::Memory { action, source }
+}
+
+/// What the kernel is told of it.
+fn advice(wanted: &Memory) -> impl Iterator<Item = Advice> {
+    let pages = match wanted.pages {
+        Pages::Transparent => Some(Advice::LinuxHugepage),
+        Pages::Small => Some(Advice::LinuxNoHugepage),
+        Pages::Huge2M | Pages::Huge1G => None,
+    };
+    pages.into_iter().chain(wanted.merge.then_some(Advice::LinuxMergeable))
 }
 
 const PROTECTION: ProtFlags = ProtFlags::READ.union(ProtFlags::WRITE);
@@ -58,6 +81,30 @@ const FLAGS: MapFlags = MapFlags::PRIVATE.union(MapFlags::NORESERVE);
 /// The flags as the C library has them.
 fn libc_bits(bits: u32) -> i32 {
     bits as i32
+}
+
+/// Maps `size` bytes for the guest's addresses from `guest` on.
+fn map(guest: u64, size: u64, pages: Pages) -> io::Result<*mut u8> {
+    match pages.huge() {
+        Some(page) => map_huge(guest, size, page),
+        None => map_congruent(guest, size),
+    }
+}
+
+/// Maps huge pages of `page` bytes, which the kernel sets apart for this mapping here and now. A range
+/// that does not begin or end with a page has a part of its first or last one, as beside what an IOMMU
+/// reserves.
+fn map_huge(guest: u64, size: u64, page: u64) -> io::Result<*mut u8> {
+    let before = guest % page;
+    let whole = before.checked_add(size).and_then(|end| end.checked_next_multiple_of(page));
+    let whole = whole.and_then(|whole| usize::try_from(whole).ok());
+    let whole = whole.ok_or(io::ErrorKind::OutOfMemory)?;
+    // mmap(2), MAP_HUGE_SHIFT: the size's logarithm beside the flags.
+    let of_size = MapFlags::from_bits_retain(page.ilog2() << libc::MAP_HUGE_SHIFT);
+    let flags = MapFlags::PRIVATE | MapFlags::HUGETLB | of_size;
+    // SAFETY: a new mapping at an address of the kernel's choice.
+    let start = unsafe { mmap_anonymous(std::ptr::null_mut(), whole, PROTECTION, flags)? };
+    Ok(start.cast::<u8>().wrapping_add(before as usize))
 }
 
 /// Maps `size` bytes of anonymous memory at an address that is as far from a large page's beginning as
@@ -94,9 +141,10 @@ const MOST_THREADS: usize = 16;
 /// finds them too, but one after the other. It stands back behind other threads, above all vCPUs, until
 /// it is `urgent`.
 ///
-/// Where that fails (Linux before 5.14, or a host without so much memory), what remains is left to
-/// whoever needs the pages, who learns the reason.
-pub fn populate(memory: &GuestMemory, urgent: impl Fn() -> bool + Sync) {
+/// # Errors
+/// The kernel's for a part of it: EINVAL before Linux 5.14, EFAULT where a limit keeps it from huge pages,
+/// ENOMEM on a host without so much memory.
+pub fn populate(memory: &GuestMemory, urgent: impl Fn() -> bool + Sync) -> io::Result<()> {
     let chunks: Vec<_> = memory
         .iter()
         .flat_map(|region| {
@@ -114,20 +162,24 @@ pub fn populate(memory: &GuestMemory, urgent: impl Fn() -> bool + Sync) {
             // SAFETY: the range is part of a region of `memory`, private anonymous memory that is
             // mapped as long as it is borrowed here; it is written to as if each byte were written
             // with its own value, which harms nobody who uses it at the same time.
-            let advised = unsafe { madvise(start as *mut _, length, Advice::LinuxPopulateWrite) };
-            if advised.is_err() {
-                return;
-            }
+            unsafe { madvise(start as *mut _, length, Advice::LinuxPopulateWrite) }?;
         }
+        Ok(())
     };
     let cpus = thread::available_parallelism().map_or(1, NonZero::get);
     thread::scope(|scope| {
-        for _ in 1..cpus.min(MOST_THREADS).min(chunks.len()) {
-            // One thread fewer takes longer, and that is all.
-            let _ = thread::Builder::new().name("populate".into()).spawn_scoped(scope, work);
-        }
-        work();
-    });
+        let threads: Vec<_> = (1..cpus.min(MOST_THREADS).min(chunks.len()))
+            .filter_map(|_| {
+                // One thread fewer takes longer, and that is all.
+                thread::Builder::new().name("populate".into()).spawn_scoped(scope, work).ok()
+            })
+            .collect();
+        let own = work();
+        let others = threads.into_iter().map(|thread| {
+            thread.join().unwrap_or_else(|_| Err(io::Error::other("a thread panicked")))
+        });
+        others.fold(own, io::Result::and)
+    })
 }
 
 /// A thread that runs where nobody else wants its CPU (SCHED_IDLE of sched(7)), until this ends.
@@ -306,11 +358,59 @@ mod tests {
         kib
     }
 
+    /// Whatever the layout says.
+    fn plain() -> Memory {
+        Memory::bytes(0)
+    }
+
+    /// What the kernel says of the mapping that begins at `start`: `VmFlags` of proc(5).
+    fn flags(start: u64) -> String {
+        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let begins = format!("{start:x}-");
+        let mapping = maps.lines().skip_while(|line| !line.starts_with(&begins));
+        let flags = mapping.skip(1).find_map(|line| line.strip_prefix("VmFlags:"));
+        format!("{} ", flags.expect("its flags"))
+    }
+
+    #[test]
+    fn the_kernel_is_told_which_pages_are_wanted() {
+        let layout = Layout::new(64 << 20, 40, &[]).unwrap();
+        let told = |wanted: &Memory| {
+            let memory = allocate(&layout, wanted).unwrap();
+            flags(memory.iter().next().unwrap().as_ptr() as u64)
+        };
+        let small = told(&Memory { pages: Pages::Small, ..plain() });
+        let merged = told(&Memory { merge: true, ..plain() });
+        // Kernels without these features say nothing of them.
+        let has = |path: &str| std::path::Path::new(path).exists();
+        if has("/sys/kernel/mm/transparent_hugepage") {
+            assert!(small.contains(" nh ") && !small.contains(" hg "), "{small}");
+            assert!(merged.contains(" hg "), "{merged}");
+        }
+        if has("/sys/kernel/mm/ksm") {
+            assert!(merged.contains(" mg ") && !small.contains(" mg "), "{merged}");
+        }
+    }
+
+    #[test]
+    fn huge_pages_that_the_host_lacks_are_told() {
+        let layout = Layout::new(64 << 30, 40, &[]).unwrap();
+        let free =
+            std::fs::read_to_string("/sys/kernel/mm/hugepages/hugepages-1048576kB/free_hugepages");
+        if free.is_ok_and(|free| free.trim().parse::<u64>().is_ok_and(|free| free >= 64)) {
+            return;
+        }
+        let wanted = Memory { pages: Pages::Huge1G, ..plain() };
+        let error = allocate(&layout, &wanted).expect_err("no host of tests has so many");
+        let text = error.to_string();
+        assert!(text.contains("cannot have enough of the host's pages of 1 GiB"), "{text}");
+    }
+
     #[test]
     fn large_pages_can_back_guest_and_host_alike() {
         let reserved = AddressRange { first: 100 << 20, last: 101 << 20 };
         let layout = Layout::new(6 << 30, 40, &[reserved]).unwrap();
-        let memory = allocate(&layout).unwrap();
+        let memory = allocate(&layout, &plain()).unwrap();
         let aligned = |page: u64| {
             let large = memory.iter().filter(move |region| region.len() >= page);
             large.map(move |region| {
@@ -326,14 +426,15 @@ mod tests {
     #[test]
     fn populated_memory_has_pages_and_keeps_what_it_holds() {
         let layout = Layout::new(80 << 20, 40, &[]).unwrap();
-        let memory = allocate(&layout).unwrap();
+        let memory = allocate(&layout, &plain()).unwrap();
         memory.write_slice(b"kernel", GuestAddress(0x10_0000)).unwrap();
-        populate(&memory, || false);
+        let populated = populate(&memory, || false);
         let region = memory.iter().next().unwrap();
         let start = region.as_ptr() as usize;
         // Linux before 5.14 cannot.
         // SAFETY: one page of the region, which stays mapped.
         let can = unsafe { madvise(start as *mut _, 4096, Advice::LinuxPopulateWrite) }.is_ok();
+        assert_eq!(populated.is_ok(), can);
         assert!(!can || resident(start, start + region.size()) >= 80 << 10);
         let mut held = [0; 6];
         memory.read_slice(&mut held, GuestAddress(0x10_0000)).unwrap();

@@ -133,11 +133,11 @@ impl Machine {
             reserved.push(HYPERTRANSPORT);
         }
         let cpuid = Cpuid::new(&supported, &spec.cpus)?;
-        let layout = Layout::new(spec.memory_bytes, cpuid::physical_bits(&supported), &reserved)?;
+        let layout = Layout::new(spec.memory.bytes, cpuid::physical_bits(&supported), &reserved)?;
 
         let interrupts = Arc::new(Interrupts::new(vm.clone())?);
         let slots = Arc::new(Slots::new(vm.clone(), kvm.get_nr_memslots() as u32));
-        let memory = memory::allocate(&layout)?;
+        let memory = memory::allocate(&layout, &spec.memory)?;
         memory::give_to_guest(&slots, &memory)?;
 
         let events = Arc::new(EventLoop::new()?);

@@ -98,7 +98,8 @@ pub fn pin(
     let wanted = latch.clone();
     let work = move || {
         let urgent = || wanted.is_awaited();
-        timeline.time(Phase::PopulateMemory, None, || populate(&memory, urgent));
+        // What is not found here is left to pinning, which says why it cannot be had.
+        timeline.time(Phase::PopulateMemory, None, || populate(&memory, urgent)).ok();
         timeline.time(Phase::PinMemory, None, || space.map_memory(&memory))?;
         // Now, and not when each vCPU comes round to it: whoever hears of this finds it whole.
         timeline.end_all(Phase::HoldBusMaster);

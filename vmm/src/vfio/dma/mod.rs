@@ -346,6 +346,7 @@ mod tests {
     use super::*;
     use crate::machine::layout::Layout;
     use crate::machine::memory::allocate;
+    use crate::spec::Memory;
 
     /// Remembers what is mapped, and refuses what lies beyond its end.
     struct Pretended {
@@ -395,7 +396,7 @@ mod tests {
 
     #[test]
     fn memory_is_mapped_once_a_filling() {
-        let memory = allocate(&Layout::new(4 << 30, 40, &[]).unwrap()).unwrap();
+        let memory = allocate(&Layout::new(4 << 30, 40, &[]).unwrap(), &Memory::bytes(0)).unwrap();
         let all = [(0, 3 << 30), (4 << 30, 1 << 30)];
         let mapper = pretended(1 << 40);
         let space = space(&mapper);
@@ -415,7 +416,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_mapped_leaves_nothing_behind() {
-        let memory = allocate(&Layout::new(4 << 30, 40, &[]).unwrap()).unwrap();
+        let memory = allocate(&Layout::new(4 << 30, 40, &[]).unwrap(), &Memory::bytes(0)).unwrap();
         let mapper = pretended((5 << 30) - 1);
         let space = space(&mapper);
         let error = space.map_memory(&memory).unwrap_err().to_string();

@@ -14,6 +14,7 @@ use crate::pci::bar::{Allocator, Windows};
 use crate::pci::register;
 use crate::pci::root::PciFunction;
 use crate::spec::MIN_MEMORY;
+use crate::spec::Memory;
 use crate::virtio::structures::{NOTIFY, NOTIFY_STEP};
 use crate::virtio::transport::{Doorbells, Surroundings, VirtioFunction};
 
@@ -46,7 +47,7 @@ fn board(count: usize) -> Board {
     let (bells, bus) = (Arc::new(Bells::default()), Arc::new(Bus::default()));
     let doorbells: Arc<dyn Doorbells> = bells.clone();
     let interrupts: Arc<dyn Delivery> = Arc::new(Nowhere);
-    let memory = allocate(&Layout::new(MIN_MEMORY, 40, &[]).unwrap()).unwrap();
+    let memory = allocate(&Layout::new(MIN_MEMORY, 40, &[]).unwrap(), &Memory::bytes(0)).unwrap();
     let windows = Windows { low: 0xc000_0000..0xe000_0000, high: HIGH..HIGH * 2, ports: 0..0 };
     let mut allocator = Allocator::new(windows);
     let functions = (0..count)

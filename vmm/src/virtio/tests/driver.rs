@@ -13,7 +13,8 @@ pub struct Driver {
 impl Driver {
     /// Of `device`, which was just reset.
     pub fn new(device: Arc<dyn VirtioDevice>) -> Driver {
-        let memory = allocate(&Layout::new(MIN_MEMORY, 40, &[]).unwrap()).unwrap();
+        let memory =
+            allocate(&Layout::new(MIN_MEMORY, 40, &[]).unwrap(), &Memory::bytes(0)).unwrap();
         let warnings = Arc::new(Warnings::new("test"));
         let mut msix = Msix::new(2, Arc::new(Nowhere), Box::new(Emulated), warnings);
         msix.set_control(MSIX_ON_ALL_MASKED);

@@ -28,7 +28,7 @@ use crate::machine::layout::Layout;
 use crate::machine::memory::{GuestMemory, allocate};
 use crate::pci::msix::Msix;
 use crate::pci::vector::Emulated;
-use crate::spec::MIN_MEMORY;
+use crate::spec::{MIN_MEMORY, Memory};
 use crate::warnings::Warnings;
 
 const ACKNOWLEDGE_DRIVER: u8 = 3;
@@ -84,7 +84,8 @@ fn card() -> (Arc<Net>, UnixDatagram) {
 impl Guest {
     fn new() -> Self {
         let (net, wire) = card();
-        let memory = allocate(&Layout::new(MIN_MEMORY, 40, &[]).unwrap()).unwrap();
+        let memory =
+            allocate(&Layout::new(MIN_MEMORY, 40, &[]).unwrap(), &Memory::bytes(0)).unwrap();
         let warnings = Arc::new(Warnings::new("test"));
         let mut msix = Msix::new(3, Arc::new(Nowhere), Box::new(Emulated), warnings);
         msix.set_control(MSIX_ON_ALL_MASKED);

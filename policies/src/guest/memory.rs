@@ -1,0 +1,142 @@
+//! `memory` of a guest: how much, from where, and of which pages.
+
+use serde::{Deserialize, Serialize};
+
+use crate::amounts;
+use crate::error::Report;
+use crate::fields::Fields;
+use crate::grammar::{Field, Form, Mapping, later, word};
+use crate::selector::LAST_NODE;
+
+/// Least memory of a guest in bytes; the VMM's own limit.
+pub const MIN_MEMORY: u64 = 64 << 20;
+/// Most memory of a guest in bytes: 16 TiB, what 44 address bits reach.
+const MAX_MEMORY: u64 = 16 << 40;
+
+/// The memory of a guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Memory {
+    /// In bytes, at least [`MIN_MEMORY`], a multiple of 1 MiB, and of the size of its huge pages.
+    pub size: u64,
+    /// The host's NUMA node it comes from; `None` leaves that to the devices that prefer to be near
+    /// it, or else to the kernel.
+    pub numa: Option<u32>,
+    /// The host's pages that it is made of.
+    #[serde(default)]
+    pub pages: Pages,
+    /// Whether the host may share pages of it that others have too; only without devices, and without
+    /// [`Pages::huge`].
+    #[serde(default)]
+    pub merge: bool,
+}
+
+/// Which pages of the host a guest's memory is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub enum Pages {
+    /// Huge ones where the host finds some, as it may at any time, and 4 KiB elsewhere.
+    #[default]
+    #[serde(rename = "transparent")]
+    Transparent,
+    /// 4 KiB and no others.
+    #[serde(rename = "4KiB")]
+    Small,
+    /// 2 MiB, of those that the host has set apart.
+    #[serde(rename = "2MiB")]
+    Huge2M,
+    /// 1 GiB, of those that the host has set apart.
+    #[serde(rename = "1GiB")]
+    Huge1G,
+}
+
+impl Pages {
+    /// Bytes of a page, where they come from those that the host has set apart (hugetlb).
+    pub fn huge(self) -> Option<u64> {
+        match self {
+            Pages::Transparent | Pages::Small => None,
+            Pages::Huge2M => Some(2 << 20),
+            Pages::Huge1G => Some(1 << 30),
+        }
+    }
+
+    /// The word of the language.
+    pub fn word(self) -> &'static str {
+        match self {
+            Pages::Transparent => "transparent",
+            Pages::Small => "4KiB",
+            Pages::Huge2M => "2MiB",
+            Pages::Huge1G => "1GiB",
+        }
+    }
+}
+
+pub(super) static MEMORY: Mapping = Mapping {
+    what: "`memory`",
+    fields: &[
+        Field::new("size", Form::Text(amounts::SIZE), "512MiB", "How much: 64MiB or more.")
+            .needed(),
+        Field::new(
+            "numa",
+            Form::Number(0, LAST_NODE),
+            "0",
+            "The host's NUMA node it comes from. Left out: that of the first device whose claim \
+             prefers a near one, or else the kernel chooses.",
+        ),
+        Field::new(
+            "pages",
+            Form::Words(&[
+                word("transparent", "huge ones where the host finds some, and 4 KiB elsewhere"),
+                word("4KiB", "no others: the host can share, swap and give back each of them"),
+                word("2MiB", "of those that the host has set apart (hugetlb)"),
+                word("1GiB", "the same, for the least work of CPU and IOMMU"),
+            ]),
+            "2MiB",
+            "The host's pages it is made of. A guest does not start where too few are set apart, and what \
+             is set apart is never swapped.",
+        )
+        .or("transparent"),
+        Field::new(
+            "merge",
+            Form::Truth,
+            "true",
+            "Whether the host may keep pages once that have the same contents as others, of this guest or \
+             of another (KSM). Guests that do not trust each other can tell by timing what the others \
+             have. Not for a guest with devices, which pin its memory.",
+        )
+        .or("false"),
+    ],
+    rules: &[],
+    later: &[later("balloon", "whether the host may ask for a part of it back")],
+};
+
+/// Reads the mapping.
+pub(super) fn read(fields: &Fields<'_>, report: &mut Report<'_>) -> Option<Memory> {
+    let before = report.count();
+    let numa = fields.number("numa", report);
+    let pages: Pages = fields.word("pages", report).unwrap_or_default();
+    let merge = fields.truth("merge", report).unwrap_or_default();
+    if let Some(given) = fields.get("merge", report).filter(|_| merge && pages.huge().is_some()) {
+        let message = format!("pages of {} are not merged", pages.word());
+        let form = "`pages: transparent` or `pages: 4KiB` beside it, or merge: false";
+        report.error(given.node.span, message, Some(form));
+    }
+    let given = fields.get("size", report)?;
+    let size = amounts::size(given, report)?;
+    if !(MIN_MEMORY..=MAX_MEMORY).contains(&size) {
+        let message = format!("a guest cannot have {} MiB of memory", size >> 20);
+        report.error(given.node.span, message, Some("64MiB to 16384GiB"));
+    } else if pages.huge().is_some_and(|page| !size.is_multiple_of(page)) {
+        let message = format!("{} MiB are not whole pages of {}", size >> 20, pages.word());
+        let form = format!("a multiple of {}", pages.word());
+        report.error(given.node.span, message, Some(&form));
+    }
+    (report.count() == before).then_some(Memory { size, numa, pages, merge })
+}
+
+/// Refuses what cannot be where devices pin the memory. `fields` are those that `memory` was read from.
+pub(super) fn check_pinned(fields: &Fields<'_>, memory: Option<Memory>, report: &mut Report<'_>) {
+    let merges = memory.is_some_and(|memory| memory.merge);
+    let Some(given) = fields.get("merge", report).filter(|_| merges) else { return };
+    let message =
+        "the guest claims a device, which pins all of its memory, and pinned memory is not merged";
+    report.error(given.node.span, message, Some("merge: false, or a guest without claims"));
+}
