@@ -495,8 +495,8 @@ impl Launch<'_> {
         kvm: OwnedFd,
     ) -> Result<Ending, Failure> {
         let console = stays.console;
-        let taps = self.timeline.time(Launching::ConnectNetworks, || {
-            handles::open_taps(self.root, self.guest, &connected.choice.networks)
+        let cards = self.timeline.time(Launching::ConnectNetworks, || {
+            handles::open_cards(self.root, self.guest, &connected.choice.networks)
         })?;
         let (events, events_of_guest) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)
             .map_err(|error| self.system("make a pipe", &error.into()))?;
@@ -522,7 +522,7 @@ impl Launch<'_> {
             events: events_of_guest,
             control,
             disks,
-            taps,
+            cards,
             vfio,
             sandbox,
             bound,

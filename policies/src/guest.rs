@@ -380,10 +380,11 @@ pub(crate) fn read(
     let needs = limits::Needs {
         ram: memory.map(|memory| memory.size),
         cpus: count,
-        devices: claimed + devices.len(),
+        // A virtio card is one as well: it has a task of the kernel's (vhost).
+        devices: networks.len() + devices.len(),
         queues: disks.iter().map(|disk| u64::from(disk.queues_of(count.unwrap_or(1)))).sum(),
     };
-    if let Some(fields) = of_memory.filter(|_| needs.devices > 0) {
+    if let Some(fields) = of_memory.filter(|_| claimed + devices.len() > 0) {
         memory::check_pinned(&fields, memory, report);
     }
     let limits = spec.map("limits", report);

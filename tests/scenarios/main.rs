@@ -37,4 +37,5 @@ mod snapshot;
 mod stats;
 mod type1;
 mod vf_settings;
+mod vhost;
 mod virtual_functions;

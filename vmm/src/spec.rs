@@ -101,6 +101,9 @@ pub struct VirtioNet {
     /// An open `/dev/net/tun` attached to its interface with
     /// `IFF_TAP | IFF_NO_PI | IFF_VNET_HDR`.
     pub tap: Descriptor,
+    /// An open `/dev/vhost-net`, with nothing set on it yet: the kernel moves the frames then.
+    #[serde(default)]
+    pub vhost: Option<Descriptor>,
     /// The guest's address on it: of one card, not of several.
     pub mac: [u8; 6],
 }

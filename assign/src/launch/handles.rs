@@ -106,16 +106,27 @@ fn no_kvm(error: &io::Error, cpuinfo: &str) -> (String, String) {
     }
 }
 
-/// Opens the TAP interface of each virtio network, in their order, with the guest's address on it.
+/// What a virtio network card is made of.
+#[derive(Debug)]
+pub struct Card {
+    /// Its TAP interface.
+    pub tap: OwnedFd,
+    /// The guest's address on it.
+    pub mac: [u8; 6],
+    /// An open `/dev/vhost-net`, by which the kernel moves its frames, where the host has that.
+    pub vhost: Option<OwnedFd>,
+}
+
+/// Opens what each virtio network is made of, in their order.
 ///
 /// # Errors
 /// Names the network and the bridge, with cause and remedy.
-pub fn open_taps(
+pub fn open_cards(
     root: &HostRoot,
     guest: &Guest,
     chosen: &[Connection],
-) -> Result<Vec<(OwnedFd, [u8; 6])>, Failure> {
-    let mut taps = Vec::new();
+) -> Result<Vec<Card>, Failure> {
+    let mut cards = Vec::new();
     for connection in chosen {
         let Connection::Virtio { network, bridge, .. } = connection else { continue };
         let mac = guest_mac(&guest.name, network);
@@ -123,9 +134,11 @@ pub fn open_taps(
             let message = format!("{network} cannot be connected to {bridge}: {cause}");
             Failure::failed(OwnReason::Guest, &guest.name, message).with_remedy(remedy)
         })?;
-        taps.push((tap, mac.0));
+        // Without it the VMM moves the frames, only slower.
+        let vhost = OpenOptions::new().read(true).write(true).open(root.dev("vhost-net"));
+        cards.push(Card { tap, mac: mac.0, vhost: vhost.ok().map(OwnedFd::from) });
     }
-    Ok(taps)
+    Ok(cards)
 }
 
 /// The address of a virtio network card: the same for the same names everywhere, locally

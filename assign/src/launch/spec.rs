@@ -13,7 +13,7 @@ use vmm::spec::{
 };
 
 use super::console::Ends;
-use super::handles::BootFiles;
+use super::handles::{BootFiles, Card};
 use super::vfio::{Files, VfioFiles};
 
 /// All that a guest is made of, open.
@@ -31,8 +31,8 @@ pub struct Parts {
     pub control: OwnedFd,
     /// Its disks, in the order of its document.
     pub disks: Vec<OwnedFd>,
-    /// The TAP descriptor and address of each virtio network.
-    pub taps: Vec<(OwnedFd, [u8; 6])>,
+    /// What each virtio network is made of.
+    pub cards: Vec<Card>,
     /// The passed-through devices.
     pub vfio: Option<VfioFiles>,
     /// Whom its process becomes, where it is shut in.
@@ -59,11 +59,7 @@ impl Parts {
                 output: number(&self.console.output),
             },
             events: Some(number(&self.events)),
-            networks: self
-                .taps
-                .iter()
-                .map(|(tap, mac)| VirtioNet { tap: number(tap), mac: *mac })
-                .collect(),
+            networks: self.cards.iter().map(network).collect(),
             disks: guest
                 .disks
                 .iter()
@@ -95,11 +91,16 @@ impl Parts {
             .chain([&self.events, &self.control])
             .chain(self.boot.initrd.as_ref())
             .chain(&self.disks)
-            .chain(self.taps.iter().map(|(tap, _)| tap))
+            .chain(self.cards.iter().flat_map(|card| [&card.tap].into_iter().chain(&card.vhost)))
             .chain(vfio)
             .map(AsRawFd::as_raw_fd)
             .collect()
     }
+}
+
+fn network(card: &Card) -> VirtioNet {
+    let Card { tap, mac, vhost } = card;
+    VirtioNet { tap: number(tap), vhost: vhost.as_ref().map(number), mac: *mac }
 }
 
 fn described(disk: &GuestDisk, file: &OwnedFd, cpus: u8) -> Disk {
@@ -218,7 +219,7 @@ mod tests {
             events: null(),
             control: null(),
             disks: vec![null()],
-            taps: vec![(null(), [2, 0, 0, 0, 0, 1])],
+            cards: vec![Card { tap: null(), mac: [2, 0, 0, 0, 0, 1], vhost: Some(null()) }],
             sandbox: Some(Sandbox { user: 1, group: 2 }),
             bound: vec![Bound { vcpu: 1, to: vec![HostCpus { first: 2, last: 3 }] }],
             vfio: Some(VfioFiles {
@@ -278,6 +279,7 @@ mod tests {
                 "/control",
                 "/disks/0/file",
                 "/networks/0/tap",
+                "/networks/0/vhost",
             ];
             for pointer in pointers.into_iter().chain(names) {
                 let number = json.pointer(pointer).and_then(serde_json::Value::as_i64);

@@ -21,6 +21,7 @@ use crate::virtio::VirtioDevice;
 use crate::virtio::net::Net;
 use crate::virtio::rng::Rng;
 use crate::virtio::transport::{self, Doorbells, VirtioFunction};
+use crate::virtio::vhost::KernelNet;
 
 /// The machine as devices see it.
 pub struct Board {
@@ -88,16 +89,23 @@ impl Board {
         Ok(Present { slot, function })
     }
 
-    /// Puts a virtio network card over `tap` on the bus.
+    /// Puts a virtio network card over `tap` on the bus, whose frames the kernel moves where it lends us
+    /// its `vhost`.
     ///
     /// # Errors
     /// The device's, or that the bus or its window is full.
     pub fn add_network(
         &self,
         tap: OwnedFd,
+        vhost: Option<OwnedFd>,
         network: &VirtioNet,
         allocator: &mut Allocator,
     ) -> Result<()> {
+        if let Some(vhost) = vhost {
+            let net = Arc::new(KernelNet::new(tap, vhost, network, &self.memory)?);
+            net.listen(&self.events)?;
+            return self.add_virtio(net, allocator);
+        }
         let net = Arc::new(Net::new(tap, network)?);
         net.listen(&self.events)?;
         self.add_virtio(net, allocator)

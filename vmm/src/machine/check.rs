@@ -172,7 +172,11 @@ mod tests {
             console: Console { input: None, output: Descriptor(5) },
             events: None,
             control: None,
-            networks: vec![VirtioNet { tap: Descriptor(6), mac: [2, 0, 0, 0, 0, 1] }],
+            networks: vec![VirtioNet {
+                tap: Descriptor(6),
+                vhost: Some(Descriptor(10)),
+                mac: [2, 0, 0, 0, 0, 1],
+            }],
             disks: vec![Disk {
                 name: "root".into(),
                 file: Descriptor(9),

@@ -179,9 +179,13 @@ impl Machine {
             None => (load()?, None),
         };
         let creating = timeline.begin(Phase::CreateVcpus, None);
-        let taps =
-            spec.networks.iter().map(|net| Ok((inherited.take(net.tap, "a TAP")?, net.clone())));
-        let networks = taps.collect::<Result<_>>()?;
+        let networks = spec.networks.iter().map(|network| {
+            let tap = inherited.take(network.tap, "a TAP")?;
+            let vhost =
+                network.vhost.map(|vhost| inherited.take(vhost, "vhost-net")).transpose()?;
+            Ok(Card { tap, vhost, network: network.clone() })
+        });
+        let networks = networks.collect::<Result<_>>()?;
         let control = spec.control.map(|socket| inherited.take(socket, "the control socket"));
         let control = control.transpose()?;
         let root = board.root.clone();
@@ -270,8 +274,8 @@ impl Machine {
         if let Some((space, pinned, devices)) = opened {
             hotplug.settle(space, pinned, devices, &mut allocator)?;
         }
-        for (tap, network) in networks {
-            board.add_network(tap, &network, &mut allocator)?;
+        for Card { tap, vhost, network } in networks {
+            board.add_network(tap, vhost, &network, &mut allocator)?;
         }
         for disk in disks {
             disk.start(&self.stop)?;
@@ -355,10 +359,17 @@ fn event_device(
     Ok((controller, power))
 }
 
+/// A virtio network card, as far as it was handed to us.
+struct Card {
+    tap: OwnedFd,
+    vhost: Option<OwnedFd>,
+    network: VirtioNet,
+}
+
 /// What is there only once the vCPUs run.
 struct Arriving {
     passed: Option<Passed>,
-    networks: Vec<(OwnedFd, VirtioNet)>,
+    networks: Vec<Card>,
     disks: Vec<Arc<Block>>,
     rng: bool,
     control: Option<OwnedFd>,

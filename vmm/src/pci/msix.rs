@@ -5,6 +5,8 @@
 
 use std::sync::Arc;
 
+use vmm_sys_util::eventfd::EventFd;
+
 use crate::error::Result;
 use crate::machine::interrupts::{Delivery, Message};
 use crate::pci::vector::{Source, Vector};
@@ -126,6 +128,12 @@ impl Msix {
             let _ = event.write(1);
             self.raised += 1;
         }
+    }
+
+    /// The event of vector `number`, for whoever signals it without us. None where there is no such
+    /// vector, or events are short.
+    pub fn event(&mut self, number: u16) -> Option<Arc<EventFd>> {
+        self.vectors.get_mut(usize::from(number))?.event().ok().cloned()
     }
 
     /// How many interrupts [`Msix::signal`] has raised, those that were left pending too.

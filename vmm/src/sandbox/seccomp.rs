@@ -1,7 +1,7 @@
 //! The system calls that remain, by kind of thread: whatever is not on the list ends the process.
 //!
 //! All threads have the list of [`Kind::Any`] from the start, and most a shorter one besides. `ioctl` is
-//! allowed by subsystem: KVM, VFIO with iommufd, and the few of a TAP. Opening files is refused with an
+//! allowed by subsystem: KVM, VFIO with iommufd, vhost, and the few of a TAP. Opening files is refused with an
 //! error instead, since the standard library tries to read how many CPUs it may use: there are no files.
 
 use std::collections::BTreeMap;
@@ -119,8 +119,8 @@ const UNSEEN: &[i64] = &[libc::SYS_clone3];
 
 /// Request numbers of ioctl(2) carry the letter of their subsystem here.
 const SUBSYSTEM: u64 = 0xff00;
-/// KVM (`KVMIO`), and VFIO with iommufd (`VFIO_TYPE`, `IOMMUFD_TYPE`).
-const SUBSYSTEMS: [u64; 2] = [0xae00, (b';' as u64) << 8];
+/// KVM (`KVMIO`), VFIO with iommufd (`VFIO_TYPE`, `IOMMUFD_TYPE`), and vhost (`VHOST_VIRTIO`).
+const SUBSYSTEMS: [u64; 3] = [0xae00, (b';' as u64) << 8, 0xaf00];
 /// Those of subsystems whose others are not allowed: `FIONBIO`, and of TAPs `TUNSETOFFLOAD` and
 /// `TUNSETVNETHDRSZ`.
 const REQUESTS: [u64; 3] = [0x5421, 0x4004_54d0, 0x4004_54d8];

@@ -2,7 +2,7 @@
 //! interface, split rings, MSI-X.
 //!
 //! [`transport`] is the PCI function any device plugs into and [`structures`] what is in its BAR;
-//! [`net`] is a device, over a [`tap`]; [`block`] is one, over a file; [`rng`] gives random numbers.
+//! [`net`] is a device, over a [`tap`], and [`vhost`] the same with the kernel's help; [`block`] is one, over a file; [`rng`] gives random numbers.
 
 pub mod block;
 pub mod net;
@@ -12,6 +12,7 @@ pub mod structures;
 #[allow(unsafe_code)]
 pub mod tap;
 pub mod transport;
+pub mod vhost;
 
 #[cfg(test)]
 mod tests;
@@ -20,9 +21,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use virtio_queue::Queue;
+use vmm_sys_util::eventfd::EventFd;
 
 use crate::machine::memory::GuestMemory;
 use crate::pci::msix::Msix;
+use crate::pci::vector::{Emulated, Source};
 
 /// Feature bit: virtio 1.0 or later (virtio 1.3, section 6).
 pub const F_VERSION_1: u64 = 1 << 32;
@@ -44,9 +47,17 @@ pub trait VirtioDevice: Send + Sync {
     /// Largest size of each of its queues: a power of two.
     fn queue_sizes(&self) -> &[u16];
     /// The event that a driver's notification of queue `index` signals.
-    fn kick(&self, index: u16) -> Option<&vmm_sys_util::eventfd::EventFd>;
+    fn kick(&self, index: u16) -> Option<&EventFd>;
     /// Reads its configuration at `offset`; zeroes beyond its end.
     fn read_config(&self, offset: u64, data: &mut [u8]);
+    /// Who signals its vectors' events. Without more it does that itself, by [`Interrupt::signal`].
+    fn source(&self) -> Box<dyn Source> {
+        Box::new(Emulated)
+    }
+    /// Whether its interrupts come to be by [`Interrupt::signal`], which counts them.
+    fn is_counted(&self) -> bool {
+        true
+    }
     /// The driver is ready: the device may use its queues.
     fn activate(&self, activation: Activation);
     /// The driver gave up the queues: on return none is used any more.
@@ -77,6 +88,17 @@ impl Interrupt {
     /// Tells the driver.
     pub fn signal(&self) {
         crate::lock(&self.msix).signal(self.vector);
+    }
+
+    /// The number of its vector.
+    pub fn vector(&self) -> u16 {
+        self.vector
+    }
+
+    /// The event whose signals tell the driver, for whoever does that in our place. None where the driver
+    /// wants to hear nothing, or events are short.
+    pub fn event(&self) -> Option<Arc<EventFd>> {
+        crate::lock(&self.msix).event(self.vector)
     }
 }
 

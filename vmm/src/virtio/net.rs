@@ -14,17 +14,20 @@ use crate::error::{Result, Trying};
 use crate::machine::event_loop::{EventLoop, Ready, Trigger};
 use crate::spec;
 
-const KIND_NET: u16 = 1;
-const CLASS_ETHERNET: u32 = 0x02_00_00;
+/// A network card (virtio 1.3, section 5).
+pub(super) const KIND_NET: u16 = 1;
+/// The same as a PCI class.
+pub(super) const CLASS_ETHERNET: u32 = 0x02_00_00;
 /// The device has a MAC address in its configuration.
-const F_MAC: u64 = 1 << 5;
+pub(super) const F_MAC: u64 = 1 << 5;
 
-const QUEUE_SIZES: [u16; 2] = [256, 256];
+/// Of a card's queues: frames to the guest, and from it.
+pub(super) const QUEUE_SIZES: [u16; 2] = [256, 256];
 const RECEIVE: usize = 0;
 const TRANSMIT: usize = 1;
 
 /// `struct virtio_net_hdr_v1`, of which only `num_buffers` at offset 10 is ever not 0 here.
-const HEADER: usize = 12;
+pub(super) const HEADER: usize = 12;
 const NUM_BUFFERS: usize = 10;
 /// Header and the largest frame a TAP hands out.
 const FRAME_MAX: usize = HEADER + (64 << 10);
@@ -93,6 +96,18 @@ impl Net {
     }
 }
 
+/// What messages call a card.
+pub(super) fn name(mac: [u8; 6]) -> String {
+    format!("virtio-net {}", mac.map(|byte| format!("{byte:02x}")).join(":"))
+}
+
+/// Reads a card's configuration, which is its address.
+pub(super) fn read_config(mac: [u8; 6], offset: u64, data: &mut [u8]) {
+    for (at, byte) in (offset as usize..).zip(data) {
+        *byte = mac.get(at).copied().unwrap_or(0);
+    }
+}
+
 /// Moves frames from the TAP into the guest's buffers.
 fn receive(active: &mut Activation, mut tap: &File, frame: &mut [u8]) -> Result<Progress, Broken> {
     work_off(active, RECEIVE, BATCH, |memory, chain| {
@@ -144,7 +159,7 @@ impl Ready for Net {
 
 impl VirtioDevice for Net {
     fn name(&self) -> String {
-        format!("virtio-net {}", self.mac.map(|byte| format!("{byte:02x}")).join(":"))
+        name(self.mac)
     }
 
     fn kind(&self) -> u16 {
@@ -168,9 +183,7 @@ impl VirtioDevice for Net {
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        for (at, byte) in (offset as usize..).zip(data) {
-            *byte = self.mac.get(at).copied().unwrap_or(0);
-        }
+        read_config(self.mac, offset, data);
     }
 
     fn activate(&self, activation: Activation) {

@@ -19,10 +19,18 @@ pub fn prepare(tap: &OwnedFd, header: i32) -> Result<()> {
     // SAFETY: the argument is an int that outlives the call.
     check(unsafe { ioctl_with_ref(tap, TUNSETVNETHDRSZ, &header) })
         .system("set the TAP's header size")?;
-    // SAFETY: the argument is a plain number: no offloads.
-    check(unsafe { ioctl_with_val(tap, TUNSETOFFLOAD, 0) }).system("set the TAP's offloads")?;
+    set_offloads(tap, 0)?;
     let flags = fcntl_getfl(tap).system("read the TAP's flags")?;
     fcntl_setfl(tap, flags | OFlags::NONBLOCK).system("set the TAP's flags")
+}
+
+/// Lets the TAP leave to the guest what `offloads` says (`TUN_F` flags).
+///
+/// # Errors
+/// The kernel's.
+pub fn set_offloads(tap: &OwnedFd, offloads: u64) -> Result<()> {
+    // SAFETY: the argument is a plain number.
+    check(unsafe { ioctl_with_val(tap, TUNSETOFFLOAD, offloads) }).system("set the TAP's offloads")
 }
 
 fn check(result: i32) -> io::Result<()> {

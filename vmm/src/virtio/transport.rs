@@ -24,7 +24,6 @@ use crate::pci::bar::{Allocator, BarChange, BarKind, Bars, Windows};
 use crate::pci::config::{ConfigSpace, Identity, touches};
 use crate::pci::msix::Msix;
 use crate::pci::root::PciFunction;
-use crate::pci::vector::Emulated;
 use crate::pci::{capability, register};
 use crate::spec::DeviceStats;
 use crate::warnings::Warnings;
@@ -140,7 +139,7 @@ impl VirtioFunction {
             .map_err(Error::Spec)?;
         let warnings = Arc::new(Warnings::new(device.name()));
         let interrupts = surroundings.interrupts.clone();
-        let msix = Msix::new(vectors, interrupts, Box::new(Emulated), warnings.clone());
+        let msix = Msix::new(vectors, interrupts, device.source(), warnings.clone());
         let bar = Arc::new(Structures::new(device, msix, surroundings.memory.clone()));
         Ok(VirtioFunction {
             window,
@@ -247,7 +246,8 @@ impl PciFunction for VirtioFunction {
 
     fn stats(&self, slot: usize) -> Option<DeviceStats> {
         let exits = self.bar.accesses.load(Ordering::Relaxed);
-        let interrupts = Some(crate::lock(&self.bar.msix).raised());
+        let counted = self.bar.device.is_counted();
+        let interrupts = counted.then(|| crate::lock(&self.bar.msix).raised());
         Some(DeviceStats { slot, host: None, exits, interrupts })
     }
 }

@@ -5,6 +5,7 @@ mod board;
 mod card;
 mod disk;
 mod driver;
+mod kernel;
 mod rng;
 
 use std::fs::File;
@@ -107,38 +108,19 @@ impl Guest {
     }
 
     fn read(&self, offset: u64, width: usize) -> u64 {
-        let mut data = [0; 8];
-        self.bar.read(COMMON + offset, &mut data[..width]);
-        u64::from_le_bytes(data)
+        read(&self.bar, offset, width)
     }
 
     fn status(&self) -> u8 {
         self.read(0x14, 1) as u8
     }
 
-    /// Accepts those of `mask` that are offered.
     fn negotiate(&self, mask: u64) {
-        self.write(0x14, &[ACKNOWLEDGE_DRIVER]);
-        for select in 0..2u32 {
-            self.write(0x00, &select.to_le_bytes());
-            self.write(0x08, &select.to_le_bytes());
-            let wanted = self.read(0x04, 4) as u32 & (mask >> (32 * select)) as u32;
-            self.write(0x0c, &wanted.to_le_bytes());
-        }
-        self.write(0x14, &[ACKNOWLEDGE_DRIVER | FEATURES_OK]);
+        negotiate(&self.bar, mask);
     }
 
     fn set_up_queues(&self) {
-        self.write(0x10, &0u16.to_le_bytes());
-        for queue in 0..2u16 {
-            self.write(0x16, &queue.to_le_bytes());
-            self.write(0x18, &QUEUE_SIZE.to_le_bytes());
-            self.write(0x1a, &(queue + 1).to_le_bytes());
-            for (register, part) in [(0x20, 0), (0x28, 0x1000), (0x30, 0x2000)] {
-                self.write(register, &(base(queue) + part).to_le_bytes());
-            }
-            self.write(0x1c, &1u16.to_le_bytes());
-        }
+        set_up_queues(&self.bar);
     }
 
     /// Writes descriptor `index`: address, length, flags, and the index after it, or 0 after the last, as
@@ -185,6 +167,38 @@ impl Guest {
         let mut data = [0];
         self.bar.read(MSIX_PENDING, &mut data);
         data[0]
+    }
+}
+
+fn read(bar: &Structures, offset: u64, width: usize) -> u64 {
+    let mut data = [0; 8];
+    bar.read(COMMON + offset, &mut data[..width]);
+    u64::from_le_bytes(data)
+}
+
+/// Accepts those features of `mask` that are offered.
+fn negotiate(bar: &Structures, mask: u64) {
+    bar.write(COMMON + 0x14, &[ACKNOWLEDGE_DRIVER]);
+    for select in 0..2u32 {
+        bar.write(COMMON, &select.to_le_bytes());
+        bar.write(COMMON + 0x08, &select.to_le_bytes());
+        let wanted = read(bar, 0x04, 4) as u32 & (mask >> (32 * select)) as u32;
+        bar.write(COMMON + 0x0c, &wanted.to_le_bytes());
+    }
+    bar.write(COMMON + 0x14, &[ACKNOWLEDGE_DRIVER | FEATURES_OK]);
+}
+
+/// Both queues of a card, with the vectors after the configuration's.
+fn set_up_queues(bar: &Structures) {
+    bar.write(COMMON + 0x10, &0u16.to_le_bytes());
+    for queue in 0..2u16 {
+        bar.write(COMMON + 0x16, &queue.to_le_bytes());
+        bar.write(COMMON + 0x18, &QUEUE_SIZE.to_le_bytes());
+        bar.write(COMMON + 0x1a, &(queue + 1).to_le_bytes());
+        for (register, part) in [(0x20, 0), (0x28, 0x1000), (0x30, 0x2000)] {
+            bar.write(COMMON + register, &(base(queue) + part).to_le_bytes());
+        }
+        bar.write(COMMON + 0x1c, &1u16.to_le_bytes());
     }
 }
 
