@@ -7,6 +7,9 @@ use proptest::sample::{Index, select};
 #[path = "../../tests/fuzz/src/passthrough.rs"]
 mod fuzzed;
 
+#[path = "../../tests/fuzz/src/input.rs"]
+mod input;
+
 #[path = "../../tests/fuzz/src/replay.rs"]
 mod replay;
 

@@ -30,6 +30,8 @@ use vmm::pci::root::PciFunction;
 use vmm::vfio::device::VfioFunction;
 use vmm::vfio::simulated::{Description, Endpoint, Shown, WINDOWS, World};
 
+use crate::input::Input;
+
 /// Configuration spaces of devices of the lab's host.
 const RECORDED: [&[u8]; 6] = [
     include_bytes!("../seeds/config_space/igb"),
@@ -48,33 +50,6 @@ const MSI: u8 = 0x05;
 const MSIX: u8 = 0x11;
 /// Extended ones: error reporting, serial number, vendor-specific of both kinds.
 const SHOWN_EXTENDED: [u16; 4] = [0x0001, 0x0003, 0x000b, 0x0023];
-
-/// What is left of the input.
-struct Input<'a>(&'a [u8]);
-
-impl Input<'_> {
-    fn bytes<const N: usize>(&mut self) -> [u8; N] {
-        let (now, rest) = self.0.split_at(self.0.len().min(N));
-        self.0 = rest;
-        std::array::from_fn(|at| now.get(at).copied().unwrap_or(0))
-    }
-
-    fn byte(&mut self) -> u8 {
-        u8::from_le_bytes(self.bytes())
-    }
-
-    fn short(&mut self) -> u16 {
-        u16::from_le_bytes(self.bytes())
-    }
-
-    fn word(&mut self) -> u32 {
-        u32::from_le_bytes(self.bytes())
-    }
-
-    fn long(&mut self) -> u64 {
-        u64::from_le_bytes(self.bytes())
-    }
-}
 
 /// Any bytes.
 pub fn passthrough(bytes: &[u8]) {
