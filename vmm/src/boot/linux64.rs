@@ -28,12 +28,12 @@ pub fn enter(
     parameters.hdr.type_of_loader = LOADER_UNDEFINED;
     parameters.hdr.cmd_line_ptr = COMMAND_LINE as u32;
     parameters.hdr.cmdline_size = cmdline_length as u32;
-    // Data that a header points to would be read from wherever the image says: there is none.
+    // Data that a header points to would be read from wherever the image says: there is none. The same
+    // goes for an initial RAM disk that nobody gave.
     parameters.hdr.setup_data = 0;
-    if let Some(initrd) = initrd {
-        parameters.hdr.ramdisk_image = initrd.address as u32;
-        parameters.hdr.ramdisk_size = initrd.size as u32;
-    }
+    let (image, size) = initrd.map_or((0, 0), |initrd| (initrd.address, initrd.size));
+    parameters.hdr.ramdisk_image = image as u32;
+    parameters.hdr.ramdisk_size = size as u32;
     parameters.acpi_rsdp_addr = ACPI_TABLES.start;
     let mut table = parameters.e820_table;
     let map = memory_map(layout);
@@ -70,4 +70,37 @@ fn write_page_tables(memory: &GuestMemory) -> Result<()> {
         .flat_map(|index| ((index << 21) | PRESENT_WRITABLE | LARGE).to_le_bytes())
         .collect();
     put(memory, directories, &entries)
+}
+
+#[cfg(test)]
+mod tests {
+    use vm_memory::{Bytes, GuestAddress};
+
+    use super::super::kernel::Format;
+    use super::*;
+    use crate::machine::memory::allocate;
+    use crate::spec::Memory;
+
+    #[test]
+    fn what_an_image_says_of_data_outside_of_it_does_not_count() {
+        let layout = Layout::new(64 << 20, 40, &[]).unwrap();
+        let memory = allocate(&layout, &Memory::bytes(0)).unwrap();
+        let header = setup_header {
+            setup_data: 0x1234,
+            ramdisk_image: 0x20_0000,
+            ramdisk_size: 4096,
+            ..Default::default()
+        };
+        let (entry, format) = (0x10_0200, Format::BzImage(Box::new(header)));
+        let kernel = Loaded { entry, end: 0x20_0000, initrd_limit: 0x4000_0000, format };
+        let told = |initrd| {
+            enter(&memory, &layout, &kernel, header, initrd, 0).unwrap();
+            let parameters: boot_params = memory.read_obj(GuestAddress(ZERO_PAGE)).unwrap();
+            let header = parameters.hdr;
+            (header.setup_data, header.ramdisk_image, header.ramdisk_size)
+        };
+        assert_eq!(told(None), (0, 0, 0));
+        let initrd = Initrd { address: 0x30_0000, size: 100 };
+        assert_eq!(told(Some(initrd)), (0, 0x30_0000, 100));
+    }
 }
