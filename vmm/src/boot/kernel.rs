@@ -1,13 +1,14 @@
 //! Recognising and loading a kernel image.
 
 use std::fs::File;
-use std::io::{Seek, SeekFrom};
+use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 
+use linux_loader::elf::{Elf64_Ehdr, Elf64_Phdr, PT_LOAD, PT_NOTE};
 use linux_loader::loader::bootparam::setup_header;
 use linux_loader::loader::elf::{Elf, PvhBootCapability};
 use linux_loader::loader::{BzImage, KernelLoader};
-use vm_memory::GuestAddress;
+use vm_memory::{ByteValued, GuestAddress};
 
 use crate::error::{Error, Result};
 use crate::machine::layout::{HIGH_MEMORY_START, Layout};
@@ -17,6 +18,10 @@ use crate::machine::memory::GuestMemory;
 const HDRS_OFFSET: u64 = 0x202;
 /// Bit of `xloadflags`: there is a 64-bit entry point, 0x200 after the load address.
 const XLF_KERNEL_64: u16 = 1;
+/// Most parts (program headers) of an ELF kernel; Linux has five.
+const MOST_PARTS: u16 = 64;
+/// Most bytes of its notes; Linux has some hundred.
+const MOST_NOTES: u64 = 64 << 10;
 /// First boot protocol with `xloadflags`.
 const PROTOCOL_2_12: u16 = 0x20c;
 
@@ -93,6 +98,7 @@ fn load_bzimage(memory: &GuestMemory, layout: &Layout, file: &mut File) -> Resul
 }
 
 fn load_elf(memory: &GuestMemory, layout: &Layout, file: &mut File) -> Result<Loaded> {
+    check_parts(layout, file)?;
     let result = Elf::load(memory, None, file, Some(GuestAddress(HIGH_MEMORY_START)))
         .map_err(|error| Error::Boot(format!("the ELF kernel cannot be loaded: {error}")))?;
     let PvhBootCapability::PvhEntryPresent(entry) = result.pvh_boot_cap else {
@@ -104,12 +110,53 @@ fn load_elf(memory: &GuestMemory, layout: &Layout, file: &mut File) -> Result<Lo
     if result.kernel_end > layout.low_ram_end() {
         return Err(too_small("the kernel", result.kernel_end));
     }
+    if !(HIGH_MEMORY_START..result.kernel_end).contains(&entry.0) {
+        return Err(Error::Boot(format!(
+            "the ELF kernel's PVH entry, {:#x}, is not within the kernel",
+            entry.0
+        )));
+    }
     Ok(Loaded {
         entry: entry.0,
         end: result.kernel_end,
         initrd_limit: layout.low_ram_end(),
         format: Format::Pvh,
     })
+}
+
+/// Refuses an ELF file that would keep us for hours: the loader reads every part, however many refer to
+/// the same bytes, and of notes every single one.
+fn check_parts(layout: &Layout, file: &File) -> Result<()> {
+    let unloadable =
+        |error: io::Error| Error::Boot(format!("the ELF kernel cannot be loaded: {error}"));
+    let mut header = Elf64_Ehdr::default();
+    file.read_exact_at(header.as_mut_slice(), 0).map_err(unloadable)?;
+    if header.e_phnum > MOST_PARTS {
+        return Err(Error::Boot(format!(
+            "the ELF kernel has {} program headers; at most {MOST_PARTS} are possible",
+            header.e_phnum
+        )));
+    }
+    let (mut loaded, mut notes) = (0u64, 0u64);
+    for index in 0..u64::from(header.e_phnum) {
+        let mut part = Elf64_Phdr::default();
+        let at = header.e_phoff.saturating_add(index * size_of::<Elf64_Phdr>() as u64);
+        file.read_exact_at(part.as_mut_slice(), at).map_err(unloadable)?;
+        match part.p_type {
+            PT_LOAD => loaded = loaded.saturating_add(part.p_filesz),
+            PT_NOTE => notes = notes.saturating_add(part.p_filesz),
+            _ => {}
+        }
+    }
+    if loaded > layout.low_ram_end() {
+        return Err(too_small("the kernel", loaded));
+    }
+    if notes > MOST_NOTES {
+        return Err(Error::Boot(format!(
+            "the ELF kernel has {notes} bytes of notes; at most {MOST_NOTES} are possible"
+        )));
+    }
+    Ok(())
 }
 
 pub(super) fn too_small(what: &str, needed: u64) -> Error {
@@ -119,7 +166,7 @@ pub(super) fn too_small(what: &str, needed: u64) -> Error {
     ))
 }
 
-pub(super) fn unreadable(error: &std::io::Error) -> Error {
+pub(super) fn unreadable(error: &io::Error) -> Error {
     Error::Boot(format!("a boot image cannot be read: {error}"))
 }
 
@@ -131,11 +178,16 @@ mod tests {
     use crate::machine::memory::allocate;
     use crate::spec::Memory;
 
-    fn refusal(image: &[u8]) -> String {
+    fn machine(image: &[u8]) -> (Layout, GuestMemory, File) {
         let layout = Layout::new(64 << 20, 40, &[]).unwrap();
         let memory = allocate(&layout, &Memory::bytes(0)).unwrap();
         let mut file = tempfile();
         file.write_all(image).unwrap();
+        (layout, memory, file)
+    }
+
+    fn refusal(image: &[u8]) -> String {
+        let (layout, memory, mut file) = machine(image);
         match load(&memory, &layout, &mut file) {
             Ok(_) => panic!("loaded {} bytes of nonsense", image.len()),
             Err(error) => error.to_string(),
@@ -147,7 +199,6 @@ mod tests {
     }
 
     fn bzimage(change: impl FnOnce(&mut setup_header)) -> Vec<u8> {
-        use vm_memory::ByteValued;
         let mut header = setup_header {
             setup_sects: 1,
             header: 0x5372_6448,
@@ -165,6 +216,58 @@ mod tests {
         image.extend_from_slice(header.as_slice());
         image.resize(4096, 0);
         image
+    }
+
+    /// An ELF kernel with parts of these kinds and sizes, all of them of the same bytes: a note with a
+    /// PVH entry.
+    fn elf(parts: &[(u32, u64)], entry: u32) -> Vec<u8> {
+        let mut header = Elf64_Ehdr {
+            e_entry: HIGH_MEMORY_START,
+            e_phoff: size_of::<Elf64_Ehdr>() as u64,
+            e_phentsize: size_of::<Elf64_Phdr>() as u16,
+            e_phnum: parts.len() as u16,
+            ..Default::default()
+        };
+        header.e_ident[..6].copy_from_slice(b"\x7fELF\x02\x01");
+        let mut image = header.as_slice().to_vec();
+        let offset = (image.len() + parts.len() * size_of::<Elf64_Phdr>()) as u64;
+        for &(p_type, size) in parts {
+            let part = Elf64_Phdr {
+                p_type,
+                p_offset: offset,
+                p_paddr: HIGH_MEMORY_START,
+                p_filesz: size,
+                p_memsz: size,
+                ..Default::default()
+            };
+            image.extend_from_slice(part.as_slice());
+        }
+        for word in [4, 4, 18, u32::from_le_bytes(*b"Xen\0"), entry] {
+            image.extend_from_slice(&word.to_le_bytes());
+        }
+        image
+    }
+
+    #[test]
+    fn an_elf_kernel_that_would_be_read_for_hours_is_refused() {
+        let many = vec![(PT_NOTE, 20); usize::from(u16::MAX)];
+        assert!(refusal(&elf(&many, 0)).contains("65535 program headers"));
+        let long = [(PT_NOTE, MOST_NOTES), (PT_NOTE, 1)];
+        assert!(refusal(&elf(&long, 0)).contains("65537 bytes of notes"));
+        let large = [(PT_LOAD, 40 << 20); 2];
+        assert!(refusal(&elf(&large, 0)).contains("at least 80 MiB"));
+        refusal(&elf(&[(PT_LOAD, u64::MAX), (PT_LOAD, u64::MAX)], 0));
+    }
+
+    #[test]
+    fn an_elf_kernel_is_entered_within_itself() {
+        for entry in [0, 0x9_0000, 0x10_0014, u32::MAX] {
+            let text = refusal(&elf(&[(PT_LOAD, 20), (PT_NOTE, 20)], entry));
+            assert!(text.contains("not within the kernel"), "{text}");
+        }
+        let (layout, memory, mut file) = machine(&elf(&[(PT_LOAD, 20), (PT_NOTE, 20)], 0x10_0000));
+        let loaded = load(&memory, &layout, &mut file).unwrap();
+        assert_eq!((loaded.entry, loaded.end), (0x10_0000, 0x10_0014));
     }
 
     #[test]
@@ -187,10 +290,7 @@ mod tests {
 
     #[test]
     fn a_bzimage_keeps_room_to_unpack_itself() {
-        let layout = Layout::new(64 << 20, 40, &[]).unwrap();
-        let memory = allocate(&layout, &Memory::bytes(0)).unwrap();
-        let mut file = tempfile();
-        file.write_all(&bzimage(|_| ())).unwrap();
+        let (layout, memory, mut file) = machine(&bzimage(|_| ()));
         let loaded = load(&memory, &layout, &mut file).unwrap();
         assert_eq!((loaded.entry, loaded.end), (0x10_0200, 17 << 20));
     }
