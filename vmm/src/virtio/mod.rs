@@ -2,12 +2,16 @@
 //! interface, split rings, MSI-X.
 //!
 //! [`transport`] is the PCI function any device plugs into and [`structures`] what is in its BAR;
-//! [`net`] is a device, over a [`tap`], and [`vhost`] the same with the kernel's help; [`block`] is one, over a file; [`rng`] gives random numbers.
+//! [`net`] is a device, over a [`tap`], and [`vhost`] the same with the kernel's help; [`block`] is one,
+//! over a file; [`rng`] gives random numbers. For tests, `simulated` has a machine with one of them.
 
 pub mod block;
 pub mod net;
 pub mod queue;
 pub mod rng;
+#[cfg(any(test, feature = "simulated"))]
+#[allow(unsafe_code)]
+pub mod simulated;
 pub mod structures;
 #[allow(unsafe_code)]
 pub mod tap;

@@ -34,7 +34,8 @@ const FRAME_MAX: usize = HEADER + (64 << 10);
 /// Frames moved before other devices get their turn.
 const BATCH: usize = 256;
 
-const TOKEN_TAP: u32 = 2;
+/// By which the event loop says that there are frames.
+pub(super) const TOKEN_TAP: u32 = 2;
 
 /// A network card.
 pub struct Net {

@@ -72,6 +72,21 @@ impl Block {
     /// # Errors
     /// [`Error::Spec`] where the file is none that can be a disk.
     pub fn new(file: OwnedFd, disk: &Disk, reporter: Arc<Reporter>) -> Result<Self> {
+        Self::by(file, disk, reporter, Engine::new)
+    }
+
+    /// The same without io_uring.
+    #[cfg(any(test, feature = "simulated"))]
+    pub(super) fn by_calls(file: OwnedFd, disk: &Disk, reporter: Arc<Reporter>) -> Result<Self> {
+        Self::by(file, disk, reporter, |_, _| Engine::calls())
+    }
+
+    fn by(
+        file: OwnedFd,
+        disk: &Disk,
+        reporter: Arc<Reporter>,
+        engine: impl Fn(&Image, &EventFd) -> Engine,
+    ) -> Result<Self> {
         let image = Image::new(File::from(file), disk, reporter)
             .map_err(|error| Error::Spec(format!("disk {}: {error}", disk.name)))?;
         let mut lanes = Vec::new();
@@ -79,7 +94,7 @@ impl Block {
         for _ in 0..disk.queues {
             // Blocking: its thread waits for it.
             let kick = EventFd::new(EFD_CLOEXEC).system("create an event")?;
-            engines.push(Engine::new(&image, &kick));
+            engines.push(engine(&image, &kick));
             lanes.push(Arc::new(Lane::new(kick)));
         }
         let config = config(&image, disk.queues);
@@ -88,14 +103,20 @@ impl Block {
     }
 
     #[cfg(test)]
-    pub(super) fn use_calls(&mut self) {
-        let engines = self.engines.get_mut().expect("nobody panicked");
-        engines.iter_mut().for_each(|engine| *engine = Engine::calls());
-    }
-
-    #[cfg(test)]
     pub(super) fn has_ring(&self) -> bool {
         crate::lock(&self.engines).iter().all(|engine| matches!(engine, Engine::Ring(_)))
+    }
+
+    /// Works off those of its queues that the driver has kicked, on the caller's thread and up to
+    /// `most` requests of each, instead of [`Block::start`].
+    #[cfg(any(test, feature = "simulated"))]
+    pub(super) fn turn(&self, most: usize) {
+        let mut engines = crate::lock(&self.engines);
+        for (lane, engine) in self.lanes.iter().zip(&mut *engines) {
+            if super::simulated::take_signal(&lane.kick) {
+                worker::turn(lane, &self.image, engine, most);
+            }
+        }
     }
 
     /// Starts the threads of its queues. One that fails by a bug of ours stops the machine.

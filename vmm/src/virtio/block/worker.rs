@@ -141,18 +141,36 @@ pub fn work(lane: &Lane, image: &Image, mut engine: Engine) -> io::Error {
     let mut places = Places::default();
     loop {
         lane.take(&mut places, &mut engine, image);
-        let mut over = Vec::new();
-        let waited = engine.wait(&lane.kick, &places, image, |place, outcome| {
-            over.push((place, outcome));
-        });
-        let finished = over.into_iter().filter_map(|(place, outcome)| {
-            let request = places.remove(place)?;
-            let status = finish(&request, outcome, image);
-            Some((request, status))
-        });
-        lane.give_back(finished.collect());
-        if let Err(error) = waited {
+        if let Err(error) = wait(lane, image, &mut engine, &mut places) {
             return error;
+        }
+    }
+}
+
+/// Waits until requests are over or the driver kicks, and gives back what is over.
+fn wait(lane: &Lane, image: &Image, engine: &mut Engine, places: &mut Places) -> io::Result<()> {
+    let mut over = Vec::new();
+    let waited = engine.wait(&lane.kick, places, image, |place, outcome| {
+        over.push((place, outcome));
+    });
+    let finished = over.into_iter().filter_map(|(place, outcome)| {
+        let request = places.remove(place)?;
+        let status = finish(&request, outcome, image);
+        Some((request, status))
+    });
+    lane.give_back(finished.collect());
+    waited
+}
+
+/// Test support: works `lane` off until there is nothing to do, up to `most` requests that need the
+/// file. The engine is one of system calls: what it has begun is over when it was waited for.
+#[cfg(any(test, feature = "simulated"))]
+pub fn turn(lane: &Lane, image: &Image, engine: &mut Engine, most: usize) {
+    let mut places = Places::default();
+    for _ in 0..most {
+        lane.take(&mut places, engine, image);
+        if engine.has_room() || wait(lane, image, engine, &mut places).is_err() {
+            return;
         }
     }
 }

@@ -66,12 +66,14 @@ impl Machine {
         };
         let (reports, events) = std::io::pipe().unwrap();
         let reporter = Arc::new(Reporter::new(Some(OwnedFd::from(events).into())));
-        let mut block = Block::new(file.try_clone().unwrap().into(), &disk, reporter).unwrap();
-        if by_calls {
-            block.use_calls();
+        let shared = file.try_clone().unwrap().into();
+        let block = if by_calls {
+            Block::by_calls(shared, &disk, reporter).unwrap()
         } else {
+            let block = Block::new(shared, &disk, reporter).unwrap();
             assert!(block.has_ring(), "this kernel has no io_uring, or it is switched off");
-        }
+            block
+        };
         block.start(&Arc::new(Stop::new(EventFd::new(0).unwrap()))).unwrap();
         let driver = Driver::new(Arc::new(block));
         let reports = OwnedFd::from(reports).into();

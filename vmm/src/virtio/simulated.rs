@@ -1,0 +1,388 @@
+//! Test support: a machine with one virtio device on its bus, without KVM, TAP, io_uring or threads.
+//! Whoever tests is the guest, and has the device work by [`Machine::turn`].
+//!
+//! ```text
+//! host    secret │ RAM 0 to 64 KiB │ secret │ RAM 128 to 144 KiB │ secret
+//! ```
+//! RAM has a hole, and secret bytes all around it in this process. A device that writes where there is
+//! no RAM changes them, and one that reads there carries them out: [`Machine::check`] panics on both.
+//! [`Host`] panics where interrupts are tied to events in another order than KVM takes.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::ops::Range;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::FileExt;
+use std::os::unix::net::UnixDatagram;
+use std::sync::{Arc, Mutex};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::rand::{GetRandomFlags, getrandom};
+use vm_memory::{Bytes, GuestAddress, GuestRegionMmap, MmapRegion, VolatileMemory};
+use vmm_sys_util::eventfd::EventFd;
+
+use super::VirtioDevice;
+use super::block::{Block, SECTOR};
+use super::net::{Net, TOKEN_TAP};
+use super::rng::Rng;
+use super::transport::{Doorbells, Surroundings, VirtioFunction};
+use crate::bus::{Access, Bus};
+use crate::descriptor::borrow;
+use crate::error::Result;
+use crate::event::Reporter;
+use crate::machine::event_loop::Ready;
+use crate::machine::interrupts::Delivery;
+use crate::machine::memory::GuestMemory;
+use crate::pci::bar::Allocator;
+use crate::pci::register;
+use crate::pci::root::RootComplex;
+use crate::spec::{Descriptor, Disk};
+use crate::vfio::simulated::{Host, WINDOWS};
+
+/// Where there is RAM.
+pub const RAM: [Range<u64>; 2] = [0..0x1_0000, 0x2_0000..0x2_4000];
+/// Sectors of the disk.
+pub const SECTORS: u64 = 64;
+/// Address of the card.
+pub const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+
+/// Where the device is on the bus.
+const SLOT: usize = 1;
+const PAGE: usize = 4096;
+/// Requests of a disk's queue in a turn: one can be made that never ends.
+const MOST_REQUESTS: usize = 512;
+/// The most that a card hands out at a time.
+const FRAME_MAX: usize = 1 << 17;
+
+/// What the device is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A network card.
+    Network,
+    /// A disk.
+    Disk {
+        /// It cannot be written to.
+        read_only: bool,
+        /// Of how many queues.
+        queues: u16,
+    },
+    /// A source of random numbers.
+    Random,
+}
+
+/// The machine.
+pub struct Machine {
+    /// What stands for KVM's interrupts.
+    pub host: Arc<Host>,
+    /// Its memory, as far as it is trapped.
+    pub bus: Arc<Bus>,
+    /// Its functions.
+    root: RootComplex,
+    bells: Arc<Bells>,
+    device: Device,
+    ram: Ram,
+}
+
+enum Device {
+    /// The card has one end of the wire, of which `tap` is a copy.
+    Network {
+        card: Arc<Net>,
+        tap: UnixDatagram,
+        wire: UnixDatagram,
+    },
+    Disk {
+        disk: Arc<Block>,
+        file: File,
+    },
+    Random(Arc<Rng>),
+}
+
+impl Machine {
+    /// With RAM that is all zeroes, and a device that the guest has not found yet.
+    ///
+    /// # Errors
+    /// The kernel's, where descriptors are short.
+    pub fn new(kind: Kind) -> Result<Machine> {
+        let ram = RAM_OF_THREAD.with(Ram::clone);
+        ram.clear();
+        let device = Device::new(kind)?;
+        let (host, bus) = (Arc::new(Host::default()), Arc::new(Bus::default()));
+        let bells = Arc::new(Bells::default());
+        let (doorbells, interrupts): (Arc<dyn Doorbells>, Arc<dyn Delivery>) =
+            (bells.clone(), host.clone());
+        let surroundings = Surroundings {
+            doorbells: &doorbells,
+            bus: &bus,
+            interrupts: &interrupts,
+            allocator: &mut Allocator::new(WINDOWS),
+            memory: &ram.memory,
+        };
+        let function = VirtioFunction::new(device.as_virtio(), surroundings)?;
+        let root = RootComplex::new();
+        root.put(SLOT, Arc::new(function));
+        Ok(Machine { host, bus, root, bells, device, ram })
+    }
+
+    /// Reads the device's configuration space.
+    pub fn read_config(&self, offset: u64, data: &mut [u8]) {
+        self.root.read((SLOT as u64) << 15 | offset, data);
+    }
+
+    /// Writes it.
+    pub fn write_config(&self, offset: u64, data: &[u8]) {
+        self.root.write((SLOT as u64) << 15 | offset, data);
+    }
+
+    /// Where the device's BAR is, whether it decodes or not.
+    pub fn bar(&self) -> u64 {
+        let mut bytes = [0; 8];
+        self.read_config(register::BARS as u64, &mut bytes[..4]);
+        self.read_config(register::BARS as u64 + 4, &mut bytes[4..]);
+        u64::from_le_bytes(bytes) & !0xf
+    }
+
+    /// Writes RAM. Where there is none, nothing happens, or to a part of it.
+    pub fn put(&self, address: u64, bytes: &[u8]) {
+        let _ = self.ram.memory.write(bytes, GuestAddress(address));
+    }
+
+    /// Reads RAM: nothing where there is none.
+    pub fn get(&self, address: u64, length: usize) -> Option<Vec<u8>> {
+        let mut bytes = vec![0; length];
+        self.ram.memory.read_slice(&mut bytes, GuestAddress(address)).ok().map(|()| bytes)
+    }
+
+    /// Has the device do what it was kicked for, as the event loop or its threads would.
+    pub fn turn(&self) {
+        let kicked =
+            |device: &dyn VirtioDevice, queue: u16| device.kick(queue).is_some_and(is_signalled);
+        match &self.device {
+            Device::Network { card, .. } => {
+                for queue in (0..2).filter(|queue| kicked(&**card, *queue)) {
+                    card.ready(queue.into());
+                }
+            }
+            Device::Disk { disk, .. } => disk.turn(MOST_REQUESTS),
+            Device::Random(rng) if kicked(&**rng, 0) => rng.ready(0),
+            Device::Random(_) => {}
+        }
+    }
+
+    /// A frame with its header comes in from outside, if the device is a card.
+    pub fn arrive(&self, frame: &[u8]) {
+        let Device::Network { card, wire, .. } = &self.device else { return };
+        // One that nobody takes is lost when the wire is full.
+        if wire.send(frame).is_ok() {
+            card.ready(TOKEN_TAP);
+        }
+    }
+
+    /// The frames with their headers that a card has sent since the last time.
+    ///
+    /// # Panics
+    /// Where one holds what is not in RAM.
+    pub fn sent(&self) -> Vec<Vec<u8>> {
+        let Device::Network { wire, .. } = &self.device else { return Vec::new() };
+        let mut frame = vec![0; FRAME_MAX];
+        let mut frames = Vec::new();
+        while let Ok(length) = wire.recv(&mut frame) {
+            self.ram.expect_no_secret(&frame[..length]);
+            frames.push(frame[..length].to_vec());
+        }
+        frames
+    }
+
+    /// Frames under way, in both directions, are lost.
+    pub fn clear_wire(&self) {
+        let Device::Network { tap, wire, .. } = &self.device else { return };
+        while tap.recv(&mut [0]).is_ok() || wire.recv(&mut [0]).is_ok() {}
+    }
+
+    /// What is on the disk, of `length` bytes; nothing where there is no disk.
+    pub fn on_disk(&self, sector: u64, length: usize) -> Option<Vec<u8>> {
+        let Device::Disk { file, .. } = &self.device else { return None };
+        let mut bytes = vec![0; length];
+        file.read_exact_at(&mut bytes, sector * SECTOR).ok().map(|()| bytes)
+    }
+
+    /// Interrupts that the device has raised.
+    pub fn interrupts(&self) -> u64 {
+        self.root.stats().iter().filter_map(|stats| stats.interrupts).sum()
+    }
+
+    /// # Panics
+    /// Where a device has reached what is not RAM.
+    pub fn check(&self) {
+        self.ram.check();
+        let size = (SECTORS * SECTOR) as usize;
+        if let Some(contents) = self.on_disk(0, size) {
+            self.ram.expect_no_secret(&contents);
+            if let Device::Disk { file, .. } = &self.device {
+                assert_eq!(file.metadata().map_or(0, |file| file.len()), size as u64);
+            }
+        }
+    }
+
+    /// Takes the device off the bus.
+    ///
+    /// # Panics
+    /// Where it leaves something behind.
+    pub fn end(self) {
+        self.write_config(register::COMMAND as u64, &[0, 0]);
+        assert!(crate::lock(&self.bells.0).is_empty(), "notifications are left");
+        let Machine { host, root, device, bus, .. } = self;
+        device.as_virtio().reset();
+        drop((root, device, bus));
+        assert_eq!((host.connected(), host.reserved()), (0, 0), "interrupts are left");
+    }
+}
+
+impl Device {
+    fn new(kind: Kind) -> Result<Device> {
+        use crate::error::Trying;
+        Ok(match kind {
+            Kind::Network => {
+                let (tap, wire) = UnixDatagram::pair().system("make a wire")?;
+                tap.set_nonblocking(true).system("set up a wire")?;
+                wire.set_nonblocking(true).system("set up a wire")?;
+                let copy = tap.try_clone().system("share a wire")?;
+                let card = Arc::new(Net::over(OwnedFd::from(tap).into(), MAC)?);
+                Device::Network { card, tap: copy, wire }
+            }
+            Kind::Disk { read_only, queues } => {
+                let file = memfd_create(c"disk", MemfdFlags::CLOEXEC).system("create a file")?;
+                let file = File::from(file);
+                let contents: Vec<u8> =
+                    (0..SECTORS * SECTOR).map(|at| (at / SECTOR + at % 7) as u8).collect();
+                file.write_all_at(&contents, 0).system("fill a file")?;
+                let disk = Disk {
+                    name: "disk".into(),
+                    file: Descriptor(-1),
+                    read_only,
+                    serial: "serial-1".into(),
+                    queues,
+                };
+                let shared = file.try_clone().system("share a file")?;
+                let disk = Block::by_calls(shared.into(), &disk, Arc::new(Reporter::new(None)))?;
+                Device::Disk { disk: Arc::new(disk), file }
+            }
+            Kind::Random => Device::Random(Arc::new(Rng::new()?)),
+        })
+    }
+
+    fn as_virtio(&self) -> Arc<dyn VirtioDevice> {
+        match self {
+            Device::Network { card, .. } => card.clone(),
+            Device::Disk { disk, .. } => disk.clone(),
+            Device::Random(rng) => rng.clone(),
+        }
+    }
+}
+
+fn is_signalled(event: &EventFd) -> bool {
+    let mut wanted = [PollFd::from_borrowed_fd(borrow(event), PollFlags::IN)];
+    matches!(poll(&mut wanted, Some(&Timespec::default())), Ok(1))
+}
+
+/// Whether `event` was signalled, which it is no more. Never waits.
+pub(super) fn take_signal(event: &EventFd) -> bool {
+    is_signalled(event) && event.read().is_ok()
+}
+
+/// Which event each address signals.
+#[derive(Default)]
+struct Bells(Mutex<BTreeMap<u64, RawFd>>);
+
+impl Doorbells for Bells {
+    fn connect(&self, event: &EventFd, address: u64) -> Result<()> {
+        let before = crate::lock(&self.0).insert(address, event.as_raw_fd());
+        assert_eq!(before, None, "{address:#x} signals another event");
+        Ok(())
+    }
+
+    fn disconnect(&self, event: &EventFd, address: u64) -> Result<()> {
+        let before = crate::lock(&self.0).remove(&address);
+        assert_eq!(before, Some(event.as_raw_fd()), "{address:#x} does not signal it");
+        Ok(())
+    }
+}
+
+thread_local! {
+    /// One for all machines of a thread, one after the other.
+    static RAM_OF_THREAD: Ram = Ram::new().expect("memory");
+}
+
+/// RAM, and what is around it in this process.
+#[derive(Clone)]
+struct Ram {
+    memory: GuestMemory,
+    whole: &'static MmapRegion,
+    secret: [u8; 16],
+}
+
+/// Where in the whole mapping each range of RAM is.
+fn place(index: usize) -> Range<usize> {
+    let length = |range: &Range<u64>| (range.end - range.start) as usize;
+    let start = PAGE + RAM[..index].iter().map(|range| length(range) + PAGE).sum::<usize>();
+    start..start + length(&RAM[index])
+}
+
+impl Ram {
+    fn new() -> std::io::Result<Ram> {
+        let other = std::io::Error::other::<vm_memory::mmap::MmapRegionError>;
+        let whole = MmapRegion::new(place(RAM.len() - 1).end + PAGE).map_err(other)?;
+        // It stays mapped until the process ends, so that what refers to it may.
+        let whole: &'static MmapRegion = Box::leak(Box::new(whole));
+        let mut regions = Vec::new();
+        for (index, range) in RAM.iter().enumerate() {
+            let part = place(index);
+            let start = whole.as_ptr().wrapping_add(part.start);
+            // SAFETY: the part is within the mapping, which is never unmapped, and nobody holds
+            // references into it.
+            let region =
+                unsafe { MmapRegion::build_raw(start, part.len(), whole.prot(), whole.flags()) };
+            let region = GuestRegionMmap::new(region.map_err(other)?, GuestAddress(range.start));
+            regions.push(region.ok_or(std::io::ErrorKind::InvalidInput)?);
+        }
+        let memory = GuestMemory::from_regions(regions).map_err(std::io::Error::other)?;
+        let mut secret = [0; 16];
+        getrandom(&mut secret, GetRandomFlags::empty())?;
+        let ram = Ram { memory, whole, secret };
+        for gap in ram.gaps() {
+            let filling: Vec<u8> = secret.into_iter().cycle().take(gap.len()).collect();
+            let gap = ram.whole.get_slice(gap.start, gap.len()).map_err(std::io::Error::other)?;
+            gap.copy_from(&filling);
+        }
+        Ok(ram)
+    }
+
+    fn clear(&self) {
+        for range in RAM {
+            let zeroes = vec![0; (range.end - range.start) as usize];
+            self.memory.write_slice(&zeroes, GuestAddress(range.start)).expect("it is RAM");
+        }
+    }
+
+    /// What is around RAM.
+    fn gaps(&self) -> impl Iterator<Item = Range<usize>> {
+        (0..=RAM.len()).map(|index| {
+            let start = if index == 0 { 0 } else { place(index - 1).end };
+            start..start + PAGE
+        })
+    }
+
+    fn check(&self) {
+        for gap in self.gaps() {
+            let mut bytes = [0; PAGE];
+            self.whole.get_slice(gap.start, PAGE).expect("it is mapped").copy_to(&mut bytes);
+            let is_whole = bytes.chunks(self.secret.len()).all(|chunk| chunk == self.secret);
+            assert!(is_whole, "something was written beside RAM, at {gap:x?}");
+        }
+    }
+
+    fn expect_no_secret(&self, bytes: &[u8]) {
+        let holds = bytes.windows(self.secret.len()).any(|part| part == self.secret);
+        assert!(!holds, "something was read from beside RAM");
+    }
+}
