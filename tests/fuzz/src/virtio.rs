@@ -1,0 +1,399 @@
+//! A hostile driver and a virtio device. The fuzzer calls this, and so does a test of the crate
+//! `assign-vmm` with all seeds and the corpus, which is why this file is part of both.
+//!
+//! The bytes are, zero where they end:
+//! ```text
+//! device        0 a network card · 1 a disk · 2 a disk of two queues that is read-only
+//!               3 a source of random numbers
+//! actions       until the end, each: what (bits 0 to 3) and how (bits 4 to 7, see `act`), then its
+//!               operands
+//! ```
+//! Whatever the driver does: nothing panics, nothing outside of RAM is reached, and after a reset a
+//! good driver is served.
+
+use vmm::pci::{capability, register};
+use vmm::virtio::simulated::{Kind, MAC, Machine, SECTORS};
+use vmm::virtio::structures::{COMMON, MSIX_TABLE, NOTIFY, NOTIFY_STEP};
+
+use crate::input::Input;
+
+/// Actions and turns of the device beyond these tell nothing new, and take time.
+const MOST_ACTIONS: usize = 256;
+const MOST_TURNS: usize = 24;
+
+/// Registers of the common configuration, and bits of the status (virtio 1.3, 4.1.4.3 and 2.1).
+const DEVICE_FEATURES: u64 = 0x04;
+const DRIVER_SELECT: u64 = 0x08;
+const DRIVER_FEATURES: u64 = 0x0c;
+const STATUS: u64 = 0x14;
+const QUEUE_SELECT: u64 = 0x16;
+const QUEUE_SIZE: u64 = 0x18;
+const QUEUE_VECTOR: u64 = 0x1a;
+const QUEUE_ENABLE: u64 = 0x1c;
+const QUEUE_ADDRESSES: [u64; 3] = [0x20, 0x28, 0x30];
+const FOUND: u8 = 1 | 2;
+const DRIVER_OK: u8 = 4;
+const FEATURES_OK: u8 = 8;
+const NEEDS_RESET: u8 = 64;
+
+const NEXT: u16 = 1;
+const WRITE: u16 = 2;
+const MSIX_ON: u16 = 0x8000;
+
+const QUEUES: usize = 2;
+/// Where a good driver has its buffers.
+const BUFFER: u64 = 0x8000;
+/// The header before each frame.
+const HEADER: usize = 12;
+const RECEIVE: usize = 0;
+const TRANSMIT: usize = 1;
+/// Requests to a disk: read, write, flush, identify, discard, write zeroes, and one that there is not.
+const REQUESTS: [u32; 7] = [0, 1, 4, 8, 11, 13, 99];
+
+/// What came of it.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// Buffers that the device gave back to the hostile driver.
+    pub used: usize,
+}
+
+/// Where a queue is in RAM, and what the driver has put there.
+#[derive(Debug, Clone, Copy)]
+struct Queue {
+    size: u16,
+    /// Descriptors, available ring, used ring.
+    at: [u64; 3],
+    offered: u16,
+    used: u16,
+}
+
+impl Queue {
+    /// Where a good driver has queue `index`.
+    fn good(index: usize, size: u16) -> Queue {
+        let base = index as u64 * 0x4000;
+        Queue { size, at: [base, base + 0x1000, base + 0x1400], offered: 0, used: 0 }
+    }
+}
+
+struct Driver {
+    kind: Kind,
+    machine: Machine,
+    queues: [Queue; QUEUES],
+    turns: usize,
+    outcome: Outcome,
+    /// Of the capabilities for MSI-X.
+    msix: u64,
+}
+
+/// Any bytes.
+pub fn virtio(bytes: &[u8]) {
+    run(bytes);
+}
+
+/// The same, and what came of it.
+pub fn run(bytes: &[u8]) -> Outcome {
+    let mut input = Input(bytes);
+    let kind = match input.byte() & 3 {
+        0 => Kind::Network,
+        1 => Kind::Disk { read_only: false, queues: 1 },
+        2 => Kind::Disk { read_only: true, queues: 2 },
+        _ => Kind::Random,
+    };
+    let mut driver = Driver::new(kind);
+    for _ in 0..MOST_ACTIONS {
+        if input.0.is_empty() {
+            break;
+        }
+        driver.act(&mut input);
+    }
+    let outcome = std::mem::take(&mut driver.outcome);
+    driver.machine.check();
+    driver.be_good();
+    driver.machine.check();
+    driver.machine.end();
+    outcome
+}
+
+impl Driver {
+    fn new(kind: Kind) -> Driver {
+        let machine = Machine::new(kind).expect("a machine");
+        let queues = [Queue::good(0, 8), Queue::good(1, 8)];
+        let mut driver =
+            Driver { kind, machine, queues, turns: 0, outcome: Outcome::default(), msix: 0 };
+        driver.msix = driver.find_msix();
+        driver.decode();
+        driver
+    }
+
+    fn find_msix(&self) -> u64 {
+        let byte = |offset: u64| {
+            let mut byte = [0];
+            self.machine.read_config(offset, &mut byte);
+            byte[0]
+        };
+        let mut at = u64::from(byte(register::CAPABILITIES as u64));
+        while byte(at) != capability::MSIX {
+            at = u64::from(byte(at + 1));
+            assert_ne!(at, 0, "there is MSI-X");
+        }
+        at
+    }
+
+    /// Has the BAR answer, where it is at the start.
+    fn decode(&self) {
+        let command = register::COMMAND_MEMORY | register::COMMAND_MASTER;
+        let start = vmm::vfio::simulated::WINDOWS.high.start.to_le_bytes();
+        self.machine.write_config(register::COMMAND as u64, &[0, 0]);
+        self.machine.write_config(register::BARS as u64, &start[..4]);
+        self.machine.write_config(register::BARS as u64 + 4, &start[4..]);
+        self.machine.write_config(register::COMMAND as u64, &command.to_le_bytes());
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) {
+        self.machine.bus.write(self.machine.bar().wrapping_add(offset), data);
+    }
+
+    fn read(&self, offset: u64, data: &mut [u8]) {
+        self.machine.bus.read(self.machine.bar().wrapping_add(offset), data);
+    }
+
+    fn status(&self) -> u8 {
+        let mut status = [0];
+        self.read(COMMON + STATUS, &mut status);
+        status[0]
+    }
+
+    /// Agrees on those of `features` that are there; the status is left for later.
+    fn negotiate(&self, features: u64) {
+        self.write(COMMON + STATUS, &[0]);
+        self.write(COMMON + STATUS, &[FOUND]);
+        for select in 0..2u32 {
+            self.write(COMMON, &select.to_le_bytes());
+            let mut offered = [0; 4];
+            self.read(COMMON + DEVICE_FEATURES, &mut offered);
+            let wanted = (features >> (32 * select)) as u32 & u32::from_le_bytes(offered);
+            self.write(COMMON + DRIVER_SELECT, &select.to_le_bytes());
+            self.write(COMMON + DRIVER_FEATURES, &wanted.to_le_bytes());
+        }
+        self.write(COMMON + STATUS, &[FOUND | FEATURES_OK]);
+    }
+
+    /// Tells the device of queue `index`.
+    fn lay(&mut self, index: usize, queue: Queue) {
+        self.queues[index] = queue;
+        self.write(COMMON + QUEUE_SELECT, &(index as u16).to_le_bytes());
+        self.write(COMMON + QUEUE_SIZE, &queue.size.to_le_bytes());
+        self.write(COMMON + QUEUE_VECTOR, &(index as u16 + 1).to_le_bytes());
+        for (offset, address) in QUEUE_ADDRESSES.into_iter().zip(queue.at) {
+            self.write(COMMON + offset, &address.to_le_bytes());
+        }
+        self.write(COMMON + QUEUE_ENABLE, &1u16.to_le_bytes());
+    }
+
+    /// Resets the device and has it begin with good queues of `size`.
+    fn begin(&mut self, features: u64, size: u16) {
+        self.negotiate(features);
+        for index in 0..QUEUES {
+            let queue = Queue::good(index, size);
+            self.machine.put(queue.at[0], &[0; 0x2000]);
+            self.lay(index, queue);
+        }
+        self.write(COMMON + STATUS, &[FOUND | FEATURES_OK | DRIVER_OK]);
+    }
+
+    fn describe(&self, queue: usize, index: u16, piece: (u64, u32), flags: u16, next: u16) {
+        let mut bytes = piece.0.to_le_bytes().to_vec();
+        bytes.extend(piece.1.to_le_bytes());
+        bytes.extend(flags.to_le_bytes());
+        bytes.extend(next.to_le_bytes());
+        self.machine.put(self.queues[queue].at[0] + u64::from(index) * 16, &bytes);
+    }
+
+    fn offer(&mut self, queue: usize, head: u16) {
+        let Queue { size, at, offered, .. } = self.queues[queue];
+        let entry = at[1] + 4 + u64::from(offered % size) * 2;
+        self.queues[queue].offered = offered.wrapping_add(1);
+        self.machine.put(entry, &head.to_le_bytes());
+        self.machine.put(at[1] + 2, &offered.wrapping_add(1).to_le_bytes());
+    }
+
+    fn kick(&self, queue: usize) {
+        self.write(NOTIFY + queue as u64 * NOTIFY_STEP, &[0, 0]);
+    }
+
+    /// Lets the device work, and counts what came back.
+    fn turn(&mut self) {
+        self.machine.turn();
+        self.machine.sent();
+        for queue in &mut self.queues {
+            let index = self.machine.get(queue.at[2] + 2, 2);
+            let index = index.map_or(0, |bytes| u16::from_le_bytes([bytes[0], bytes[1]]));
+            self.outcome.used += usize::from(index.wrapping_sub(queue.used).min(queue.size));
+            queue.used = index;
+        }
+    }
+
+    /// A disk's request in three descriptors, from the first one on.
+    fn request(&mut self, queue: usize, kind: u32, sector: u64, length: u32) {
+        let mut header = kind.to_le_bytes().to_vec();
+        header.extend([0; 4]);
+        header.extend(sector.to_le_bytes());
+        self.machine.put(BUFFER, &header);
+        self.machine.put(BUFFER + 16, &[0xee]);
+        let way = if matches!(kind, 0 | 8) { WRITE } else { 0 };
+        self.describe(queue, 0, (BUFFER, 16), NEXT, 1);
+        self.describe(queue, 1, (BUFFER + 0x100, length), NEXT | way, 2);
+        self.describe(queue, 2, (BUFFER + 16, 1), WRITE, 0);
+    }
+
+    /// Turns MSI-X on or off, with vectors that are masked or not.
+    fn set_vectors(&self, control: u16, mask: u8) {
+        self.machine.write_config(self.msix + 2, &control.to_le_bytes());
+        for vector in 0..=QUEUES as u64 {
+            let mut entry = 0xfee0_0000u64.to_le_bytes().to_vec();
+            entry.extend([0x40 + vector as u8, 0, 0, 0, mask, 0, 0, 0]);
+            self.write(MSIX_TABLE + vector * 16, &entry[..8]);
+            self.write(MSIX_TABLE + vector * 16 + 8, &entry[8..]);
+        }
+    }
+
+    /// One action of the hostile driver.
+    fn act(&mut self, input: &mut Input<'_>) {
+        let action = input.byte();
+        let how = usize::from(action >> 4);
+        let (queue, width) = (how % QUEUES, how % 8 + 1);
+        match action & 15 {
+            0 => {
+                let offset = input.short().into();
+                self.write(offset, &input.few(width));
+            }
+            1 => {
+                let offset = input.short().into();
+                self.read(offset, &mut [0; 8][..width]);
+            }
+            2 => {
+                let (offset, width) = (input.short(), 1 << (how % 3));
+                self.machine.write_config(u64::from(offset & 0xfff), &input.bytes::<4>()[..width]);
+            }
+            3 => {
+                let offset = u64::from(input.short() & 0xfff);
+                self.machine.read_config(offset, &mut [0; 4][..1 << (how % 3)]);
+            }
+            4 => {
+                let address = input.word().into();
+                self.machine.put(address, &input.few(how + 1));
+            }
+            5 => {
+                // What it does without: indirect descriptors, event indexes, flushes.
+                let without = u64::from(input.byte());
+                let bit = |at: u32, feature: u32| (without >> at & 1) << feature;
+                let features = !(bit(0, 28) | bit(1, 29) | bit(2, 9));
+                self.begin(features, 1 << how.min(9));
+            }
+            6 => {
+                let size = 1 << (input.byte() & 15);
+                let at = [(); 3].map(|()| u64::from(input.short()) << 2);
+                self.lay(queue, Queue { size, at, offered: 0, used: 0 });
+            }
+            7 => self.write(COMMON + STATUS, &[input.byte()]),
+            8 => {
+                let (index, address) = (input.byte(), input.word());
+                let (length, flags, next) = (input.short(), input.byte(), input.byte());
+                let piece = (address.into(), length.into());
+                self.describe(queue, index.into(), piece, flags.into(), next.into());
+            }
+            9 => {
+                let head = input.byte();
+                self.offer(queue, head.into());
+            }
+            10 => self.kick(queue),
+            11 if self.turns < MOST_TURNS => {
+                self.turns += 1;
+                self.turn();
+            }
+            11 => {}
+            12 => {
+                let (length, fill) = (input.short(), input.byte());
+                self.machine.arrive(&vec![fill; length.into()]);
+            }
+            13 => {
+                let (kind, sector, length) = (input.byte(), input.short(), input.short());
+                let kind = REQUESTS[usize::from(kind) % REQUESTS.len()];
+                if matches!(self.kind, Kind::Disk { .. }) {
+                    self.request(queue, kind, sector.into(), length.into());
+                } else {
+                    let (way, at) = (WRITE * u16::from(kind == 0), BUFFER + u64::from(sector));
+                    self.describe(queue, 0, (at, length.into()), way, 0);
+                }
+                self.offer(queue, 0);
+                self.kick(queue);
+            }
+            14 => self.set_vectors((how as u16) << 12, input.byte()),
+            _ => self.negotiate(input.long()),
+        }
+    }
+
+    /// What a good driver asks for after a reset is done.
+    fn be_good(&mut self) {
+        self.decode();
+        self.set_vectors(MSIX_ON, 0);
+        self.begin(u64::MAX, 8);
+        assert_eq!(self.status(), FOUND | FEATURES_OK | DRIVER_OK, "the device is reset");
+        self.machine.clear_wire();
+        let before = self.machine.interrupts();
+        let queue = match self.kind {
+            Kind::Network => self.send_and_receive(),
+            Kind::Disk { queues, .. } => {
+                let queue = usize::from(queues) - 1;
+                self.read_sector(queue);
+                queue
+            }
+            Kind::Random => {
+                self.describe(0, 0, (BUFFER, 64), WRITE, 0);
+                assert_eq!(self.serve(0), 64);
+                let numbers = self.machine.get(BUFFER, 64).expect("RAM");
+                assert_ne!(numbers, [0; 64], "they are random");
+                0
+            }
+        };
+        assert_eq!(self.queues[queue].used, 1, "it is used");
+        assert!(self.machine.interrupts() > before, "its driver is told");
+        assert_eq!(self.status() & NEEDS_RESET, 0);
+    }
+
+    /// Offers what begins with the first descriptor, and says how many bytes the device wrote.
+    fn serve(&mut self, queue: usize) -> u32 {
+        self.offer(queue, 0);
+        self.kick(queue);
+        self.turn();
+        let written = self.machine.get(self.queues[queue].at[2] + 8, 4).expect("RAM");
+        u32::from_le_bytes([written[0], written[1], written[2], written[3]])
+    }
+
+    fn send_and_receive(&mut self) -> usize {
+        let mut frame = vec![0; HEADER];
+        frame.extend(MAC.repeat(20));
+        self.machine.put(BUFFER, &frame);
+        self.describe(TRANSMIT, 0, (BUFFER, frame.len() as u32), 0, 0);
+        self.offer(TRANSMIT, 0);
+        self.kick(TRANSMIT);
+        self.machine.turn();
+        assert_eq!(self.machine.sent(), [frame.clone()], "it is on the wire");
+        self.describe(RECEIVE, 0, (BUFFER, 2048), WRITE, 0);
+        self.machine.put(BUFFER, &[0; 2048]);
+        self.offer(RECEIVE, 0);
+        self.machine.arrive(&frame);
+        self.turn();
+        frame[HEADER - 2] = 1;
+        assert_eq!(self.machine.get(BUFFER, frame.len()), Some(frame), "it is received");
+        RECEIVE
+    }
+
+    fn read_sector(&mut self, queue: usize) {
+        let sector = SECTORS - 1;
+        self.request(queue, REQUESTS[0], sector, 512);
+        assert_eq!(self.serve(queue), 513);
+        assert_eq!(self.machine.get(BUFFER + 16, 1), Some(vec![0]), "it is done");
+        assert_eq!(self.machine.get(BUFFER + 0x100, 512), self.machine.on_disk(sector, 512));
+    }
+}
