@@ -22,19 +22,26 @@ pub type Chain<'a> = DescriptorChain<&'a GuestMemory>;
 /// The next buffer the driver offers. Where there is none, it is asked to tell of the next.
 ///
 /// # Errors
-/// [`Broken`] where the rings make no sense.
+/// [`Broken`] where the rings make no sense, or the buffer has more descriptors than a queue of this
+/// device may have entries (virtio 1.3, 2.7.5.3.1): with a table of 65,535 of them, each buffer would
+/// keep other devices waiting for milliseconds.
 pub fn next_chain<'a>(
     queue: &mut Queue,
     memory: &'a GuestMemory,
 ) -> Result<Option<Chain<'a>>, Broken> {
+    let most = usize::from(queue.max_size());
+    let checked = |chain: Chain<'a>| match chain.clone().nth(most) {
+        None => Ok(chain),
+        Some(_) => Err(Broken),
+    };
     if let Some(chain) = queue.iter(memory)?.next() {
-        return Ok(Some(chain));
+        return checked(chain).map(Some);
     }
     if !queue.enable_notification(memory)? {
         return Ok(None);
     }
     // One came just now. A driver that took it back since would keep us here for ever.
-    queue.iter(memory)?.next().map(Some).ok_or(Broken)
+    queue.iter(memory)?.next().ok_or(Broken).and_then(checked).map(Some)
 }
 
 /// Whether a queue is worked off.

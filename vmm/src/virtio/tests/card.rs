@@ -218,3 +218,25 @@ fn the_address_is_read_in_any_width() {
     net.read_config(0xfff, &mut data);
     assert_eq!(data, [0; 8]);
 }
+
+#[test]
+fn a_buffer_has_no_more_descriptors_than_the_largest_queue() {
+    for (count, is_sent) in [(256, true), (257, false), (65_535, false)] {
+        let mut guest = Guest::started();
+        let table: Vec<u8> = (0..count)
+            .flat_map(|index: u16| {
+                let next = if index + 1 == count { 0 } else { DESCRIPTOR_NEXT };
+                let mut entry = BUFFER.to_le_bytes().to_vec();
+                entry.extend(1u32.to_le_bytes());
+                entry.extend(next.to_le_bytes());
+                entry.extend((index + 1).to_le_bytes());
+                entry
+            })
+            .collect();
+        guest.put(BUFFER + 0x10_0000, &table);
+        guest.describe(TRANSMIT, 0, BUFFER + 0x10_0000, table.len() as u32, DESCRIPTOR_TABLE);
+        guest.offer(TRANSMIT, 0);
+        assert_eq!(guest.used(TRANSMIT) == 1, is_sent, "{count}");
+        assert_eq!(guest.status() & NEEDS_RESET == 0, is_sent, "{count}");
+    }
+}

@@ -40,6 +40,7 @@ const MSIX_ON_ALL_MASKED: u16 = 0xc000;
 
 const DESCRIPTOR_NEXT: u16 = 1;
 const DESCRIPTOR_WRITE: u16 = 2;
+const DESCRIPTOR_TABLE: u16 = 4;
 const QUEUE_SIZE: u16 = 8;
 const RECEIVE: u16 = 0;
 const TRANSMIT: u16 = 1;
