@@ -33,7 +33,6 @@ mod groups;
 mod host;
 mod man;
 pub mod output;
-mod overcommit;
 mod page;
 mod pause;
 mod plan;

@@ -25,12 +25,14 @@ pub mod drift;
 pub mod failure;
 pub mod inputs;
 pub mod launch;
+mod overcommit;
 pub mod plan;
 pub mod prove;
 mod signals;
 pub mod state;
 pub mod status;
 mod terminal;
+mod time;
 pub mod topology;
 
 pub use failure::{Failure, OwnReason, Reason};

@@ -100,6 +100,25 @@ pub struct Blocked {
     pub count: u32,
 }
 
+impl fmt::Display for Blocked {
+    /// `write at 0x10000000 blocked, 3 times (…)`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let access = match self.access {
+            Some(Access::Read) => "read",
+            Some(Access::Write) => "write",
+            None => "access",
+        };
+        write!(f, "{access} at {} blocked", self.address)?;
+        if self.count > 1 {
+            write!(f, ", {} times", self.count)?;
+        }
+        match &self.reason {
+            Some(reason) => write!(f, " ({reason})"),
+            None => Ok(()),
+        }
+    }
+}
+
 /// A device with its accesses that were blocked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DmaFault {

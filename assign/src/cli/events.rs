@@ -19,10 +19,10 @@ use sriov::{HostSnapshot, PciAddress};
 use super::{Context, Format, output};
 use crate::failure::{Failure, OwnReason};
 use crate::signals::Signals;
+use crate::time;
 
 mod faults;
-pub(super) mod line;
-pub(super) mod time;
+mod line;
 
 /// Arguments of `assign events`.
 #[derive(Debug, Args)]

@@ -7,9 +7,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use clap::{Args, Command};
 use clap_mangen::Man as Page;
 
-use super::events::time;
 use super::{Context, Format, examples, output};
 use crate::failure::{Failure, OwnReason};
+use crate::time;
 
 /// Arguments of `assign man`.
 #[derive(Debug, Args)]

@@ -5,11 +5,12 @@ use sriov::facts::platform::CpuSet;
 
 use super::output::{self, Table};
 use super::page::bytes;
-use super::{Context, Format, overcommit};
+use super::{Context, Format};
 use crate::control::route::Route;
 use crate::control::{self, Doing, Running, client};
 use crate::failure::{Failure, OwnReason, Reason};
 use crate::launch::placement;
+use crate::overcommit;
 
 /// Arguments of `assign ps`.
 #[derive(Debug, Args)]

@@ -8,13 +8,13 @@ use serde::Serialize;
 use sriov::{HostSnapshot, Scope};
 
 use super::apply::all;
-use super::events::time;
 use super::output::{self, Cell, Table, style};
 use super::{Context, Format, diff};
 use crate::failure::Failure;
 use crate::state::Forced;
 use crate::state::conditions::{Kind, Status as Holds};
 use crate::status::{self, DeviceStanding, Known, Standing, State};
+use crate::time;
 
 /// Arguments of `assign status`.
 #[derive(Debug, Args)]

@@ -6,9 +6,9 @@ use std::time::SystemTime;
 use clap::{Args, ValueEnum};
 use sriov::{HostSnapshot, Scope};
 
-use super::events::time;
 use super::{Context, Format, devices, output};
 use crate::failure::{Failure, OwnReason};
+use crate::time;
 use crate::topology::{Standings, Topology as Tree, svg, tree};
 
 /// Arguments of `assign topology`.

@@ -3,7 +3,6 @@
 
 use anstyle::{AnsiColor, Style};
 use sriov::VfRef;
-use sriov::dma_fault::{Access, Blocked};
 use sriov::watch::{Description, Disk, DriverChange, HostEvent, Source, Stage, VfioFile, What};
 
 /// Widths of the kind and device columns; domains of more than four digits are rare.
@@ -64,7 +63,7 @@ fn phrase(event: &HostEvent) -> Phrase {
         What::Recovery { stage: Stage::Failed } => {
             ("recovery", bad, vec!["from a PCIe error: failed, the device is lost".to_owned()])
         }
-        What::DmaFault(blocked) => ("dma-fault", bad, vec![self::blocked(blocked)]),
+        What::DmaFault(blocked) => ("dma-fault", bad, vec![blocked.to_string()]),
         What::InterfaceAdded(netdev) if initial => {
             ("interface", None, vec![netdev.interface.clone()])
         }
@@ -108,20 +107,6 @@ fn disk_parts(disk: &Disk) -> Vec<String> {
     parts.extend(disk.partition_of.iter().map(|whole| format!("partition of {whole}")));
     parts.extend(several(&disk.devices));
     parts
-}
-
-/// What a device tried and the IOMMU blocked: `write at 0x10000000 blocked, 3 times (…)`.
-pub fn blocked(blocked: &Blocked) -> String {
-    let access = match blocked.access {
-        Some(Access::Read) => "read",
-        Some(Access::Write) => "write",
-        None => "access",
-    };
-    let count =
-        if blocked.count > 1 { format!(", {} times", blocked.count) } else { String::new() };
-    let reason = blocked.reason.iter().map(|reason| format!(" ({reason})"));
-    let reason: String = reason.collect();
-    format!("{access} at {} blocked{count}{reason}", blocked.address)
 }
 
 fn vfio_parts(file: &VfioFile) -> Vec<String> {

@@ -10,15 +10,14 @@ use sriov::PciAddress;
 use sriov::dma_fault::{Blocked, DmaFault};
 
 use crate::choose::{Choice, Connection, DeviceChoice};
-use crate::cli::events::{line, time};
-use crate::cli::{Context, Format, output, overcommit, stats};
+use crate::cli::{Context, Format, output, stats};
 use crate::control::Detached;
 use crate::control::stats::Entry;
 use crate::detach::Behind;
 use crate::failure::Failure;
 use crate::launch::log::{self, Log};
 use crate::launch::{Ended, Interface, Told};
-use crate::terminal;
+use crate::{overcommit, terminal, time};
 
 /// Says what happens to one guest.
 pub struct Teller<'a> {
@@ -274,8 +273,7 @@ fn text(guest: &str, told: &Told<'_>, width: Option<usize>) -> Vec<String> {
             format!("{guest}: disk {disk}: {detail}; the guest was told of an I/O error")
         }
         Told::DmaFault(DmaFault { device, blocked }) => {
-            let tried = line::blocked(blocked);
-            format!("{guest}: {device} reached for memory that is not the guest's: {tried}")
+            format!("{guest}: {device} reached for memory that is not the guest's: {blocked}")
         }
         Told::FaultsUnheard(error) => {
             format!("assign: {guest}: faults of its devices are not told: /dev/kmsg: {error}")
