@@ -39,7 +39,7 @@ fn main() -> ExitCode {
     if !reporter.is_heard()
         && let StopReason::Failed { detail }
         | StopReason::NoDevices { detail, .. }
-        | StopReason::Crash { detail } = &reason
+        | StopReason::Crash { detail, .. } = &reason
     {
         eprintln!("assign-vmm: {}: {detail}", spec.name);
     }

@@ -322,6 +322,8 @@ pub enum StopReason {
     Reboot,
     /// The guest's CPU stopped for good, by a triple fault or an unrecoverable exit.
     Crash {
+        /// Whether it was a triple fault: the CPU met a fault, and two more in telling its system.
+        triple_fault: bool,
         /// What KVM reported.
         detail: String,
     },

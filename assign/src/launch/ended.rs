@@ -30,7 +30,7 @@ pub fn ended(
         (Ending::Asked, _) => Ok(Ended::Stopped),
         (Ending::Guest(StopReason::PowerOff | StopReason::Reboot), _) => Ok(Ended::PoweredOff),
         (Ending::DeviceError(device), _) => Err(error::stopped_for(guest, &device)),
-        (Ending::Guest(StopReason::Crash { detail }), _) => Err(error::crashed(guest, &detail)),
+        (Ending::Guest(StopReason::Crash { detail, .. }), _) => Err(error::crashed(guest, &detail)),
         // The kernel ends whom it has chosen by a signal and says no more.
         (Ending::Killed(_), Some(cause)) => Err(error::out_of_memory(guest, cause)),
         (Ending::Killed(signal), None) => Err(error::killed(guest, signal)),

@@ -243,7 +243,9 @@ fn raised_limit(bytes: u64) -> Rlimit {
 fn from_status(status: ExitStatus) -> Ending {
     Ending::Guest(match (status.code(), status.signal()) {
         (Some(0), _) => StopReason::PowerOff,
-        (Some(5), _) => StopReason::Crash { detail: "its CPU stopped".to_owned() },
+        (Some(5), _) => {
+            StopReason::Crash { triple_fault: false, detail: "its CPU stopped".to_owned() }
+        }
         (Some(6), _) => StopReason::Reboot,
         (Some(7), _) => {
             StopReason::NoDevices { device: None, detail: "they could not be used".to_owned() }

@@ -108,21 +108,21 @@ impl Vcpu {
                     }
                 }
                 Ok(VcpuExit::Intr | VcpuExit::Hlt | VcpuExit::IrqWindowOpen) => {}
-                Ok(VcpuExit::Shutdown) => return self.crash("triple fault".into()),
+                Ok(VcpuExit::Shutdown) => return self.crash(true, "triple fault".into()),
                 Ok(other) => {
                     let exit = format!("{other:?}");
-                    return self.crash(exit);
+                    return self.crash(false, exit);
                 }
                 Err(error) if INTERRUPTED.contains(&error.errno()) => {}
-                Err(error) => return self.crash(format!("KVM_RUN: {error}")),
+                Err(error) => return self.crash(false, format!("KVM_RUN: {error}")),
             }
         }
     }
 
-    fn crash(&self, what: String) -> StopReason {
+    fn crash(&self, triple_fault: bool, what: String) -> StopReason {
         let rip = self.descriptor.get_regs().map(|registers| registers.rip);
         let place = rip.map(|rip| format!(" at {rip:#x}")).unwrap_or_default();
-        StopReason::Crash { detail: format!("CPU {}: {what}{place}", self.index) }
+        StopReason::Crash { triple_fault, detail: format!("CPU {}: {what}{place}", self.index) }
     }
 }
 
