@@ -80,11 +80,16 @@ pub struct Detached {
 impl Detached {
     /// What its guest did, for people: to follow the guest's name.
     pub fn told(&self) -> String {
-        let how = match self.by {
+        Detached::told_of(self.device, self.by)
+    }
+
+    /// The same of any device.
+    pub fn told_of(device: PciAddress, by: Departure) -> String {
+        let how = match by {
             Departure::Guest => "has let go of",
             Departure::Forced => "had to give up",
         };
-        format!("{how} {}", self.device)
+        format!("{how} {device}")
     }
 }
 

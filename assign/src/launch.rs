@@ -68,7 +68,6 @@ use sriov::{HostRoot, HostSnapshot, PciAddress, Scope};
 use vmm::spec::{GuestEvent, Sandbox, StopReason};
 
 use self::console::Console;
-pub use self::ended::Ended;
 use self::handles::BootFiles;
 use self::lease::{Lease, Taken, Unused};
 use self::numa::Node;
@@ -87,6 +86,7 @@ use crate::choose::{self, ByForce, Choice, Device, Offer, Previous, World};
 use crate::control::stats::{Entry, Launching};
 use crate::control::{self, Detached, Place};
 use crate::failure::{Failure, OwnReason};
+use crate::history::How;
 use crate::plan::mac::Macs;
 use crate::signals::Signals;
 use crate::state::State;
@@ -153,6 +153,17 @@ pub enum Told<'a> {
     NoDevices(&'a str),
     /// The guest rebooted and is started again.
     Rebooting,
+    /// Its CPUs are held.
+    Paused,
+    /// They go on.
+    Resumed,
+    /// It has ended, and has no device any more.
+    Ended {
+        /// How.
+        how: How,
+        /// What there is to say of an end that was neither its own nor asked for.
+        failure: Option<&'a Failure>,
+    },
     /// The running guest has these devices now.
     Attached(&'a [PciAddress]),
     /// The running guest has a device no more.
@@ -228,7 +239,7 @@ impl Launch<'_> {
     /// # Errors
     /// Why it did not start, or how it ended other than by itself or by request. Its devices are
     /// given back in any case.
-    pub fn run(&self) -> Result<Ended, Failure> {
+    pub fn run(&self) -> Result<(), Failure> {
         let (boot, kvm) = self.open_files()?;
         let disks = disks::open(self.guest)?;
         if self.sandboxed && !rustix::process::geteuid().is_root() {
@@ -277,9 +288,14 @@ impl Launch<'_> {
             connected = self.connect_again(connected, &mut failed)?;
             ending = self.live(&stays, &mut connected, boot, kvm)?;
         }
-        connected.lease.release()?;
-        console.finish(&signals);
-        ended::ended(self.guest, ending, group.as_ref().and_then(Group::out_of_memory))
+        let out_of_memory = group.as_ref().and_then(Group::out_of_memory);
+        let how = ended::how(&ending, out_of_memory);
+        let ended = connected.lease.release().and_then(|()| {
+            console.finish(&signals);
+            ended::ended(self.guest, ending, out_of_memory)
+        });
+        (self.tell)(Told::Ended { how, failure: ended.as_ref().err() });
+        ended
     }
 
     fn tell_overcommitted(&self) {

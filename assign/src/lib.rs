@@ -10,7 +10,7 @@
 //! `choose` which device each guest gets; `inputs` is what they are made from;
 //! `apply` makes small journalled steps that it can take back; `state` remembers who has what;
 //! `launch` starts a guest, in a group that limits what it may use (`cgroup`), and `control` speaks to it
-//! while it runs; `doctor` says what is in the way, `drift` what is not as policies say, `prove` what a device's DMA reaches. `cli` has one file per verb.
+//! while it runs; `history` is what happened to it, written down and followed; `doctor` says what is in the way, `drift` what is not as policies say, `prove` what a device's DMA reaches. `cli` has one file per verb.
 
 #![deny(unsafe_code)]
 
@@ -23,6 +23,7 @@ mod detach;
 pub mod doctor;
 pub mod drift;
 pub mod failure;
+pub mod history;
 pub mod inputs;
 pub mod launch;
 mod overcommit;

@@ -11,12 +11,15 @@ use assign::control::{
     Attach, Attached, Detach, Detached, Doing, Nothing, Running, Stop, Stopped, Watch,
 };
 use assign::failure::{Failure, OwnReason};
+use fitting::{Fitting, words};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 use sriov::PciAddress;
 use sriov::facts::interrupts::Interrupt;
 use vmm::spec::{Departure, Exits, KvmStats};
+
+mod fitting;
 
 fn document() -> Value {
     serde_json::from_str(OPENAPI).expect("JSON")
@@ -26,91 +29,10 @@ fn schema(name: &str) -> Value {
     document()["components"]["schemas"].get(name).unwrap_or_else(|| panic!("no {name}")).clone()
 }
 
-fn resolved(schema: &Value) -> Value {
-    let Some(name) = schema.get("$ref") else { return schema.clone() };
-    let name = name.as_str().and_then(|name| name.strip_prefix("#/components/schemas/"));
-    self::schema(name.expect("a reference within the document"))
-}
-
-fn words(value: &Value) -> BTreeSet<String> {
-    let list = value.as_array().cloned().unwrap_or_default();
-    list.iter().map(|word| word.as_str().expect("a word").to_owned()).collect()
-}
-
-/// What is wrong with `value`, which has every field that there is. A keyword that is not known here
-/// panics, so that none is passed over.
-fn misfit(schema: &Value, value: &Value, at: &str) -> Option<String> {
-    let schema = resolved(schema);
-    let keywords = schema.as_object().expect("a schema is an object");
-    let wrong = |what: &str| Some(format!("{at}: {what}: {value}"));
-    for (keyword, wanted) in keywords {
-        let found = match keyword.as_str() {
-            "description" | "default" | "examples" | "required" => None,
-            "type" => {
-                let types = match wanted {
-                    Value::String(one) => BTreeSet::from([one.clone()]),
-                    several => words(several),
-                };
-                let is = |name: &str| match name {
-                    "object" => value.is_object(),
-                    "array" => value.is_array(),
-                    "string" => value.is_string(),
-                    "boolean" => value.is_boolean(),
-                    "integer" => value.is_u64() || value.is_i64(),
-                    "number" => value.is_number(),
-                    "null" => value.is_null(),
-                    other => panic!("type {other}"),
-                };
-                if types.iter().any(|name| is(name)) { None } else { wrong("its type") }
-            }
-            "enum" if !wanted.as_array().expect("words").contains(value) => wrong("no such word"),
-            "enum" => None,
-            "minimum" => value.as_f64().is_some_and(|number| number < 0.0).then(String::new),
-            "pattern" => {
-                // The only one that there is.
-                let address = value.as_str().map(str::parse::<PciAddress>).and_then(Result::err);
-                address.map(|error| format!("{at}: {error}"))
-            }
-            "items" => {
-                value.as_array().into_iter().flatten().find_map(|one| misfit(wanted, one, at))
-            }
-            "anyOf" => {
-                let all: Option<Vec<String>> = wanted
-                    .as_array()
-                    .expect("schemas")
-                    .iter()
-                    .map(|one| misfit(one, value, at))
-                    .collect();
-                all.map(|all| all.join(" and "))
-            }
-            "properties" => value.as_object().and_then(|fields| {
-                let wanted = wanted.as_object().expect("schemas by name");
-                let names = |map: &Map<String, Value>| map.keys().cloned().collect::<BTreeSet<_>>();
-                if names(wanted) != names(fields) {
-                    return Some(format!("{at}: {:?} are not {:?}", names(wanted), names(fields)));
-                }
-                wanted.iter().find_map(|(name, schema)| {
-                    misfit(schema, fields.get(name)?, &format!("{at}.{name}"))
-                })
-            }),
-            "additionalProperties" if wanted.is_object() => value
-                .as_object()
-                .into_iter()
-                .flatten()
-                .find_map(|(name, one)| misfit(wanted, one, &format!("{at}.{name}"))),
-            "additionalProperties" => None,
-            other => panic!("the keyword {other} is not checked"),
-        };
-        if found.is_some() {
-            return found;
-        }
-    }
-    None
-}
-
 fn fits(name: &str, value: &impl Serialize) -> Value {
     let value = serde_json::to_value(value).expect("plain data");
-    if let Some(misfit) = misfit(&schema(name), &value, name) {
+    let fitting = Fitting { document: document(), whole: true };
+    if let Some(misfit) = fitting.misfit(&schema(name), &value, name) {
         panic!("{misfit}");
     }
     value

@@ -101,9 +101,7 @@ impl Run {
             sandboxed: !self.no_sandbox,
             in_front,
         };
-        let ended = launch.run();
-        teller.ended(&ended);
-        ended.map(|_| 0)
+        launch.run().map(|()| 0).inspect_err(|failure| teller.failed(failure))
     }
 }
 

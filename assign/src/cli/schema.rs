@@ -1,5 +1,5 @@
-//! `assign schema`: the language of policies and guests, and that of the control socket, for editors
-//! and other programs.
+//! `assign schema`: the language of policies and guests, that of the control socket, and what events of
+//! guests hold, for editors and other programs.
 
 use clap::{Args, ValueEnum};
 use policies::SchemaKind;
@@ -7,6 +7,7 @@ use policies::SchemaKind;
 use super::{Context, output};
 use crate::control::route::OPENAPI;
 use crate::failure::Failure;
+use crate::history;
 
 /// Arguments of `assign schema`.
 #[derive(Debug, Args)]
@@ -24,6 +25,8 @@ enum Kind {
     Guest,
     /// The control socket of a running guest, in OpenAPI.
     Control,
+    /// What happens to guests: the lines of `assign events --guests -o json`.
+    Events,
 }
 
 impl Schema {
@@ -32,8 +35,9 @@ impl Schema {
             Some(Kind::Policy) => policies::schema(SchemaKind::Policy),
             Some(Kind::Guest) => policies::schema(SchemaKind::Guest),
             None => policies::schema(SchemaKind::Both),
-            // It is part of this program, and a test reads it.
+            // These are part of this program, and tests read them.
             Some(Kind::Control) => serde_json::from_str(OPENAPI).unwrap_or_default(),
+            Some(Kind::Events) => serde_json::from_str(history::SCHEMA).unwrap_or_default(),
         };
         // There is no table of it: without `-o yaml` it is JSON.
         output::text_out(output::serialized(context.format, &schema)?.trim_end())?;

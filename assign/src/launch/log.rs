@@ -18,7 +18,7 @@ pub const EVENTS: &str = "events.log";
 const MOST_GUESTS: usize = 64;
 
 /// Longest file, in bytes. When one is full it becomes the one before, and a new one begins.
-const LONGEST: u64 = 1 << 20;
+pub const LONGEST: u64 = 1 << 20;
 
 /// A file that is written to at its end.
 #[derive(Debug)]
@@ -64,7 +64,7 @@ fn begin(path: &Path) -> io::Result<File> {
 }
 
 /// The full file before this one.
-fn before(path: &Path) -> PathBuf {
+pub fn before(path: &Path) -> PathBuf {
     let mut name = OsString::from(path);
     name.push(".1");
     name.into()

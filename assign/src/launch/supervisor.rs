@@ -286,7 +286,10 @@ impl<'a, 'l, 'c> Supervisor<'a, 'l, 'c> {
 
     fn hold(&self, request: &Request, paused: bool) -> Result<Nothing, Failure> {
         self.asked(request)?;
-        self.running().paused = paused;
+        let before = std::mem::replace(&mut self.running().paused, paused);
+        if before != paused {
+            (self.launch.tell)(if paused { Told::Paused } else { Told::Resumed });
+        }
         Ok(Nothing {})
     }
 

@@ -1,5 +1,5 @@
 //! What `assign run` says of its guest: on standard error as long as there is a terminal, and always in
-//! the guest's events.log.
+//! the guest's history.
 
 use std::io::{self, IsTerminal};
 use std::sync::{Mutex, PoisonError};
@@ -9,15 +9,16 @@ use serde::Serialize;
 use sriov::PciAddress;
 use sriov::dma_fault::{Blocked, DmaFault};
 
-use crate::choose::{Choice, Connection, DeviceChoice};
+use crate::choose::Choice;
 use crate::cli::{Context, Format, output, stats};
 use crate::control::Detached;
 use crate::control::stats::Entry;
 use crate::detach::Behind;
 use crate::failure::Failure;
-use crate::launch::log::{self, Log};
-use crate::launch::{Ended, Interface, Told};
-use crate::{overcommit, terminal, time};
+use crate::history::write::History;
+use crate::history::{Event, How, What, happened};
+use crate::launch::{Interface, Told};
+use crate::terminal;
 
 /// Says what happens to one guest.
 pub struct Teller<'a> {
@@ -26,11 +27,21 @@ pub struct Teller<'a> {
     /// What the end of a line is on the terminal, which does not begin the next one by itself while it
     /// is the guest's console.
     line_end: &'static str,
-    log: Mutex<Option<Log>>,
+    history: Mutex<History>,
     stage: Mutex<Stage>,
 }
 
-enum Stage {
+/// How far the guest and its launcher have come.
+struct Stage {
+    place: At,
+    /// The guest has run.
+    starts: bool,
+    /// Its last end was told.
+    ends: bool,
+}
+
+/// Where its launcher is.
+enum At {
     /// The terminal is there.
     InFront,
     /// It is, until the guest has started.
@@ -44,63 +55,76 @@ impl<'a> Teller<'a> {
     /// `behind` it.
     pub fn new(context: &Context, guest: &'a str, behind: Option<Behind>) -> Teller<'a> {
         let is_raw = behind.is_none() && terminal::is_ours() && io::stderr().is_terminal();
-        // Where nothing can be written, `Told::Unwritten` says so for both files.
-        let log = Log::open(context.state.guest(guest).join(log::EVENTS)).ok();
+        let place = behind.map_or(At::InFront, At::Leaves);
         Teller {
             guest,
             format: context.format,
             line_end: if is_raw { "\r\n" } else { "\n" },
-            log: Mutex::new(log),
-            stage: Mutex::new(behind.map_or(Stage::InFront, Stage::Leaves)),
+            history: Mutex::new(History::open(context.state.guest(guest))),
+            stage: Mutex::new(Stage { place, starts: false, ends: false }),
         }
     }
 
     /// Says what happened.
     pub fn tell(&self, told: &Told<'_>) {
-        if !matches!(told, Told::Console | Told::Timeline(_)) {
-            self.write(&text(self.guest, told, None));
-        }
+        let events = happened(told).into_iter().map(|what| self.write(what)).collect::<Vec<_>>();
         if !self.has_left() {
-            let program = (self.format == Format::Json).then(|| json(self.guest, told)).flatten();
-            let width = output::width(io::stderr()).map(usize::from);
-            match (told, program) {
-                (_, Some(line)) => self.say(&[line]),
-                (Told::Started, None) => {}
-                (Told::Console, None) if self.format == Format::Json => {}
-                (_, None) => self.say(&text(self.guest, told, width)),
-            }
+            self.show(told, &events);
         }
-        if matches!(told, Told::Started) {
-            self.leave();
+        match told {
+            Told::Started => {
+                self.stage().starts = true;
+                self.leave();
+            }
+            Told::Ended { .. } => self.stage().ends = true,
+            _ => {}
         }
     }
 
-    /// Says how it ended, beside what the command itself says of a failure.
-    pub fn ended(&self, ended: &Result<Ended, Failure>) {
-        let how = match ended {
-            Ok(Ended::PoweredOff) => "powered off",
-            Ok(Ended::Stopped) => "stopped",
-            Err(failure) => return self.write(&[format!("assign: {failure}")]),
-        };
-        let line = format!("{}: {how}", self.guest);
-        self.write(std::slice::from_ref(&line));
-        if self.format == Format::Table && !self.has_left() {
-            self.say(&[line]);
+    /// Says it to whoever is there. What keeps a guest from going on is the command's to say.
+    fn show(&self, told: &Told<'_>, events: &[String]) {
+        let program = (self.format == Format::Json).then(|| json(self.guest, told)).flatten();
+        match (told, program) {
+            (_, Some(line)) => self.say(&[line]),
+            (Told::Started | Told::Ended { failure: Some(_), .. }, None) => {}
+            (Told::Ended { .. }, None) if self.format != Format::Table => {}
+            (Told::Console, None) if self.format == Format::Json => {}
+            (Told::Console, None) => {
+                let guest = self.guest;
+                self.say(&[format!("console of {guest}; Ctrl-] leaves it and stops the guest")]);
+            }
+            (Told::Timeline(entries), None) => {
+                let width = output::width(io::stderr()).map(usize::from);
+                self.say(&[format!("{}: what its start took:", self.guest)]);
+                self.say(&stats::timeline(entries).lines(width));
+            }
+            (_, None) => self.say(events),
+        }
+    }
+
+    /// Writes down why the guest did not start, or did not go on, where that was not told.
+    pub fn failed(&self, failure: &Failure) {
+        let Stage { starts, ends, .. } = *self.stage();
+        match (starts, ends) {
+            (_, true) => {}
+            (true, false) => drop(self.write(What::broke(How::Failed, failure))),
+            (false, false) => drop(self.write(What::not_started(failure))),
         }
     }
 
     fn leave(&self) {
         let mut stage = self.stage();
-        if !matches!(*stage, Stage::Leaves(_)) {
+        if !matches!(stage.place, At::Leaves(_)) {
             return;
         }
-        let Stage::Leaves(behind) = std::mem::replace(&mut *stage, Stage::Left) else { return };
+        let At::Leaves(behind) = std::mem::replace(&mut stage.place, At::Left) else { return };
         let guest = self.guest;
         if self.format == Format::Table {
             self.say(&[format!("{guest}: runs; `assign console {guest}` shows its console")]);
         }
         if let Err(error) = behind.leave() {
-            self.write(&[format!("assign: {guest}: the terminal is not let go of: {error}")]);
+            let note = format!("{guest}: the terminal is not let go of: {error}");
+            self.write(What::note(&note));
         }
     }
 
@@ -110,18 +134,17 @@ impl<'a> Teller<'a> {
         }
     }
 
-    fn write(&self, lines: &[String]) {
-        let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(log) = log.as_mut() else { return };
-        let time = time::utc(SystemTime::now());
-        for line in lines {
-            // A disk that is full now may have room again later.
-            log.write(format!("{time} {line}\n").as_bytes()).ok();
-        }
+    /// Writes it down, and returns it for people.
+    fn write(&self, what: What<'_>) -> String {
+        // Several threads may tell: what is written first has happened first.
+        let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        let event = Event::new(SystemTime::now(), self.guest, what);
+        history.write(&event);
+        event.message().to_owned()
     }
 
     fn has_left(&self) -> bool {
-        matches!(*self.stage(), Stage::Left)
+        matches!(self.stage().place, At::Left)
     }
 
     fn stage(&self) -> std::sync::MutexGuard<'_, Stage> {
@@ -152,7 +175,10 @@ fn json(guest: &str, told: &Told<'_>) -> Option<String> {
         Told::Overcommitted { vcpus, host_cpus } => {
             Happened::Overcommitted { guest, vcpus: *vcpus, host_cpus: *host_cpus }
         }
-        Told::Memory(_)
+        Told::Paused => Happened::Paused { guest },
+        Told::Resumed => Happened::Resumed { guest },
+        Told::Ended { .. }
+        | Told::Memory(_)
         | Told::Packed(_)
         | Told::FaultsUnheard(_)
         | Told::Unwritten(_)
@@ -222,77 +248,15 @@ enum Happened<'a> {
     Rebooting {
         guest: &'a str,
     },
+    Paused {
+        guest: &'a str,
+    },
+    Resumed {
+        guest: &'a str,
+    },
     Overcommitted {
         guest: &'a str,
         vcpus: u8,
         host_cpus: u32,
     },
-}
-
-/// The same for people.
-fn text(guest: &str, told: &Told<'_>, width: Option<usize>) -> Vec<String> {
-    let line = match told {
-        Told::Connected { choice, iommu } => return connected(guest, choice, *iommu),
-        Told::Memory(cause) => format!("assign: {guest}: {cause}"),
-        Told::Overcommitted { vcpus, host_cpus } => {
-            format!("{guest}: overcommitted: {}", overcommit::told((*vcpus).into(), *host_cpus))
-        }
-        Told::Packed(why) => {
-            format!("assign: {guest}: its kernel unpacks itself at each start: {why}")
-        }
-        Told::NoDevices(cause) => format!("assign: {guest}: starting again without: {cause}"),
-        Told::Unwritten(error) => {
-            format!(
-                "assign: {guest}: its console and what happens to it are not written down: {error}"
-            )
-        }
-        Told::Console => format!("console of {guest}; Ctrl-] leaves it and stops the guest"),
-        Told::Timeline(entries) => {
-            let mut lines = vec![format!("{guest}: what its start took:")];
-            lines.extend(stats::timeline(entries).lines(width));
-            return lines;
-        }
-        Told::NoSandbox => format!(
-            "assign: {guest}: NO SANDBOX: whoever breaks out of this guest is root on this host"
-        ),
-        Told::Started => format!("{guest}: runs"),
-        Told::Rebooting => format!("{guest}: rebooted, starting again"),
-        Told::Attached(devices) => {
-            return devices.iter().map(|device| format!("{guest}: has {device} now")).collect();
-        }
-        Told::Detached(detached) => {
-            let mut lines = vec![format!("{guest}: {}", detached.told())];
-            lines.extend(detached.notes.iter().map(|note| format!("assign: {note}")));
-            return lines;
-        }
-        Told::Wanted(device) => format!("{guest}: the host wants {device} back"),
-        Told::DeviceError(device) => {
-            format!("{guest}: {device} met an error that it cannot recover from")
-        }
-        Told::DiskError { disk, detail } => {
-            format!("{guest}: disk {disk}: {detail}; the guest was told of an I/O error")
-        }
-        Told::DmaFault(DmaFault { device, blocked }) => {
-            format!("{guest}: {device} reached for memory that is not the guest's: {blocked}")
-        }
-        Told::FaultsUnheard(error) => {
-            format!("assign: {guest}: faults of its devices are not told: /dev/kmsg: {error}")
-        }
-        Told::Trouble(failure) => format!("assign: {failure}"),
-    };
-    vec![line]
-}
-
-fn connected(guest: &str, choice: &Choice, iommu: Option<Interface>) -> Vec<String> {
-    // "… through vfio (iommufd)"
-    let by = iommu.map(|iommu| format!(" ({iommu})")).unwrap_or_default();
-    let networks = choice.networks.iter().map(|connection| {
-        let by = if matches!(connection, Connection::Vfio { .. }) { &*by } else { "" };
-        format!("{guest}: {connection}{by}")
-    });
-    let devices = choice.devices.iter().map(|device| {
-        let by = if matches!(device, DeviceChoice::Given { .. }) { &*by } else { "" };
-        format!("{guest}: {device}{by}")
-    });
-    networks.chain(devices).collect()
 }
