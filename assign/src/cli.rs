@@ -132,7 +132,8 @@ enum Verb {
     Bind(bind::Bind),
     /// Give devices back to the drivers they had before `bind`.
     Release(release::Release),
-    /// Follow devices as they come, go, change drivers and reach for memory that is not theirs.
+    /// Follow devices as they come, go, change drivers and reach for memory that is not theirs, or what
+    /// happens to guests.
     Events(events::Events),
     /// Show that a device reaches the memory that is mapped for it and no other, by making it try.
     ///
@@ -144,8 +145,8 @@ enum Verb {
     Snapshot(snapshot::Snapshot),
     /// Check policies and guests without looking at this host.
     Validate(validate::Validate),
-    /// Print the JSON Schema of policies and guests, by which editors complete and check, or the OpenAPI
-    /// description of a guest's control socket.
+    /// Print the JSON Schema of policies and guests, by which editors complete and check, that of events
+    /// of guests, or the OpenAPI description of a guest's control socket.
     Schema(schema::Schema),
     /// Show what applying policies would change; changes nothing.
     Plan(plan::Plan),

@@ -1,15 +1,19 @@
-//! What happened to guests, written down for people and for programs.
+//! What happened to guests, written down for people and for programs, and read again as it is written.
 //!
 //! ```text
 //!                                              ┌─► events.log     a line for people
 //! Told ─► What, one for each thing ─► Event ───┤
 //!         (told)              (event, write)   └─► events.jsonl   an object a line, for programs
+//!                                                      │
+//!                    assign events --guests ◄── Tail ◄─┘   one for each guest (tail, follow)
 //! ```
 //!
 //! Both files are written by the guest's launcher alone, stay when it is gone, and are as short as
 //! [`Log`](crate::launch::log::Log) keeps them.
 
 pub mod event;
+pub(crate) mod follow;
+mod tail;
 mod told;
 pub(crate) mod write;
 

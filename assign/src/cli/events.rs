@@ -1,5 +1,5 @@
 //! `assign events`: follows devices as they come, go, change drivers, and reach for memory that is not
-//! theirs, one line for each.
+//! theirs, or what happens to guests, one line for each.
 //!
 //! It ends at what ends a pipeline: a time or a number of events that was asked for, Ctrl-C, or a
 //! reader that has gone.
@@ -9,7 +9,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant, SystemTime};
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::Serialize;
 use sriov::dma_fault::Faults;
@@ -22,16 +22,27 @@ use crate::signals::Signals;
 use crate::time;
 
 mod faults;
+mod guests;
 mod line;
 
 /// Arguments of `assign events`.
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("of-guests").args(["guests", "guest"]).multiple(true))]
 pub struct Events {
     /// Tell only of these, with a PF's VFs and what is on top of them: a PCI address or an
     /// interface name. It need not be there yet.
-    #[arg(value_name = "DEVICE")]
+    #[arg(value_name = "DEVICE", conflicts_with = "of-guests")]
     devices: Vec<String>,
-    /// Begin with what is there now.
+    /// Tell what happens to guests instead, also to those that start later.
+    #[arg(long)]
+    guests: bool,
+    /// The same of one guest, which need not run yet.
+    #[arg(long, value_name = "NAME")]
+    guest: Option<String>,
+    /// Tell what is written down of guests already, and end.
+    #[arg(long, requires = "of-guests", conflicts_with_all = ["initial", "count", "limit"])]
+    past: bool,
+    /// Begin with what is there now; of guests, with what is written down already.
     #[arg(long)]
     initial: bool,
     /// End after this many events, those of --initial not counted.
@@ -68,6 +79,9 @@ struct Wanted {
 
 impl Events {
     pub fn run(&self, context: &Context) -> Result<u8, Failure> {
+        if self.guests || self.guest.is_some() {
+            return self.run_guests(context);
+        }
         // Before anything else, so that Ctrl-C is an ordinary end at any time.
         let signals = Signals::hold().map_err(|error| unfollowable(&error))?;
         let mut watcher = Watcher::open(&context.root)?;
@@ -81,7 +95,7 @@ impl Events {
         let mut left = self.count;
         match self.follow(&mut watcher, &mut faults, &signals, &mut teller, &mut left)? {
             End::Asked | End::Enough => Ok(0),
-            End::TimeOver => self.at_the_end(left),
+            End::TimeOver => self.at_the_end("device events", left),
         }
     }
 
@@ -151,7 +165,7 @@ impl Events {
         }
     }
 
-    fn at_the_end(&self, left: Option<u64>) -> Result<u8, Failure> {
+    fn at_the_end(&self, of: &str, left: Option<u64>) -> Result<u8, Failure> {
         let (Some(left), Some(count), Some(limit)) = (left, self.count, self.limit) else {
             return Ok(0);
         };
@@ -160,7 +174,7 @@ impl Events {
             count.saturating_sub(left),
             limit.as_secs_f64()
         );
-        Err(Failure::failed(OwnReason::TimedOut, "device events", message)
+        Err(Failure::failed(OwnReason::TimedOut, of, message)
             .with_remedy("Give them longer with --for."))
     }
 }
@@ -223,7 +237,7 @@ enum Ready {
 
 /// Waits for the first thing to attend to.
 fn ready(
-    watcher: &Watcher,
+    watcher: &impl AsFd,
     faults: Option<&Faults>,
     signals: &Signals,
     wait: Option<Duration>,

@@ -56,12 +56,15 @@ pub fn of(verb: &str) -> &'static [Example] {
         "events" => &[
             ("assign events eth0", "What happens to the device behind eth0."),
             ("assign events --count 1 --for 10 01:10.0", "Wait up to 10 s for one event."),
+            ("assign events --guests -o json", "What happens to guests, an object a line."),
+            ("assign events --guest web-1 --past", "What has happened to this guest."),
         ],
         "prove" => &[("assign prove 01:10.0", "Aim the DMA of an NVMe VF at memory not its own.")],
         "validate" => &[("assign validate edge-node.yaml guests/", "A file and a folder.")],
         "schema" => &[
             ("assign schema >schema.json", "For the editor line of a policy's file."),
             ("assign schema control -o yaml", "What a running guest can be asked, and how."),
+            ("assign schema events", "What each line of `assign events --guests -o json` holds."),
         ],
         "plan" => &[("assign plan -f edge-node.yaml", "What applying it would change.")],
         "apply" => &[
@@ -144,7 +147,15 @@ pub fn prose(verb: &str) -> &'static [&'static str] {
              exit code 0, or with the reason why it does not. The guest goes on in a session of its own, \
              until it powers off or `assign stop` ends it.",
             "What a guest prints on its console is kept in guests/NAME/console.log of the state directory, \
-             what happens to it in events.log beside it: the last 1 to 2 MiB of each.",
+             what happens to it in events.log beside it, and for programs in events.jsonl: the last 1 \
+             to 2 MiB of each.",
+        ],
+        "events" => &[
+            "What happens to guests (--guests) is told as their launchers write it down: that a guest \
+             runs, is paused, gets or loses a device, falls back, ends and how. With --past it is told \
+             from the first event that is kept, and with --initial too, which then goes on with what \
+             happens. No event is told twice. Where some may be missing, since more came than is kept, \
+             an event of the kind events-lost says so.",
         ],
         "console" => &[
             "Any number of terminals up to 16 may have it, beside that of `assign run`; each may type. \

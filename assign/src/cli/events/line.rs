@@ -121,7 +121,8 @@ fn several(devices: &[sriov::PciAddress]) -> Option<String> {
     (names.len() > 1).then(|| names.join(" "))
 }
 
-fn visible(c: char) -> char {
+/// A character that cannot move the cursor.
+pub fn visible(c: char) -> char {
     if c.is_control() { '\u{fffd}' } else { c }
 }
 
