@@ -1,10 +1,13 @@
-//! `assign events` against a real kernel, and against messages as udev sends them.
+//! `assign events` against a real kernel, against messages as udev sends them, and of guests.
 
 use std::time::Duration;
 
 use anyhow::Result;
 use lab::{Host, Job};
 
+use crate::documents::{Guest, policy};
+
+const GUEST_TIME: Duration = Duration::from_secs(180);
 const SOON: Duration = Duration::from_secs(30);
 
 /// Ends a follower as Ctrl-C does, and returns what it has printed: JSON lines, each without the
@@ -235,5 +238,88 @@ fn with_udevd(host: &Host) -> Result<()> {
         "{}",
         lines.join("\n")
     );
+    Ok(())
+}
+
+#[test]
+#[ignore = "boots an emulated host: cargo lab test"]
+fn what_happens_to_guests_is_told_in_order_to_people_and_programs() -> Result<()> {
+    let guest = |name, kernel| Guest::new(name, "hold").kernel(kernel).claim_or_bridge();
+    let host = Host::intel()
+        .igb(1)
+        .bridge()
+        .file("root/policy.yaml", policy(1))
+        .file("root/web.yaml", guest("web", "/boot/vmlinuz").to_string())
+        .file("root/db.yaml", guest("db", "/boot/vmlinuz").to_string())
+        .file("root/lost.yaml", guest("lost", "/nowhere").to_string())
+        .limit(Duration::from_secs(500))
+        .boot()?;
+    host.ok("assign apply -f policy.yaml");
+    // Before anything was ever written of a guest.
+    let all = host.spawn("exec assign events --guests -o json");
+    let web = host.spawn("exec assign events --guest web --count 5");
+    for follower in [&all, &web] {
+        follower.wait_for("following", SOON)?;
+    }
+
+    // One is held, goes on, and powers off.
+    host.run_within("assign run -f web.yaml --detach", GUEST_TIME)?;
+    host.ok("assign pause web && assign pause web && assign resume web");
+    // Its power button is heeded when its system is up.
+    let console = host.spawn("assign console web --lines 200");
+    console.wait_for("guest: holding", GUEST_TIME)?;
+    // Another one has no VF, and is killed meanwhile; a third does not start.
+    let of_web = host.ok("pidof assign-vmm");
+    let db = host.run_within("assign run -f db.yaml --detach", GUEST_TIME)?;
+    assert_eq!(db.code, 0, "{}", db.stderr);
+    let others = host.ok("pidof assign-vmm");
+    let is_of_db = |pid: &&str| !of_web.split_whitespace().any(|one| one == *pid);
+    let of_db: Vec<&str> = others.split_whitespace().filter(is_of_db).collect();
+    host.ok(&format!("kill -9 {}", of_db.join(" ")));
+    all.wait_for("\"how\":\"killed\"", SOON)?;
+    assert_eq!(host.run("assign run -f lost.yaml --detach")?.code, 2);
+    all.wait_for("\"kind\":\"not-started\"", SOON)?;
+    let stopped = host.run_within("assign stop web --timeout 120", GUEST_TIME)?;
+    assert_eq!(stopped.stdout, "web has powered off\n", "{}", all.output_so_far());
+    all.wait_for("\"how\":\"powered-off\"", SOON)?;
+
+    let lines = ended(&all)?;
+    assert_order(
+        &lines,
+        &[
+            "kind:following,",
+            "guest:web,kind:connected,claim:net0,device:0000:01:10.0,message:web: net0: VF 0 of eth0",
+            "guest:web,kind:started,message:web: runs",
+            "guest:web,kind:paused,message:web: paused",
+            "guest:web,kind:resumed,message:web: goes on",
+            "guest:db,kind:fallback,claim:net0,reason:pool lan has no free VF: 0000:01:10.0 is leased",
+            "guest:db,kind:started,",
+            "guest:db,kind:ended,how:killed,reason:its virtual machine failed: assign-vmm was ended by \
+             signal 9,message:assign: db: ",
+            "guest:lost,kind:not-started,reason:cannot read its kernel /nowhere: ",
+            "guest:web,kind:ended,how:powered-off,message:web: powered off",
+        ],
+    );
+    assert_eq!(lines.len(), 10, "each once: {}", lines.join("\n"));
+
+    // People are told the same, and both may look back.
+    let output = web.wait(SOON)?;
+    assert_eq!(output.code, 0, "{}", output.stderr);
+    let kinds: Vec<&str> =
+        output.stdout.lines().filter_map(|line| line.split_whitespace().nth(1)).collect();
+    assert_eq!(kinds, ["following", "connected", "started", "paused", "resumed", "ended"]);
+    let past = host.ok("assign events --guests --past -o json");
+    assert_eq!(past.lines().map(brief).collect::<Vec<_>>(), lines[1..]);
+    let past = host.ok("assign events --guest web --past");
+    assert!(output.stdout.ends_with(&past) && past.lines().count() == 5, "{past}");
+    let for_people = host.ok("cat /var/lib/assign/guests/web/events.log");
+    let messages = |text: &str, at| -> Vec<String> {
+        text.lines().filter_map(|line| Some(line.split_once(at)?.1.trim().to_owned())).collect()
+    };
+    let of_log = messages(&for_people, " web: ");
+    assert_eq!(messages(&past, " web: "), of_log, "one text for both");
+    let other = host.run("su -s /bin/sh nobody -c 'cd / && assign events --guests --past'")?;
+    assert_eq!(other.code, 1, "{other:?}");
+    assert!(other.stderr.contains("for root to see"), "{other:?}");
     Ok(())
 }
