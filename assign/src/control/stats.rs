@@ -48,7 +48,8 @@ pub struct Device {
     pub guest_address: PciAddress,
     /// Its address on the host, if it is passed through; virtio otherwise.
     pub address: Option<PciAddress>,
-    /// Interrupts, of all its vectors. None where `/proc/interrupts` cannot be read.
+    /// Interrupts, of all its vectors. None where nobody counts them: those of a virtio card whose frames
+    /// the kernel moves, or where `/proc/interrupts` cannot be read.
     pub interrupts: Option<u64>,
     /// The vectors of a passed-through device as the host counts them: those enabled now, each since
     /// it was enabled.

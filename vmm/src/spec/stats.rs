@@ -90,8 +90,8 @@ pub struct DeviceStats {
     pub host: Option<String>,
     /// Accesses to its BARs that left the kernel for the VMM.
     pub exits: u64,
-    /// Interrupts that the VMM raised for it; none where the kernel does, and for a passed-through device, whose interrupts go
-    /// from the host's kernel to the guest.
+    /// Interrupts that the VMM raised for it; none where the kernel does (vhost), and for a passed-through
+    /// device, whose interrupts go from the host's kernel to the guest.
     pub interrupts: Option<u64>,
 }
 
