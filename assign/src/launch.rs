@@ -302,7 +302,7 @@ impl Launch<'_> {
         let vcpus = self.guest.cpus.count;
         // Each host has one.
         let online = if vcpus > 1 { placement::online(self.root) } else { None };
-        if let Some(host_cpus) = online.filter(|online| *online < vcpus.into()) {
+        if let Some(host_cpus) = online.filter(|online| *online < u32::from(vcpus)) {
             (self.tell)(Told::Overcommitted { vcpus, host_cpus });
         }
     }

@@ -10,8 +10,15 @@ use crate::guests;
 
 const GUEST_TIME: Duration = Duration::from_secs(180);
 /// What a process that is shut in goes on doing.
-const NEEDED: [&str; 5] =
-    ["nothing", "a thread", "memory", "a counter", "a vCPU: an interrupt's counter"];
+const NEEDED: [&str; 7] = [
+    "nothing",
+    "a thread",
+    "memory",
+    "a counter",
+    "a vCPU: an interrupt's counter",
+    "a disk's reader: nothing",
+    "a disk's reader: memory",
+];
 
 #[test]
 #[ignore = "boots an emulated host: cargo lab test"]

@@ -5,8 +5,7 @@ use std::io::{self, Write};
 use std::sync::Mutex;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-
-use crate::spec::GuestEvent;
+use serde::Serialize;
 
 /// Where events go. A launcher that went away hears nothing; the guest does not depend on it.
 #[derive(Debug, Default)]
@@ -34,7 +33,7 @@ impl Reporter {
     }
 
     /// Tells of `event`, in one write, so that lines of several threads do not mix.
-    pub fn send(&self, event: &GuestEvent) {
+    pub fn send(&self, event: &impl Serialize) {
         let Some(pipe) = &self.pipe else { return };
         let written = serde_json::to_string(event)
             .map_err(io::Error::from)

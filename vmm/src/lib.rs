@@ -17,6 +17,7 @@ pub mod descriptor;
 pub mod devices;
 pub mod error;
 pub mod event;
+pub mod image;
 pub mod machine;
 pub mod pci;
 #[allow(unsafe_code)]

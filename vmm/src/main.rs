@@ -6,26 +6,31 @@ use std::os::fd::RawFd;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use serde::Deserialize;
 use vmm::descriptor::Inherited;
 use vmm::error::{Error, Result};
 use vmm::event::Reporter;
 use vmm::machine::Machine;
-use vmm::sandbox;
-use vmm::spec::{Descriptor, GuestEvent, GuestSpec, StopReason};
+use vmm::spec::{Descriptor, GuestEvent, GuestSpec, ImageSpec, StopReason};
+use vmm::{image, sandbox};
 
-const USAGE: &str = "usage: assign-vmm --spec FD\n\n\
-    Runs the guest that the JSON document on descriptor FD describes. This program is started by \
-    `assign run`; there is no reason to start it by hand.";
+const USAGE: &str = "usage: assign-vmm --spec FD | --read-boot FD\n\n\
+    Runs the guest that the JSON document on descriptor FD describes, or reads what the boot loader on \
+    a disk would boot. This program is started by `assign run`; there is no reason to start it by hand.";
 
 /// A spec is a few KiB; what is longer is no spec.
 const SPEC_MAX: u64 = 1 << 20;
 
 fn main() -> ExitCode {
-    let Some(number) = spec_descriptor(std::env::args().skip(1)) else {
-        eprintln!("{USAGE}");
-        return ExitCode::from(2);
-    };
     let mut inherited = Inherited::default();
+    let number = match task(std::env::args().skip(1)) {
+        Some(Task::Run(number)) => number,
+        Some(Task::ReadBoot(number)) => return read_boot(number, &mut inherited),
+        None => {
+            eprintln!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
     let (spec, reporter) = match receive(number, &mut inherited) {
         Ok(received) => received,
         Err(error) => {
@@ -56,7 +61,9 @@ fn run(
 ) -> Result<StopReason> {
     let prepared = Machine::prepare(spec, inherited, reporter)?;
     if let Some(walls) = &spec.sandbox {
-        sandbox::enter(walls, reporter, !spec.cpus.bound.is_empty())?;
+        // Threads that are pinned choose their CPUs later.
+        let kind = sandbox::Kind::Any { binds: !spec.cpus.bound.is_empty() };
+        sandbox::enter(walls, reporter, kind)?;
     }
     Machine::build(spec, prepared, inherited, reporter)?.run()
 }
@@ -75,19 +82,46 @@ fn reason(spec: &GuestSpec, error: &Error) -> StopReason {
     }
 }
 
-fn spec_descriptor(mut arguments: impl Iterator<Item = String>) -> Option<RawFd> {
-    let (flag, number) = (arguments.next()?, arguments.next()?);
-    (flag == "--spec" && arguments.next().is_none()).then(|| number.parse().ok()).flatten()
+/// What this process is for, with the descriptor that says more.
+enum Task {
+    Run(RawFd),
+    ReadBoot(RawFd),
+}
+
+fn task(mut arguments: impl Iterator<Item = String>) -> Option<Task> {
+    let (flag, number) = (arguments.next()?, arguments.next()?.parse().ok()?);
+    match flag.as_str() {
+        _ if arguments.next().is_some() => None,
+        "--spec" => Some(Task::Run(number)),
+        "--read-boot" => Some(Task::ReadBoot(number)),
+        _ => None,
+    }
+}
+
+fn read_boot(number: RawFd, inherited: &mut Inherited) -> ExitCode {
+    let outcome =
+        document::<ImageSpec>(number, inherited).and_then(|spec| image::serve(&spec, inherited));
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("assign-vmm: {error}");
+            ExitCode::from(2)
+        }
+    }
 }
 
 fn receive(number: RawFd, inherited: &mut Inherited) -> Result<(GuestSpec, Reporter)> {
+    let spec: GuestSpec = document(number, inherited)?;
+    let events = spec.events.map(|events| inherited.take(events, "the event pipe")).transpose()?;
+    Ok((spec, Reporter::new(events.map(File::from))))
+}
+
+/// What is written on a descriptor.
+fn document<T: for<'t> Deserialize<'t>>(number: RawFd, inherited: &mut Inherited) -> Result<T> {
     let mut text = String::new();
     File::from(inherited.take(Descriptor(number), "the spec")?)
         .take(SPEC_MAX)
         .read_to_string(&mut text)
         .map_err(|source| Error::System { action: "read the spec", source })?;
-    let spec: GuestSpec =
-        serde_json::from_str(&text).map_err(|error| Error::Spec(error.to_string()))?;
-    let events = spec.events.map(|events| inherited.take(events, "the event pipe")).transpose()?;
-    Ok((spec, Reporter::new(events.map(File::from))))
+    serde_json::from_str(&text).map_err(|error| Error::Spec(error.to_string()))
 }

@@ -10,10 +10,14 @@ use std::os::fd::RawFd;
 use serde::{Deserialize, Serialize};
 
 mod cpus;
+mod image;
 mod memory;
 mod stats;
 
 pub use cpus::{Bound, Cpus, HostCpus, LAST_HOST_CPU, MAX_CPUS, Model, Topology};
+pub use image::{
+    FoundEntry, ImageAnswer, ImageSpec, MAX_ANSWER, MAX_DISK_INITRD, MAX_DISK_KERNEL, Unbootable,
+};
 pub use memory::{MIN_MEMORY, Memory, Pages};
 pub use stats::{DeviceStats, Exits, KvmStats, Phase, Span, Stats};
 

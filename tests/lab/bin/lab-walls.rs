@@ -112,6 +112,22 @@ const OF_VCPU: &[Attempt] = &[
     ("a vCPU: name itself", || call!(libc::SYS_prctl, libc::PR_SET_NAME, c"x".as_ptr(), 0, 0, 0)),
 ];
 
+/// What a process that reads a disk may not do either.
+const OF_READER: &[Attempt] = &[
+    ("a disk's reader: nothing", || Ok(())),
+    ("a disk's reader: memory", || {
+        std::hint::black_box(vec![1_u8; 1 << 24]);
+        Ok(())
+    }),
+    ("a disk's reader: read a file", || File::open("/etc/passwd").map(drop)),
+    ("a disk's reader: a thread", || std::thread::Builder::new().spawn(|| ()).map(drop)),
+    ("a disk's reader: a socket", || UdpSocket::bind("127.0.0.1:0").map(drop)),
+    ("a disk's reader: a counter", || call!(libc::SYS_eventfd2, 0, 0)),
+    ("a disk's reader: ask KVM", || call!(libc::SYS_ioctl, 0, 0xae00, 0)),
+    ("a disk's reader: receive descriptors", || call!(libc::SYS_recvmsg, 0, 0, 0)),
+    ("a disk's reader: more files", || call!(libc::SYS_prlimit64, 0, 0, 0, 0)),
+];
+
 fn main() -> Result<ExitCode> {
     match std::env::args().nth(1) {
         None => all(),
@@ -121,7 +137,7 @@ fn main() -> Result<ExitCode> {
 
 fn all() -> Result<ExitCode> {
     let own = std::env::current_exe().context("cannot find this program's own file")?;
-    for (name, _) in ATTEMPTS.iter().chain(OF_VCPU) {
+    for (name, _) in ATTEMPTS.iter().chain(OF_VCPU).chain(OF_READER) {
         let status = Command::new(&own).arg(name).status().context("cannot run it again")?;
         let outcome = match (status.code(), status.signal()) {
             (Some(0), _) => "DONE",
@@ -135,9 +151,13 @@ fn all() -> Result<ExitCode> {
 }
 
 fn one(name: &str) -> Result<ExitCode> {
-    let mut attempts = ATTEMPTS.iter().chain(OF_VCPU);
+    let mut attempts = ATTEMPTS.iter().chain(OF_VCPU).chain(OF_READER);
     let (_, attempt) = attempts.find(|(one, _)| *one == name).context("no such attempt")?;
-    sandbox::enter(&Sandbox { user: USER, group: USER }, &Reporter::new(None), false)?;
+    let kind = match name.starts_with("a disk's reader") {
+        true => Kind::Image,
+        false => Kind::Any { binds: false },
+    };
+    sandbox::enter(&Sandbox { user: USER, group: USER }, &Reporter::new(None), kind)?;
     let outcome = if name.starts_with("a vCPU") {
         let attempt = *attempt;
         let thread = std::thread::spawn(move || {

@@ -21,11 +21,11 @@ use crate::event::Reporter;
 use crate::spec;
 
 /// Shuts this process in. It has one thread so far, which all others come from. The `launcher` alone
-/// hears what is reported. Where a thread is to choose its CPUs later (`binds`), that stays allowed.
+/// hears what is reported. `kind` is what it does from then on: anything, or reading a disk.
 ///
 /// # Errors
 /// The first wall that the kernel does not put up: a sandbox with a hole is none.
-pub fn enter(sandbox: &spec::Sandbox, launcher: &Reporter, binds: bool) -> Result<()> {
+pub fn enter(sandbox: &spec::Sandbox, launcher: &Reporter, kind: Kind) -> Result<()> {
     let failed = |action: &'static str| move |source| Error::Sandbox { action, source };
     let spaces =
         UnshareFlags::NEWNS | UnshareFlags::NEWNET | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS;
@@ -41,7 +41,7 @@ pub fn enter(sandbox: &spec::Sandbox, launcher: &Reporter, binds: bool) -> Resul
     privileges::close_files().map_err(failed("have Landlock close all files"))?;
     // What is asked for once and kept: later it would be a call that is not on the list.
     rustix::param::page_size();
-    seccomp::restrict(Kind::Any { binds }).map_err(failed("restrict its system calls"))
+    seccomp::restrict(kind).map_err(failed("restrict its system calls"))
 }
 
 /// Restricts the calling thread to what its kind needs. Without a sandbox it does nothing.

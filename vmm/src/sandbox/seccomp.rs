@@ -1,7 +1,8 @@
 //! The system calls that remain, by kind of thread: whatever is not on the list ends the process.
 //!
-//! All threads have the list of [`Kind::Any`] from the start, and most a shorter one besides. `ioctl` is
-//! allowed by subsystem: KVM, VFIO with iommufd, vhost, and the few of a TAP. Opening files is refused with an
+//! All threads of a machine have the list of [`Kind::Any`] from the start, and most a shorter one besides;
+//! the reader of a disk has that of [`Kind::Image`] instead. `ioctl` is allowed by subsystem: KVM, VFIO
+//! with iommufd, vhost, and the few of a TAP. Opening files is refused with an
 //! error instead, since the standard library tries to read how many CPUs it may use: there are no files.
 
 use std::collections::BTreeMap;
@@ -30,6 +31,9 @@ pub enum Kind {
     Events,
     /// A disk's queue.
     Disk,
+    /// The only thread of a process that reads the boot loader's entries on a disk: what is on the disk
+    /// reaches this first.
+    Image,
 }
 
 /// What every thread needs: memory, locks, time, its stack, and its end.
@@ -86,6 +90,38 @@ const DISK: &[i64] = &[
     libc::SYS_preadv,
     libc::SYS_pwritev2,
     libc::SYS_statx,
+];
+
+/// What the reader of a disk has, in place of all lists: memory, the files it has open, and its end.
+const IMAGE: &[i64] = &[
+    libc::SYS_brk,
+    libc::SYS_clock_gettime,
+    libc::SYS_close,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+    libc::SYS_fcntl,
+    libc::SYS_fstat,
+    libc::SYS_futex,
+    libc::SYS_getpid,
+    libc::SYS_getrandom,
+    libc::SYS_gettid,
+    libc::SYS_madvise,
+    libc::SYS_mremap,
+    libc::SYS_munmap,
+    libc::SYS_pread64,
+    libc::SYS_restart_syscall,
+    libc::SYS_rt_sigaction,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_sigaltstack,
+    // Abort.
+    libc::SYS_tgkill,
+    libc::SYS_tkill,
+    libc::SYS_write,
+    libc::SYS_writev,
+    // Refused with an error by another list.
+    libc::SYS_open,
+    libc::SYS_openat,
 ];
 
 /// What else there is: to build the machine, to load its kernel, to start threads, and to be asked.
@@ -149,7 +185,7 @@ pub fn is_on() -> bool {
 /// # Errors
 /// The kernel's.
 pub fn restrict(kind: Kind) -> io::Result<()> {
-    if let Kind::Any { .. } = kind {
+    if let Kind::Any { .. } | Kind::Image = kind {
         for (calls, error) in [(FILES, libc::EACCES), (UNSEEN, libc::ENOSYS)] {
             let refuse = SeccompAction::Errno(error.unsigned_abs());
             apply(&program(rules(&[calls]), SeccompAction::Allow, refuse)?)?;
@@ -160,16 +196,19 @@ pub fn restrict(kind: Kind) -> io::Result<()> {
         Kind::Vcpu => &[EACH],
         Kind::Events => &[EACH, EVENTS],
         Kind::Disk => &[EACH, DISK],
+        Kind::Image => &[IMAGE],
     });
     let is = |at, masked, value| condition(at, SeccompCmpOp::MaskedEq(masked), value);
     let any_of = |values: &[u64], at| -> io::Result<Vec<SeccompRule>> {
         values.iter().map(|value| condition(at, SeccompCmpOp::Eq, *value)).collect()
     };
-    let mut requests = any_of(&REQUESTS, 1)?;
-    for subsystem in SUBSYSTEMS {
-        requests.push(is(1, SUBSYSTEM, subsystem)?);
+    if kind != Kind::Image {
+        let mut requests = any_of(&REQUESTS, 1)?;
+        for subsystem in SUBSYSTEMS {
+            requests.push(is(1, SUBSYSTEM, subsystem)?);
+        }
+        allowed.insert(libc::SYS_ioctl, requests);
     }
-    allowed.insert(libc::SYS_ioctl, requests);
     // No memory becomes code.
     for call in [libc::SYS_mmap, libc::SYS_mprotect] {
         allowed.insert(call, vec![is(2, libc::PROT_EXEC as u64, 0)?]);
