@@ -3,7 +3,8 @@
 //! ```text
 //!  1 boot files, disks    nothing touched yet: a wrong path is the likeliest mistake
 //!  2 /dev/kvm open        without it there is no guest, so no device need be claimed; then the
-//!                         kernel is taken out of its bzImage, or out of the cache of these
+//!                         kernel is taken out of its bzImage, or out of the cache of these; one
+//!                         that is on a disk is read there, by a process of its own (image)
 //!  3 snapshot, choice     which VF for which network, or why not (choose, pure); what dead
 //!                         guests left is returned before, since it may be chosen
 //!  4 lease taken          before the device is opened: two launchers cannot both open it, and a
@@ -35,6 +36,7 @@ mod disks;
 mod ended;
 mod error;
 mod handles;
+mod image;
 mod kernel;
 mod lease;
 mod link;
@@ -68,7 +70,7 @@ use sriov::{HostRoot, HostSnapshot, PciAddress, Scope};
 use vmm::spec::{GuestEvent, Sandbox, StopReason};
 
 use self::console::Console;
-use self::handles::BootFiles;
+use self::handles::{BootFiles, Opened};
 use self::lease::{Lease, Taken, Unused};
 use self::numa::Node;
 use self::placement::Placement;
@@ -136,6 +138,13 @@ pub enum Told<'a> {
         vcpus: u8,
         /// How many CPUs.
         host_cpus: u32,
+    },
+    /// Which entry of the boot loader on a disk is booted.
+    Boots {
+        /// The disk.
+        disk: &'a str,
+        /// How the boot loader's menu calls the entry.
+        entry: &'a str,
     },
     /// Why its kernel has to unpack itself, which takes time at each start.
     Packed(&'a str),
@@ -248,7 +257,7 @@ impl Launch<'_> {
         lease::check_name(self.state, self.root, &self.guest.name)?;
         let place = Place::take(self.root, &self.guest.name)?;
         self.timeline.time(Launching::ReturnLeftovers, || leases::tidy(self.root, self.state))?;
-        let boot = self.take_out(boot);
+        let boot = self.boot_files(boot, &disks)?;
         // From here on, being asked to end means to end in order.
         let signals = Signals::hold().map_err(|error| self.system("hold signals back", &error))?;
         if !self.sandboxed {
@@ -284,7 +293,7 @@ impl Launch<'_> {
             }
             self.timeline.restart();
             let (boot, kvm) = self.open_files()?;
-            let boot = self.take_out(boot);
+            let boot = self.boot_files(boot, &disks)?;
             connected = self.connect_again(connected, &mut failed)?;
             ending = self.live(&stays, &mut connected, boot, kvm)?;
         }
@@ -322,13 +331,30 @@ impl Launch<'_> {
     }
 
     /// What is opened before anything is touched.
-    fn open_files(&self) -> Result<(BootFiles, OwnedFd), Failure> {
+    fn open_files(&self) -> Result<(Opened<'_>, OwnedFd), Failure> {
         placement::check(self.root, self.guest)?;
         model::check(self.root, self.guest)?;
         pages::check(self.root, self.guest)?;
         self.timeline.time(Launching::OpenBootFiles, || {
             Ok((BootFiles::open(self.guest)?, handles::open_kvm(self.root)?))
         })
+    }
+
+    /// What it boots: what was opened, or what the boot loader on one of its disks has now.
+    fn boot_files(&self, opened: Opened<'_>, disks: &[OwnedFd]) -> Result<BootFiles, Failure> {
+        let files = match opened {
+            Opened::Files(files) => files,
+            Opened::OnDisk(wanted) => {
+                let sandbox = self.sandboxed.then(sandbox);
+                let (title, files) = self.timeline.time(Launching::ReadBootLoader, || {
+                    image::read(self.guest, &wanted, disks, sandbox, self.last_words())
+                })?;
+                let disk = &self.guest.disks[wanted.disk].name;
+                (self.tell)(Told::Boots { disk, entry: &title });
+                files
+            }
+        };
+        Ok(self.take_out(files))
     }
 
     /// The same files with the kernel itself in place of an image that would have to unpack itself.

@@ -53,6 +53,7 @@ fn all<'a>(failure: &'a Failure, blocked: &'a [Blocked; 3]) -> Vec<What<'a>> {
         What::note("a note"),
         What::Memory { reason: "reason" },
         What::Overcommitted { vcpus: 4, host_cpus: 2 },
+        What::Boots { disk: "root", entry: "Debian GNU/Linux" },
         What::KernelPacked { reason: "reason" },
         What::NoSandbox,
         What::Unwritten { reason: reason() },
@@ -84,6 +85,7 @@ fn all<'a>(failure: &'a Failure, blocked: &'a [Blocked; 3]) -> Vec<What<'a>> {
             | What::Trouble { .. }
             | What::Memory { .. }
             | What::Overcommitted { .. }
+            | What::Boots { .. }
             | What::KernelPacked { .. }
             | What::NoSandbox
             | What::Unwritten { .. }

@@ -1,26 +1,26 @@
 //! `kind: Guest`: one machine, what it boots and what it is connected to.
 
+mod boot;
 mod cpus;
 mod disks;
 mod memory;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::boot::{Boot, MAX_CMDLINE};
 pub use self::cpus::{CpuModel, CpuTopology, Cpus, LAST_HOST_CPU, MAX_CPUS};
 pub use self::disks::{DiskFormat, GuestDisk};
 pub use self::memory::{MIN_MEMORY, Memory, Pages};
 use crate::document::{Node, Span};
 use crate::error::Report;
-use crate::fields::{Fields, Given};
-use crate::grammar::{Field, Form, Mapping, Rule, Text, later, word};
+use crate::fields::Fields;
+use crate::grammar::{Field, Form, Mapping, Rule, later, word};
 use crate::limits::{self, LIMITS, Limits};
 use crate::names;
 use crate::read::Taken;
 
-/// Longest kernel command line in bytes, the Linux x86 limit (`COMMAND_LINE_SIZE`) less its NUL.
-const MAX_CMDLINE: usize = 2047;
 /// Most networks of a guest.
 const MAX_NETWORKS: usize = 16;
 /// Most other devices of a guest.
@@ -63,17 +63,6 @@ pub enum OnDeviceError {
     Stop,
     /// It is told, and nothing is done.
     Report,
-}
-
-/// What a guest boots. Relative paths of the text are joined to the folder of its file.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Boot {
-    /// The kernel: a bzImage or a vmlinux with a PVH entry.
-    pub kernel: PathBuf,
-    /// The initial RAM disk.
-    pub initrd: Option<PathBuf>,
-    /// The kernel's command line, at most 2,047 bytes, possibly empty.
-    pub cmdline: String,
 }
 
 /// One network interface of a guest: a claim, a virtio device, or the one with the other to fall
@@ -139,9 +128,10 @@ pub(crate) static GUEST: Mapping = Mapping {
         Field::new("memory", Form::Map(&memory::MEMORY), "{size: 512MiB}", "Its memory.").needed(),
         Field::new(
             "boot",
-            Form::Map(&BOOT),
+            Form::Map(&boot::BOOT),
             "{kernel: vmlinuz, initrd: initrd.img, cmdline: console=ttyS0}",
-            "What it boots.",
+            "What it boots: a kernel of the host's, or the one that the boot loader on one of its disks \
+             would boot.",
         )
         .needed(),
         Field::new(
@@ -192,39 +182,6 @@ pub(crate) static GUEST: Mapping = Mapping {
     ],
     rules: &[],
     later: &[],
-};
-
-static BOOT: Mapping = Mapping {
-    what: "`boot`",
-    fields: &[
-        Field::new(
-            "kernel",
-            Form::Text(PATH),
-            "vmlinuz",
-            "The kernel: a bzImage, or a vmlinux with a PVH entry. A relative path starts from the \
-             folder of this file.",
-        )
-        .needed(),
-        Field::new(
-            "initrd",
-            Form::Text(PATH),
-            "initrd.img",
-            "The initial RAM disk. A relative path starts from the folder of this file.",
-        ),
-        Field::new("cmdline", Form::Text(CMDLINE), "console=ttyS0", "The kernel's command line."),
-    ],
-    rules: &[],
-    later: &[],
-};
-
-const PATH: Text = Text {
-    accepted: "a path; a relative one starts from the folder of this file",
-    pattern: r"^[^\x00-\x1f\x7f-\x9f]+$",
-};
-
-const CMDLINE: Text = Text {
-    accepted: r#"one line of at most 2,047 bytes, such as "console=ttyS0 quiet""#,
-    pattern: r"^[^\x00-\x1f\x7f-\x9f]*\n*$",
 };
 
 static NETWORK: Mapping = Mapping {
@@ -360,11 +317,14 @@ pub(crate) fn read(
     };
     let of_memory = spec.map("memory", report);
     let memory = of_memory.as_ref().and_then(|fields| memory::read(fields, report));
-    let boot = spec.map("boot", report).and_then(|fields| boot(&fields, folder, report));
     // A node that was given and is wrong is no reason to complain that it is missing.
     let near = memory.is_none_or(|memory| memory.numa.is_some());
     let mut claims = Claims { near, taken: Taken::default() };
+    let before_disks = report.count();
     let disks = disks::read(&spec, folder, report);
+    let known = (report.count() == before_disks).then_some(disks.as_slice());
+    let boot = spec.map("boot", report);
+    let boot = boot.and_then(|fields| boot::read(&fields, folder, known, report));
     let mut networks = Vec::new();
     for fields in spec.list("networks", report) {
         networks.extend(network(&fields, &mut claims, report));
@@ -395,31 +355,6 @@ pub(crate) fn read(
     let (name, _) = named?;
     let (cpus, memory, boot) = (cpus?, memory?, boot?);
     Some(Guest { name, cpus, memory, boot, disks, networks, devices, rng, on_device_error, limits })
-}
-
-fn boot(fields: &Fields<'_>, folder: &Path, report: &mut Report<'_>) -> Option<Boot> {
-    let kernel = fields.parsed("kernel", |text| path(text, folder), report);
-    let initrd = fields.parsed("initrd", |text| path(text, folder), report);
-    let cmdline = fields.get("cmdline", report).and_then(|given| cmdline(given, report));
-    Some(Boot { kernel: kernel?, initrd, cmdline: cmdline.unwrap_or_default() })
-}
-
-/// What [`PATH`] says.
-fn path(text: &str, folder: &Path) -> Option<PathBuf> {
-    let ok = (1..=4095).contains(&text.len()) && !text.contains(char::is_control);
-    ok.then(|| folder.join(text))
-}
-
-fn cmdline(given: Given<'_>, report: &mut Report<'_>) -> Option<String> {
-    // Folded and literal blocks end in a line break that nobody means.
-    let text = given.text(report)?.trim_end_matches('\n');
-    if text.contains(char::is_control) {
-        return given.wrong("has a line break or control character", report);
-    }
-    if text.len() > MAX_CMDLINE {
-        return given.wrong(format!("is {} bytes long", text.len()), report);
-    }
-    Some(text.to_owned())
 }
 
 /// What the claims of a guest are checked against.

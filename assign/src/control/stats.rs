@@ -151,6 +151,8 @@ pub enum Launching {
     ReadDocuments,
     /// Kernel, initial RAM disk and `/dev/kvm`.
     OpenBootFiles,
+    /// What the boot loader on one of the guest's disks has.
+    ReadBootLoader,
     /// What dead guests had, back to the host or their pools.
     ReturnLeftovers,
     /// The kernel is no bzImage, or cannot be taken out of it.
@@ -178,6 +180,7 @@ impl fmt::Display for Phase {
         f.write_str(match self {
             Phase::Assign(Launching::ReadDocuments) => "documents read",
             Phase::Assign(Launching::OpenBootFiles) => "kernel, initrd and KVM opened",
+            Phase::Assign(Launching::ReadBootLoader) => "boot loader's entry read",
             Phase::Assign(Launching::ReturnLeftovers) => "leftovers of dead guests returned",
             Phase::Assign(Launching::KernelAsIs) => "kernel used as it is",
             Phase::Assign(Launching::KernelFromCache) => "kernel found in the cache",

@@ -163,6 +163,13 @@ pub enum What<'a> {
         /// How many CPUs.
         host_cpus: u32,
     },
+    /// It boots what the boot loader on one of its disks would.
+    Boots {
+        /// The disk's name in the guest's document.
+        disk: &'a str,
+        /// How the boot loader's menu calls the entry.
+        entry: &'a str,
+    },
     /// Its kernel unpacks itself at each start.
     KernelPacked {
         /// Why.
@@ -240,6 +247,7 @@ impl<'a> What<'a> {
                 let told = overcommit::told((*vcpus).into(), *host_cpus);
                 format!("{guest}: overcommitted: {told}")
             }
+            What::Boots { disk, entry } => format!("{guest}: boots {entry}, of its disk {disk}"),
             What::KernelPacked { reason } => {
                 format!("assign: {guest}: its kernel unpacks itself at each start: {reason}")
             }

@@ -37,6 +37,7 @@ pub fn happened<'a>(told: &'a Told<'a>) -> Vec<What<'a>> {
         Told::Overcommitted { vcpus, host_cpus } => {
             What::Overcommitted { vcpus: *vcpus, host_cpus: *host_cpus }
         }
+        Told::Boots { disk, entry } => What::Boots { disk, entry },
         Told::Packed(reason) => What::KernelPacked { reason },
         Told::NoSandbox => What::NoSandbox,
         Told::Unwritten(error) => What::Unwritten { reason: error.to_string() },

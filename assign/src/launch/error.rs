@@ -4,7 +4,7 @@
 use std::io;
 use std::path::Path;
 
-use policies::Guest;
+use policies::{Guest, GuestDisk};
 
 use super::vfio::NotOpened;
 use crate::cgroup::usage::OutOfMemory;
@@ -23,6 +23,20 @@ pub fn boot_file(guest: &Guest, what: &str, path: &Path, cause: &str) -> Failure
 /// A disk of the guest cannot be used.
 pub fn disk(guest: &Guest, disk: &str, path: &Path, cause: &str) -> Failure {
     let message = format!("cannot have the disk {disk}, {}: {cause}", path.display());
+    Failure::bad_input(OwnReason::File, &guest.name, message)
+}
+
+/// Its document names a disk to boot from that it does not have.
+pub fn no_boot_disk(guest: &Guest, disk: &str) -> Failure {
+    let message = format!("cannot boot from its disk {disk}: there is none of that name");
+    Failure::bad_input(OwnReason::File, &guest.name, message)
+        .with_remedy("Correct `boot: {disk: …}` in its document.")
+}
+
+/// What the boot loader on a disk of the guest has cannot be booted.
+pub fn image(guest: &Guest, disk: &GuestDisk, cause: &str) -> Failure {
+    let GuestDisk { name, path, .. } = disk;
+    let message = format!("cannot boot from its disk {name}, {}: {cause}", path.display());
     Failure::bad_input(OwnReason::File, &guest.name, message)
 }
 

@@ -6,32 +6,64 @@ use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use policies::Guest;
+use policies::{Boot, Guest};
 use sriov::{HostRoot, MacAddress};
 
 use super::{error, tap};
 use crate::choose::Connection;
 use crate::failure::{Failure, OwnReason};
 
-/// The files a guest boots from.
+/// What a guest boots.
 #[derive(Debug)]
 pub struct BootFiles {
     /// The kernel.
     pub kernel: OwnedFd,
     /// The initial RAM disk.
     pub initrd: Option<OwnedFd>,
+    /// The kernel's command line.
+    pub cmdline: String,
+}
+
+/// What is known of it before anything is touched.
+#[derive(Debug)]
+pub enum Opened<'g> {
+    /// Files of the host.
+    Files(BootFiles),
+    /// It is on a disk, and read when that is open.
+    OnDisk(OnDisk<'g>),
+}
+
+/// What a boot loader is asked for.
+#[derive(Debug)]
+pub struct OnDisk<'g> {
+    /// The place of the disk among the guest's.
+    pub disk: usize,
+    /// The id or title of the entry; none is the default.
+    pub entry: Option<&'g str>,
+    /// What is added to its command line.
+    pub cmdline: &'g str,
 }
 
 impl BootFiles {
-    /// Opens what `guest` boots.
+    /// Opens what `guest` boots, where these are files of the host.
     ///
     /// # Errors
     /// Names what is missing, empty or no regular file.
-    pub fn open(guest: &Guest) -> Result<BootFiles, Failure> {
-        let kernel = boot_file(guest, "kernel", &guest.boot.kernel)?;
-        let initrd = guest.boot.initrd.as_deref();
-        let initrd = initrd.map(|path| boot_file(guest, "initrd", path)).transpose()?;
-        Ok(BootFiles { kernel, initrd })
+    pub fn open(guest: &Guest) -> Result<Opened<'_>, Failure> {
+        match &guest.boot {
+            Boot::Files { kernel, initrd, cmdline } => {
+                let kernel = boot_file(guest, "kernel", kernel)?;
+                let initrd = initrd.as_deref().map(|path| boot_file(guest, "initrd", path));
+                let (initrd, cmdline) = (initrd.transpose()?, cmdline.clone());
+                Ok(Opened::Files(BootFiles { kernel, initrd, cmdline }))
+            }
+            Boot::Disk { disk, entry, cmdline } => {
+                let found = guest.disks.iter().position(|one| one.name == *disk);
+                // The language sees to that.
+                let disk = found.ok_or_else(|| error::no_boot_disk(guest, disk))?;
+                Ok(Opened::OnDisk(OnDisk { disk, entry: entry.as_deref(), cmdline }))
+            }
+        }
     }
 }
 

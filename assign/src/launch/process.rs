@@ -1,25 +1,22 @@
 //! The guest's process: `assign-vmm`, which inherits its descriptors and dies with us.
 
-#![allow(unsafe_code)]
+#[allow(unsafe_code)]
+mod child;
 
-use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, Read, Seek, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::io::{self, Read};
+use std::os::fd::{OwnedFd, RawFd};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ExitStatus, Stdio};
 
-use rustix::fs::MemfdFlags;
-use rustix::io::FdFlags;
 use rustix::process::{PidfdFlags, Resource, Rlimit, Signal};
-use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 use vmm::spec::{GuestEvent, GuestSpec, StopReason};
 
+pub use self::child::Start;
 use super::numa::Node;
 use super::placement::Affinity;
 use super::session::Ending;
-use crate::signals;
 
 /// What may be locked beyond guest memory: device registers mapped into the guest, and queues.
 const LOCKED_SLACK: u64 = 64 << 20;
@@ -79,31 +76,15 @@ impl Vmm {
     ///
     /// # Errors
     /// The kernel's, from making the process or from what is set up within it.
-    pub fn start(program: &PathBuf, spec: &GuestSpec, begins: Begins) -> io::Result<Vmm> {
+    pub fn start(program: &Path, spec: &GuestSpec, begins: Begins) -> io::Result<Vmm> {
         let Begins { inherits, events, near, group, last_words } = begins;
-        let spec_file = spec_file(spec)?;
         let locked = spec.vfio.is_some().then_some(spec.memory.bytes.saturating_add(LOCKED_SLACK));
         let limit = locked.map(raised_limit);
-        // Within its own space of process ids our own is not to be seen; there, the VMM itself looks
-        // after us once more.
-        let parent = spec.sandbox.is_none().then(rustix::process::getpid);
-        let spec_number = spec_file.as_raw_fd();
-        let mut command = Command::new(program);
-        command.args([OsString::from("--spec"), spec_number.to_string().into()]);
-        // Its own process group: Ctrl-C on the terminal is for us, we pass on what it means.
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(last_words).process_group(0);
         let in_child = move || -> io::Result<()> {
             if let Some(group) = &group {
                 // Before anything that counts. 0 is whoever writes it, in whatever space of ids.
                 rustix::io::write(group, b"0")?;
             }
-            // Die with the launcher; it may have died before this line.
-            rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-            if parent.is_some() && rustix::process::getppid() != parent {
-                return Err(io::Error::from(rustix::io::Errno::SRCH));
-            }
-            // The signals we hold back would be held back in the program, too.
-            signals::hold_none()?;
             if let Some(limit) = &limit {
                 // Who may not raise it may still have CAP_IPC_LOCK, which needs no limit; who has
                 // neither is told by the VMM when it maps memory for the device.
@@ -118,25 +99,11 @@ impl Vmm {
             // Its threads are to become as urgent again as they were.
             let nice = Rlimit { current: Some(ORDINARY), maximum: Some(ORDINARY) };
             rustix::process::setrlimit(Resource::Nice, nice).ok();
-            // What we inherited ourselves is not for the guest: from here on only what is named is
-            // passed on. Linux before 5.11 refuses, and has our own descriptors closed by their flag.
-            // SAFETY: the call sets a flag on open descriptors and touches no memory.
-            unsafe { libc::close_range(3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC as i32) };
-            for number in inherits.iter().chain([&spec_number]) {
-                // SAFETY: the parent keeps these descriptors open until the child runs its
-                // program, so each number is open for this call.
-                let descriptor = unsafe { BorrowedFd::borrow_raw(*number) };
-                rustix::io::fcntl_setfd(descriptor, FdFlags::empty())?;
-            }
             Ok(())
         };
-        // SAFETY: between fork and exec the closure makes system calls only, through functions
-        // that neither allocate nor lock.
-        unsafe { command.pre_exec(in_child) };
-        let space = spec.sandbox.is_some().then(ProcessSpace::begin).transpose()?;
-        let spawned = command.spawn();
-        drop(space);
-        let mut child = spawned?;
+        let is_shut_in = spec.sandbox.is_some();
+        let start = Start { program, task: "--spec", spec, inherits, is_shut_in, last_words };
+        let mut child = start.spawn(in_child)?;
         let ready = rustix::process::pidfd_open(pid(&child), PidfdFlags::empty())
             .and_then(|pidfd| Ok((pidfd, Events::new(events)?)));
         match ready {
@@ -178,31 +145,6 @@ impl Drop for Vmm {
     }
 }
 
-/// Has processes that this thread makes begin a space of process ids of their own, until it is dropped.
-struct ProcessSpace {
-    ours: OwnedFd,
-}
-
-impl ProcessSpace {
-    fn begin() -> io::Result<ProcessSpace> {
-        let ours = File::open("/proc/self/ns/pid")?.into();
-        // SAFETY: it concerns later children of this thread, and nothing that it has.
-        unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWPID) }.map_err(|error| {
-            let message = format!("it gets no space of process ids of its own ({error})");
-            io::Error::other(message)
-        })?;
-        Ok(ProcessSpace { ours })
-    }
-}
-
-impl Drop for ProcessSpace {
-    fn drop(&mut self) {
-        // It is where this thread itself is all the time.
-        let space = Some(LinkNameSpaceType::ProcessID);
-        rustix::thread::move_into_link_name_space(self.ours.as_fd(), space).ok();
-    }
-}
-
 /// Lets a running VMM lock `memory_bytes` of guest memory for its first device.
 ///
 /// # Errors
@@ -218,15 +160,6 @@ pub fn let_lock(vmm: u32, memory_bytes: u64) -> io::Result<()> {
 
 fn pid(child: &Child) -> rustix::process::Pid {
     rustix::process::Pid::from_child(child)
-}
-
-/// The spec as a file in memory, to be inherited.
-fn spec_file(spec: &GuestSpec) -> io::Result<File> {
-    let descriptor = rustix::fs::memfd_create("guest-spec", MemfdFlags::CLOEXEC)?;
-    let mut file = File::from(descriptor);
-    file.write_all(&serde_json::to_vec(spec)?)?;
-    file.rewind()?;
-    Ok(file)
 }
 
 /// The limit of locked memory, raised to `bytes` where it is lower.
@@ -312,7 +245,14 @@ impl Events {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+    use std::os::fd::{AsFd, AsRawFd};
+    use std::process::Command;
+
+    use rustix::io::FdFlags;
+
     use super::*;
+    use crate::signals;
 
     fn pipe_with(text: &str) -> Events {
         let (read, write) =

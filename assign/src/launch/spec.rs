@@ -21,7 +21,7 @@ use super::vfio::{Files, VfioFiles};
 pub struct Parts {
     /// `/dev/kvm`.
     pub kvm: OwnedFd,
-    /// Kernel and initial RAM disk.
+    /// Kernel, initial RAM disk and command line.
     pub boot: BootFiles,
     /// The guest's ends of its serial console.
     pub console: Ends,
@@ -52,7 +52,7 @@ impl Parts {
             boot: Boot {
                 kernel: number(&self.boot.kernel),
                 initrd: self.boot.initrd.as_ref().map(number),
-                cmdline: guest.boot.cmdline.clone(),
+                cmdline: self.boot.cmdline.clone(),
             },
             console: Console {
                 input: Some(number(&self.console.input)),
@@ -214,7 +214,7 @@ mod tests {
         let reserved = vec![(0xfee0_0000, 0xfeef_ffff)];
         Parts {
             kvm: null(),
-            boot: BootFiles { kernel: null(), initrd: Some(null()) },
+            boot: BootFiles { kernel: null(), initrd: Some(null()), cmdline: "quiet".to_owned() },
             console: Ends { input: null(), output: null() },
             events: null(),
             control: null(),

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{PATH, path};
+use super::boot::{PATH, path};
 use crate::error::Report;
 use crate::fields::Fields;
 use crate::grammar::{Field, Form, Mapping, Text, word};

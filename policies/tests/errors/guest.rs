@@ -1,7 +1,7 @@
 //! Mistakes in guests.
 
 use insta::assert_snapshot;
-use policies::{Source, parse};
+use policies::{Boot, Source, parse};
 
 use crate::errors;
 
@@ -163,6 +163,61 @@ fn boot() {
 }
 
 #[test]
+fn a_disk_to_boot_from() {
+    let told = |boot: &str, disks: &str| {
+        errors(&format!(
+            "apiVersion: assign/v1\nkind: Guest\nmetadata: {{name: g}}\nspec:\n  memory: {{size: 1GiB}}\n  \
+             boot: {{{boot}}}\n{disks}"
+        ))
+    };
+    let disks = "  disks: [{name: root, path: r.raw}, {name: data, path: d.raw}]\n";
+    assert_eq!(told("disk: root", disks), "accepted");
+    assert_eq!(told("disk: data, entry: 'a b', cmdline: quiet", disks), "accepted");
+    assert_snapshot!(told("disk: rot", disks), @r#"
+    host.yaml:6:16: the guest has no disk named `rot`
+    6 |   boot: {disk: rot}
+      |                ^^^
+      = accepted: root, data
+    "#);
+    assert_snapshot!(told("disk: root", ""), @r#"
+    host.yaml:6:16: the guest has no disk named `root`
+    6 |   boot: {disk: root}
+      |                ^^^^
+      = accepted: `disks: [{name: root, path: root.raw}]` beside `boot`
+    "#);
+    assert_snapshot!(told("disk: root, kernel: k, initrd: i", disks), @r#"
+    host.yaml:6:22: `kernel` beside `disk`: the kernel is either a file of the host or on the disk
+    6 |   boot: {disk: root, kernel: k, initrd: i}
+      |                      ^^^^^^
+      = accepted: kernel: vmlinuz, or disk: root
+
+    host.yaml:6:33: `initrd` beside `disk`: the boot loader's entry says which one it is
+    6 |   boot: {disk: root, kernel: k, initrd: i}
+      |                                 ^^^^^^
+      = accepted: kernel: vmlinuz, or disk: root
+    "#);
+    assert_snapshot!(told("kernel: k, entry: e", disks), @r#"
+    host.yaml:6:21: `entry` without `disk`: it chooses among the entries of a disk's boot loader
+    6 |   boot: {kernel: k, entry: e}
+      |                     ^^^^^
+      = accepted: kernel: vmlinuz, or disk: root
+    "#);
+    assert_snapshot!(told("cmdline: quiet", disks), @r#"
+    host.yaml:6:9: `boot` needs `kernel` or `disk`
+    6 |   boot: {cmdline: quiet}
+      |         ^
+      = accepted: kernel: vmlinuz, or disk: root
+    "#);
+    // What is wrong with the disk is enough.
+    assert_snapshot!(told("disk: root", "  disks: [{name: root}]\n"), @r#"
+    host.yaml:7:11: a disk needs `path`
+    7 |   disks: [{name: root}]
+      |           ^
+      = accepted: path: root.raw
+    "#);
+}
+
+#[test]
 fn networks() {
     assert_snapshot!(guest("networks: [{name: net0}, {name: net0, claim: {}}]"), @r#"
     host.yaml:8:14: a network needs `claim` or `virtio`
@@ -206,8 +261,8 @@ fn relative_paths_start_from_the_folder_of_the_file() {
     let text = "apiVersion: assign/v1\nkind: Guest\nmetadata: {name: w}\nspec: {memory: {size: 64MiB}, boot: {kernel: k, initrd: /i}}\n";
     let source = Source { name: "some/where/guest.yaml".into(), text: text.into() };
     let guest = parse(&[source]).expect("a valid guest").guests.remove(0);
-    assert_eq!(guest.boot.kernel.to_str(), Some("some/where/k"));
-    assert_eq!(guest.boot.initrd.as_deref().and_then(|path| path.to_str()), Some("/i"));
+    let (kernel, initrd) = ("some/where/k".into(), Some("/i".into()));
+    assert_eq!(guest.boot, Boot::Files { kernel, initrd, cmdline: String::new() });
     assert_eq!((guest.cpus.count, guest.memory.size), (1, 64 << 20));
 }
 

@@ -86,6 +86,15 @@ spec:
   rng: true
   onDeviceError: stop
   limits: {cpu: 150%, cpuWeight: 50, memory: 2304MiB, tasks: 64}
+---
+apiVersion: assign/v1
+kind: Guest
+metadata: {name: cloud}
+spec:
+  memory: {size: 1GiB}
+  boot: {disk: root, entry: "Debian GNU/Linux, with Linux 6.1.0-18-amd64", cmdline: console=ttyS0}
+  disks:
+    - {name: root, path: debian.raw}
 "#;
 
 macro_rules! policy {
@@ -129,6 +138,17 @@ macro_rules! guest {
     };
 }
 
+macro_rules! boot {
+    ($boot:literal) => {
+        concat!(
+            "{apiVersion: assign/v1, kind: Guest, metadata: {name: a}, spec: {memory: {size: 1GiB}, disks: \
+             [{name: root, path: r}], boot: {",
+            $boot,
+            "}}}"
+        )
+    };
+}
+
 macro_rules! rules {
     ($rules:literal) => {
         concat!(
@@ -159,6 +179,9 @@ pub const RIGHT: &[&str] = &[
     guest!("memory: {size: 100MiB, pages: 4KiB, merge: true}"),
     guest!("memory: {size: 1GiB}, limits: {memory: 1072MiB}"),
     guest!("memory: {size: 1GiB}, limits: {cpu: 10000 %, tasks: 17}"),
+    boot!("disk: root"),
+    boot!("disk: root, entry: a+3 (b), cmdline: quiet"),
+    boot!("kernel: k, initrd: i"),
     "kind: Guest\napiVersion: \"assign/v1\"\nmetadata:\n  name: 'a'\nspec:\n  memory: &m {size: 1GiB}\n  boot:\n    \
      kernel: k\n    cmdline: |\n      console=ttyS0 quiet\n",
 ];
@@ -306,6 +329,15 @@ pub const WRONG: &[&str] = &[
     guest!("memory: {size: 1GiB}, limits: {memory: 2048}"),
     guest!("memory: {size: 1GiB}, limits: {tasks: \"64\"}"),
     guest!("memory: {size: 1GiB}, limits: {io: 1}"),
+    boot!(""),
+    boot!("cmdline: quiet"),
+    boot!("initrd: i"),
+    boot!("kernel: k, disk: root"),
+    boot!("initrd: i, disk: root"),
+    boot!("kernel: k, entry: a"),
+    boot!("disk: root, entry: \"\""),
+    boot!("disk: 0"),
+    boot!("disk: /dev/sda"),
     "{apiVersion: assign/v1, kind: Guest, metadata: {name: a}, spec: {memory: {size: 1GiB}}}",
     "{apiVersion: assign/v1, kind: Guest, metadata: {name: a}, spec: {memory: {size: 1GiB}, boot: {kernel: \"\"}}}",
 ];
@@ -345,6 +377,9 @@ pub const ONLY_THE_READER: &[&str] = &[
     policy!("{name: a, from: {driver: x}, vfs: {count: 010}}"),
     // A claim near to memory that is nowhere.
     guest!("memory: {size: 1GiB}, networks: [{name: a, claim: {pool: b, numa: required}}]"),
+    // A disk that the guest does not have.
+    boot!("disk: data"),
+    "{apiVersion: assign/v1, kind: Guest, metadata: {name: a}, spec: {memory: {size: 1GiB}, boot: {disk: root}}}",
     // Tags mean nothing here.
     "{apiVersion: !!str assign/v1, kind: Guest, metadata: {name: a}, spec: {memory: {size: 1GiB}, boot: {kernel: k}}}",
     // A name of an interface that the kernel does not take.

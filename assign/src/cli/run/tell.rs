@@ -172,6 +172,7 @@ fn json(guest: &str, told: &Told<'_>) -> Option<String> {
         Told::Timeline(timeline) => Happened::Timeline { guest, timeline },
         Told::NoDevices(because) => Happened::NoDevices { guest, because },
         Told::Rebooting => Happened::Rebooting { guest },
+        Told::Boots { disk, entry } => Happened::Boots { guest, disk, entry },
         Told::Overcommitted { vcpus, host_cpus } => {
             Happened::Overcommitted { guest, vcpus: *vcpus, host_cpus: *host_cpus }
         }
@@ -253,6 +254,11 @@ enum Happened<'a> {
     },
     Resumed {
         guest: &'a str,
+    },
+    Boots {
+        guest: &'a str,
+        disk: &'a str,
+        entry: &'a str,
     },
     Overcommitted {
         guest: &'a str,
