@@ -19,6 +19,7 @@ mod guests;
 mod host_and_doctor;
 mod hostile;
 mod hotplug;
+mod image;
 mod iommufd;
 mod isolation;
 mod large_bar;
