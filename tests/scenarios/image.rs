@@ -110,7 +110,7 @@ fn a_guest_boots_what_the_boot_loader_on_its_disk_would() -> Result<()> {
         .file("root/damaged.yaml", document("damaged", "disk: root", "/disks/damaged"))
         .limit(Duration::from_secs(600))
         .boot()?;
-    host.write("/tmp/table", &partition_table());
+    host.write("/tmp/table", partition_table());
     host.write("/tmp/grub.cfg", GRUB.as_bytes());
     host.ok(&format!(
         "dd if=/tmp/table of={disk} && blockdev --rereadpt {disk} && \

@@ -12,9 +12,8 @@ const ENTRY: usize = 32;
 const FOLDER_MAX: u64 = 2 << 20;
 /// Longest name in UTF-16 units.
 const NAME_MAX: usize = 255;
-/// Fewest clusters of FAT16 and of FAT32: nothing else tells the three apart.
+/// Fewest clusters of FAT16: nothing else tells it from FAT12.
 const FAT16: u64 = 4085;
-const FAT32: u64 = 65525;
 
 /// A filesystem.
 #[derive(Debug)]
@@ -83,14 +82,12 @@ impl Fat {
         let clusters = room.saturating_sub(data) / cluster;
         let bits = match clusters {
             0 => return Err("it has no room for files".to_owned()),
+            // As Linux tells it, since there are small ones of the large kind, too.
+            _ if half(&boot, 22) == 0 => 32,
             few if few < FAT16 => 12,
-            some if some < FAT32 => 16,
-            _ => 32,
+            _ => 16,
         };
         let is_32 = bits == 32;
-        if is_32 != (root == 0) {
-            return Err("its kind and its size contradict each other".to_owned());
-        }
         let root = match is_32 {
             true => Chain::Clusters(word(&boot, 44)),
             false => Chain::Fixed { at: after, bytes: fixed },

@@ -84,9 +84,8 @@ fn mbr_sector(rows: &[(u8, u32, u32)]) -> Vec<u8> {
 /// A FAT filesystem of these files, with clusters of one sector: 12, 16 or 32 bits an entry.
 pub fn fat(bits: u32, files: &[(&str, &[u8])]) -> Vec<u8> {
     let clusters: usize = match bits {
-        12 => 200,
         16 => 5000,
-        _ => 66_000,
+        _ => 200,
     };
     let table = (clusters + 2) * bits as usize / 8 / SECTOR + 1;
     let root = if bits == 32 { 0 } else { 64 };
@@ -198,7 +197,8 @@ impl Builder {
             let parts: Vec<&[u16]> = units.chunks(13).collect();
             for (at, part) in parts.iter().enumerate().rev() {
                 let mut long = [0xff; 32];
-                long[0] = at as u8 + 1 | if at + 1 == parts.len() { 0x40 } else { 0 };
+                let is_last = at + 1 == parts.len();
+                long[0] = (at as u8 + 1) | if is_last { 0x40 } else { 0 };
                 long[11] = 0x0f;
                 long[12] = 0;
                 long[13] = sum;
