@@ -17,6 +17,8 @@ mod fat;
 mod grub;
 mod menu;
 mod partitions;
+#[cfg(feature = "simulated")]
+pub mod simulated;
 mod version;
 mod volume;
 
