@@ -35,5 +35,6 @@ pub mod status;
 mod terminal;
 mod time;
 pub mod topology;
+mod visible;
 
 pub use failure::{Failure, OwnReason, Reason};

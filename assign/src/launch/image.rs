@@ -25,6 +25,7 @@ use super::error;
 use super::handles::{BootFiles, OnDisk};
 use super::process::{self, Start};
 use crate::failure::Failure;
+use crate::visible::visible;
 
 /// How long it may take: even a slow disk gives the kernel and the initial RAM disk in that time.
 const LONGEST: Duration = Duration::from_secs(30);
@@ -181,7 +182,7 @@ fn files(
     initrd: File,
 ) -> io::Result<Result<(String, BootFiles), String>> {
     let FoundEntry { title, cmdline, has_initrd } = found;
-    let title = clean(&title);
+    let title = visible(&title);
     let sealed = |mut file: File, most: u64| {
         let seals = SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
         rustix::fs::fcntl_add_seals(&file, seals)?;
@@ -210,13 +211,8 @@ fn files(
     Ok(Ok((title, BootFiles { kernel, initrd: initrd.flatten(), cmdline })))
 }
 
-/// A text of the disk's, for a terminal.
-fn clean(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
-}
-
 fn listed(texts: &[String]) -> String {
-    texts.iter().map(|text| clean(text)).collect::<Vec<_>>().join(", ")
+    texts.iter().map(|text| visible(text)).collect::<Vec<_>>().join(", ")
 }
 
 fn bad(guest: &Guest, disk: &GuestDisk, cause: &str) -> Failure {
@@ -265,11 +261,12 @@ fn unbootable(guest: &Guest, disk: &GuestDisk, wanted: &OnDisk<'_>, why: &Unboot
             )
         }
         Unbootable::BadEntry { title, cause } => {
-            let cause = format!("its entry {} cannot be booted: {}", clean(title), clean(cause));
+            let cause =
+                format!("its entry {} cannot be booted: {}", visible(title), visible(cause));
             bad(guest, disk, &cause)
         }
         Unbootable::Unreadable { cause } => {
-            error::image(guest, disk, &clean(cause)).with_remedy(NAME_FILES)
+            error::image(guest, disk, &visible(cause)).with_remedy(NAME_FILES)
         }
     }
 }

@@ -68,3 +68,18 @@ impl Part {
         self.read(place, &mut found).is_ok() && found == bytes
     }
 }
+
+/// The 16 bits, little-endian, at a place of `bytes`, which are long enough.
+pub fn half(bytes: &[u8], at: usize) -> u16 {
+    u16::from_le_bytes([bytes[at], bytes[at + 1]])
+}
+
+/// The 32 bits there.
+pub fn word(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes([0, 1, 2, 3].map(|byte| bytes[at + byte]))
+}
+
+/// The 64 bits there.
+pub fn long(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes([0, 1, 2, 3, 4, 5, 6, 7].map(|byte| bytes[at + byte]))
+}

@@ -4,7 +4,7 @@ use std::io::{self, Read};
 
 use ext4_view::{Ext4, Ext4Error, Ext4Read, PathBuf};
 
-use super::disk::Part;
+use super::disk::{Part, word};
 use super::volume::{Files, MOST_NAMES, PATH_MAX};
 
 /// Most symbolic links on the way to a file.
@@ -100,7 +100,7 @@ fn joined(names: &[Vec<u8>]) -> Result<PathBuf, Ext4Error> {
 fn check_size(part: &Part) -> Result<(), String> {
     let mut block = [0; 1024];
     part.read(1024, &mut block).map_err(|error| error.to_string())?;
-    let word = |at: usize| u32::from_le_bytes([0, 1, 2, 3].map(|byte| block[at + byte]));
+    let word = |at| word(&block, at);
     let (low, log, per_group) = (word(0x4), word(0x18), word(0x20));
     // INCOMPAT_64BIT
     let high = if word(0x60) & 0x80 == 0 { 0 } else { word(0x150) };

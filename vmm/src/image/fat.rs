@@ -3,7 +3,7 @@
 
 use std::io::{self, ErrorKind, Read};
 
-use super::disk::Part;
+use super::disk::{Part, half, word};
 use super::volume::{Files, MOST_NAMES};
 
 /// Bytes of an entry of a folder.
@@ -48,14 +48,6 @@ struct Found {
     is_folder: bool,
     first: u32,
     bytes: u32,
-}
-
-fn half(bytes: &[u8], at: usize) -> u16 {
-    u16::from_le_bytes([bytes[at], bytes[at + 1]])
-}
-
-fn word(bytes: &[u8], at: usize) -> u32 {
-    u32::from_le_bytes([0, 1, 2, 3].map(|byte| bytes[at + byte]))
 }
 
 impl Fat {

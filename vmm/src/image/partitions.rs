@@ -1,6 +1,6 @@
 //! Partition tables: GPT (UEFI 2.10, 5.3) and the MBR's four.
 
-use super::disk::Part;
+use super::disk::{Part, long, word};
 
 /// Bytes of a sector: what our guests' disks have, so what their tables count in.
 const SECTOR: u64 = 512;
@@ -37,7 +37,7 @@ fn gpt(disk: &Part) -> Result<Table, String> {
     let damaged = |what: &str| format!("its partition table (GPT) is damaged: {what}");
     let mut header = [0; SECTOR as usize];
     disk.read(SECTOR, &mut header).map_err(|error| damaged(&error.to_string()))?;
-    let word = |at: usize| u32::from_le_bytes([0, 1, 2, 3].map(|byte| header[at + byte]));
+    let word = |at| word(&header, at);
     let length = word(12) as usize;
     if !(92..=header.len()).contains(&length) {
         return Err(damaged("its header has an impossible length"));
@@ -89,8 +89,7 @@ fn mbr(disk: &Part) -> Option<Vec<(Option<u32>, Part)>> {
         if status & 0x7f != 0 {
             return None;
         }
-        let word = |at: usize| u32::from_le_bytes([0, 1, 2, 3].map(|byte| entry[at + byte]));
-        let (first, sectors) = (u64::from(word(8)), u64::from(word(12)));
+        let (first, sectors) = (u64::from(word(entry, 8)), u64::from(word(entry, 12)));
         if kind == 0 || kind == PROTECTIVE || EXTENDED.contains(&kind) {
             continue;
         }
@@ -100,9 +99,4 @@ fn mbr(disk: &Part) -> Option<Vec<(Option<u32>, Part)>> {
         parts.push((Some(number), disk.part(first * SECTOR, sectors * SECTOR)?));
     }
     (!parts.is_empty()).then_some(parts)
-}
-
-/// The little-endian number at a place of `bytes`, which are long enough.
-fn long(bytes: &[u8], at: usize) -> u64 {
-    u64::from_le_bytes([0, 1, 2, 3, 4, 5, 6, 7].map(|byte| bytes[at + byte]))
 }

@@ -33,6 +33,7 @@ pub fn set_offloads(tap: &OwnedFd, offloads: u64) -> Result<()> {
     check(unsafe { ioctl_with_val(tap, TUNSETOFFLOAD, offloads) }).system("set the TAP's offloads")
 }
 
-fn check(result: i32) -> io::Result<()> {
+/// What an ioctl came to.
+pub(super) fn check(result: i32) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

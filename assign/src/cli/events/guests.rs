@@ -4,12 +4,13 @@ use std::time::{Instant, SystemTime};
 
 use serde::Serialize;
 
-use super::{End, Events, Ready, line, ready, unfollowable};
+use super::{End, Events, Ready, ready, unfollowable};
 use crate::cli::{Context, Format, output};
 use crate::failure::{Failure, OwnReason};
 use crate::history::follow::{Begin, Follower, Line, Lost, News, Record};
 use crate::signals::Signals;
 use crate::time;
+use crate::visible::visible;
 
 /// Width of the column of kinds.
 const KIND: usize = 14;
@@ -151,8 +152,7 @@ fn yaml(value: &impl Serialize) -> Result<String, Failure> {
 
 /// A line for people. What was long ago has a day too, so the time is as in events.log.
 fn text(time: &str, kind: &str, message: &str) -> String {
-    let told = format!("{time}  {kind:KIND$}  {message}");
-    told.chars().map(line::visible).collect()
+    visible(&format!("{time}  {kind:KIND$}  {message}"))
 }
 
 #[cfg(test)]

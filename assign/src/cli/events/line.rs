@@ -5,6 +5,8 @@ use anstyle::{AnsiColor, Style};
 use sriov::VfRef;
 use sriov::watch::{Description, Disk, DriverChange, HostEvent, Source, Stage, VfioFile, What};
 
+use crate::visible::visible;
+
 /// Widths of the kind and device columns; domains of more than four digits are rare.
 const KIND: usize = 17;
 const DEVICE: usize = 12;
@@ -21,7 +23,7 @@ pub fn text(time: String, event: &HostEvent, guest: Option<&str>, width: Option<
     if let What::DeviceAdded(device) | What::DeviceRemoved(device) = &event.what {
         parts.push(device.name.clone());
     }
-    let detail: String = parts.join(", ").chars().map(visible).collect();
+    let detail = visible(&parts.join(", "));
     let before = format!("{time}  {kind:KIND$}  {device:DEVICE$}  ");
     let room = width.map(|width| usize::from(width).saturating_sub(before.chars().count()));
     let detail = match room {
@@ -119,11 +121,6 @@ fn vfio_parts(file: &VfioFile) -> Vec<String> {
 fn several(devices: &[sriov::PciAddress]) -> Option<String> {
     let names: Vec<String> = devices.iter().map(ToString::to_string).collect();
     (names.len() > 1).then(|| names.join(" "))
-}
-
-/// A character that cannot move the cursor.
-pub fn visible(c: char) -> char {
-    if c.is_control() { '\u{fffd}' } else { c }
 }
 
 #[cfg(test)]

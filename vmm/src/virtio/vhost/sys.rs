@@ -1,13 +1,12 @@
 //! The calls of vhost-net (include/uapi/linux/vhost.h).
 
-use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::ioctl::{ioctl, ioctl_with_mut_ref, ioctl_with_ptr, ioctl_with_ref};
 
-use super::super::tap;
+use super::super::tap::{self, check};
 use super::Engine;
 use crate::error::{Result, Trying};
 use crate::machine::memory::GuestMemory;
@@ -176,8 +175,4 @@ impl Engine for Vhost {
         let tap = tap.map_or(NONE, |tap| tap.as_raw_fd());
         self.file(VHOST_NET_SET_BACKEND, index, tap, "give vhost-net the TAP")
     }
-}
-
-fn check(result: i32) -> io::Result<()> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
