@@ -10,6 +10,7 @@
 #   time      tell when it is up and when its first interface has a link, to the microsecond, and
 #             power off
 #   disk      tell how long it takes to read and to write a disk, and power off
+#   speed     tell how long it takes to send to 10.0.9.1, to receive from it and to ping it, and power off
 #   hostile   write whatever into its PCI devices, as lab.seed=NUMBER has it, and power off
 #   poweroff  power off at once
 #   reboot    reboot at once
@@ -65,24 +66,41 @@ if [ "$verb" = time ]; then
     end poweroff
 fi
 
-# How long it takes to move so many pieces of this size, past the guest's own memory for files.
+# How long `took NAME COMMAND…` takes.
+took() {
+    name=$1
+    shift
+    begin=$(clock)
+    "$@" >/dev/null 2>&1 || say "$name: FAILED"
+    say "$name: $begin $(clock)"
+}
+
+# So many pieces of this size, past the guest's own memory for files.
 if [ "$verb" = disk ]; then
     load_drivers pci virtio
     until [ -b /dev/vda ]; do usleep 1000; done
-    while read -r way size count; do
-        case $way in
-        read) what="if=/dev/vda of=/dev/null iflag=direct" ;;
-        write) what="if=/dev/zero of=/dev/vda oflag=direct" ;;
-        esac
-        begin=$(clock)
-        dd $what bs=$size count=$count 2>/dev/null || say "disk $way $size: FAILED"
-        say "disk $way $size: $begin $(clock)"
-    done <<WORK
-write 1M 48
-read 1M 48
-write 4k 1500
-read 4k 1500
-WORK
+    write() { dd if=/dev/zero of=/dev/vda oflag=direct bs="$1" count="$2"; }
+    fetch() { dd if=/dev/vda of=/dev/null iflag=direct bs="$1" count="$2"; }
+    took "write 1M" write 1M 48
+    took "read 1M" fetch 1M 48
+    took "write 4k" write 4k 1500
+    took "read 4k" fetch 4k 1500
+    end poweroff
+fi
+
+# As much each way as the other end gives or takes in; what is sent has arrived once it says so.
+if [ "$verb" = speed ]; then
+    load_drivers pci virtio
+    interface=$(ls /sys/class/net | grep -v '^lo$' | head -n 1)
+    ip address add 10.0.9.2/24 dev "$interface"
+    ip link set "$interface" up
+    until ping -c 1 -W 1 10.0.9.1 >/dev/null 2>&1; do usleep 100000; done
+    printf '#!/bin/sh\ndd if=/dev/zero bs=64k count=512\nread all\n' >/run/give
+    printf '#!/bin/sh\ndd of=/dev/null bs=64k count=512 iflag=fullblock\n' >/run/take
+    chmod +x /run/give /run/take
+    took send nc 10.0.9.1 7001 -e /run/give
+    took receive nc 10.0.9.1 7002 -e /run/take
+    took ping ping -A -q -c 1000 10.0.9.1
     end poweroff
 fi
 
