@@ -554,9 +554,8 @@ impl Launch<'_> {
         let disks = disks.map_err(|error| self.system("share its disks", &error))?;
         let sandbox = self.sandboxed.then(sandbox);
         let near = self.wanted_node(&connected.choice);
-        let Placement { process: cpus, bound } =
-            Placement::of(self.root, &self.guest.cpus, near)
-                .map_err(|error| self.system("find out which CPUs it may run on", &error))?;
+        let Placement { process: cpus, bound } = Placement::of(self.root, self.guest, near)
+            .map_err(|error| self.system("find out which CPUs it may run on", &error))?;
         let parts = Parts {
             kvm,
             boot,
@@ -568,6 +567,7 @@ impl Launch<'_> {
             vfio,
             sandbox,
             bound,
+            nodes: self.own_nodes(),
         };
         let program = process::program();
         let spec = parts.spec(self.guest);
@@ -652,7 +652,22 @@ impl Launch<'_> {
     /// The node that the guest is to be on: what its document demands, or the place of its devices,
     /// which is no more than a wish.
     fn wanted_node(&self, choice: &Choice) -> Option<u32> {
-        self.guest.memory.numa.or(choice.memory_node)
+        let memory = &self.guest.memory;
+        memory.numa.or_else(|| choice.memory_node.filter(|_| memory.nodes.is_empty()))
+    }
+
+    /// The nodes of this host that the guest's own nodes are to be on; what is missing is told.
+    fn own_nodes(&self) -> BTreeSet<u32> {
+        let named: BTreeSet<u32> =
+            self.guest.memory.nodes.iter().filter_map(|node| node.numa).collect();
+        let present = named.into_iter().filter(|node| match Node::find(self.root, *node) {
+            Ok(_) => true,
+            Err(cause) => {
+                (self.tell)(Told::Memory(&cause));
+                false
+            }
+        });
+        present.collect()
     }
 
     /// That node for its memory, if this host has it.

@@ -4,6 +4,7 @@ mod boot;
 mod cpus;
 mod disks;
 mod memory;
+mod nodes;
 
 use std::path::Path;
 
@@ -13,6 +14,7 @@ pub use self::boot::{Boot, MAX_CMDLINE};
 pub use self::cpus::{CpuModel, CpuTopology, Cpus, LAST_HOST_CPU, MAX_CPUS};
 pub use self::disks::{DiskFormat, GuestDisk};
 pub use self::memory::{MIN_MEMORY, Memory, Pages};
+pub use self::nodes::{GuestNode, MAX_NODES};
 use crate::document::{Node, Span};
 use crate::error::Report;
 use crate::fields::Fields;
@@ -290,7 +292,7 @@ static CLAIM: Mapping = Mapping {
             "preferred",
             "Whether it has to be on the NUMA node that the guest's memory comes from. Where the guest's \
              memory has no `numa`, its memory comes from the node of the first device that is \
-             `preferred` there; `required` needs `numa` in the guest's memory.",
+             `preferred` there; `required` needs `numa` in the guest's memory, or in one of its nodes.",
         )
         .or("ignore"),
     ],
@@ -315,10 +317,11 @@ pub(crate) fn read(
         Some(fields) => cpus::read(&fields, report),
         None => Some(Cpus::count(1)),
     };
+    let count = cpus.as_ref().map(|cpus| cpus.count);
     let of_memory = spec.map("memory", report);
-    let memory = of_memory.as_ref().and_then(|fields| memory::read(fields, report));
+    let memory = of_memory.as_ref().and_then(|fields| memory::read(fields, count, report));
     // A node that was given and is wrong is no reason to complain that it is missing.
-    let near = memory.is_none_or(|memory| memory.numa.is_some());
+    let near = memory.as_ref().is_none_or(|memory| memory.node().is_some());
     let mut claims = Claims { near, taken: Taken::default() };
     let before_disks = report.count();
     let disks = disks::read(&spec, folder, report);
@@ -336,16 +339,15 @@ pub(crate) fn read(
     let rng = spec.truth("rng", report).unwrap_or(false);
     let on_device_error = spec.word("onDeviceError", report).unwrap_or_default();
     let claimed = networks.iter().filter(|network: &&GuestNetwork| network.claim.is_some()).count();
-    let count = cpus.as_ref().map(|cpus| cpus.count);
     let needs = limits::Needs {
-        ram: memory.map(|memory| memory.size),
+        ram: memory.as_ref().map(|memory| memory.size),
         cpus: count,
         // A virtio card is one as well: it has a task of the kernel's (vhost).
         devices: networks.len() + devices.len(),
         queues: disks.iter().map(|disk| u64::from(disk.queues_of(count.unwrap_or(1)))).sum(),
     };
     if let Some(fields) = of_memory.filter(|_| claimed + devices.len() > 0) {
-        memory::check_pinned(&fields, memory, report);
+        memory::check_pinned(&fields, memory.as_ref(), report);
     }
     let limits = spec.map("limits", report);
     let limits = limits.map(|fields| limits::read(&fields, &needs, report)).unwrap_or_default();

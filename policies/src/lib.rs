@@ -39,8 +39,8 @@ pub use documents::{Documents, Source, parse};
 pub use error::{Error, Errors};
 pub use guest::{
     Boot, Claim, CpuModel, CpuTopology, Cpus, DiskFormat, Guest, GuestDevice, GuestDisk,
-    GuestNetwork, LAST_HOST_CPU, MAX_CMDLINE, MAX_CPUS, MIN_MEMORY, Memory, NumaChoice,
-    OnDeviceError, Pages, Virtio,
+    GuestNetwork, GuestNode, LAST_HOST_CPU, MAX_CMDLINE, MAX_CPUS, MAX_NODES, MIN_MEMORY, Memory,
+    NumaChoice, OnDeviceError, Pages, Virtio,
 };
 pub use ids::ClassPrefix;
 pub use indexes::VfIndexes;

@@ -109,7 +109,8 @@ cpus=$(grep -c '^processor' /proc/cpuinfo)
 memory=$(awk '/^MemTotal/ { print int($2 / 1024) }' /proc/meminfo)
 say "up after $(cut -d' ' -f1 /proc/uptime) s, $cpus, $memory MiB"
 
-# With lab.cpus: the kernel's clock, and of each CPU its socket, its core and the threads there.
+# With lab.cpus: the kernel's clock, of each CPU its socket, its core and the threads there, and the NUMA
+# nodes.
 if grep -q lab.cpus /proc/cmdline; then
     say "clock $(cat /sys/devices/system/clocksource/clocksource0/current_clocksource) of" \
         "$(cat /sys/devices/system/clocksource/clocksource0/available_clocksource)"
@@ -117,6 +118,10 @@ if grep -q lab.cpus /proc/cmdline; then
         cpu=${topology%/topology}
         say "${cpu##*/}: socket $(cat "$topology/physical_package_id"), core $(cat "$topology/core_id")," \
             "threads $(cat "$topology/thread_siblings_list"), beside $(cat "$topology/core_siblings_list")"
+    done
+    for node in /sys/devices/system/node/node[0-9]*; do
+        size=$(awk '/MemTotal/ { print int($4 / 1024) }' "$node/meminfo")
+        say "${node##*/}: CPUs $(cat "$node/cpulist"), $size MiB"
     done
     say "flags:$(grep -m 1 '^flags' /proc/cpuinfo | cut -d: -f2) end"
 fi

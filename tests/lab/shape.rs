@@ -23,6 +23,8 @@ use crate::{AGENT_PORT, image, peer, setup, tsc};
 /// More memory than this pushes the 64-bit PCI window above 4 GiB, where QEMU before 10.0.6 decodes
 /// the functions' BARs wrongly: every register then reads 0.
 const MEMORY: &str = "2700M";
+/// Half of it.
+const HALF: &str = "1350M";
 
 /// What every kernel of the lab is told. The timer check counts ticks in a busy loop and panics on a
 /// machine too busy to emulate them in time. The last two leave out self-tests of ciphers nobody
@@ -38,6 +40,7 @@ pub struct Shape {
     iommu: bool,
     igb: u8,
     nvme: bool,
+    nodes: bool,
     display: bool,
     cards: bool,
     frail: bool,
@@ -61,6 +64,7 @@ impl Host {
             iommu: true,
             igb: 0,
             nvme: false,
+            nodes: false,
             display: false,
             cards: false,
             frail: false,
@@ -119,6 +123,12 @@ impl Shape {
     /// 10.0.6.2 and 10.0.7.2 hand out leases.
     pub fn shared_group(mut self) -> Self {
         self.shared_group = true;
+        self
+    }
+
+    /// Gives the host two NUMA nodes, each with half of the memory. The processor is in node 0.
+    pub fn nodes(mut self) -> Self {
+        self.nodes = true;
         self
     }
 
@@ -263,6 +273,14 @@ impl Shape {
         if !self.counted {
             // Where instructions are the clock, what the host finds out itself is right.
             write!(cmdline, " tsc_early_khz={}", tsc::khz())?;
+        }
+        if self.nodes {
+            for (node, of_node) in
+                ["node,nodeid=0,cpus=0,memdev=", "node,nodeid=1,memdev="].iter().enumerate()
+            {
+                let half = format!("memory-backend-ram,id=half{node},size={HALF}");
+                command.args(["-object", &half, "-numa", &format!("{of_node}half{node}")]);
+            }
         }
         if !self.kvm {
             cmdline.push_str(" lab.kvm=no");

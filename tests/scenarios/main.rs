@@ -22,6 +22,7 @@ mod hotplug;
 mod image;
 mod iommufd;
 mod isolation;
+mod killed;
 mod large_bar;
 mod leases;
 mod lifecycle;

@@ -124,3 +124,54 @@ fn guests_that_may_share_memory_do_and_have_no_devices() -> Result<()> {
     guests::stop(&two)?;
     Ok(())
 }
+
+/// The mappings of the only guest's process that come from one node of the host: how many pages they have
+/// there, and how many elsewhere.
+fn pages_from(host: &Host, node: u32) -> (u64, u64) {
+    let maps = host.ok("cat /proc/$(pidof assign-vmm)/numa_maps");
+    let bound = maps.lines().filter(|line| line.contains(&format!(" bind:{node} ")));
+    let counts = bound.flat_map(str::split_whitespace).filter_map(|word| {
+        let (at, pages) = word.strip_prefix('N')?.split_once('=')?;
+        Some((at.parse::<u32>().ok()?, pages.parse::<u64>().ok()?))
+    });
+    counts.fold((0, 0), |(there, elsewhere), (at, pages)| match at == node {
+        true => (there + pages, elsewhere),
+        false => (there, elsewhere + pages),
+    })
+}
+
+#[test]
+#[ignore = "boots an emulated host: cargo lab test"]
+fn a_guest_has_nodes_of_its_own_on_those_of_the_host() -> Result<()> {
+    let nodes = "{nodes: [{size: 256MiB, cpus: \"0,2\", numa: 1}, {size: 128MiB, cpus: 1, numa: 0}, {size: \
+                 64MiB, numa: 7}]}";
+    let guest = Guest::new("wide", "hold lab.cpus").cpus(3).memory(nodes);
+    let host = Host::intel()
+        .nodes()
+        .file("root/wide.yaml", guest.to_string())
+        .limit(Duration::from_secs(500))
+        .boot()?;
+    let wide = guests::start(&host, "assign run -f wide.yaml", GUEST_TIME)?;
+    let said = wide.output_so_far();
+    assert!(
+        said.contains("wide: its memory is to come from node 7, and this host has nodes 0, 1"),
+        "{said}"
+    );
+    // Less what its kernel keeps for itself.
+    let sizes = [
+        ("node0: CPUs 0,2, ", 190..=256),
+        ("node1: CPUs 1, ", 100..=128),
+        ("node2: CPUs , ", 48..=64),
+    ];
+    for (node, expected) in sizes {
+        let rest = said.split_once(node).unwrap_or_else(|| panic!("{said}")).1;
+        let size = rest.split(' ').next().and_then(|size| size.parse().ok());
+        assert!(size.is_some_and(|size: u64| expected.contains(&size)), "{node}: {said}");
+    }
+    let (there, elsewhere) = pages_from(&host, 1);
+    assert!(there > 0 && elsewhere == 0, "{there} {elsewhere}");
+    let (there, elsewhere) = pages_from(&host, 0);
+    assert!(there > 0 && elsewhere == 0, "{there} {elsewhere}");
+    guests::stop(&wide)?;
+    Ok(())
+}

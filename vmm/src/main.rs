@@ -62,7 +62,10 @@ fn run(
     let prepared = Machine::prepare(spec, inherited, reporter)?;
     if let Some(walls) = &spec.sandbox {
         // Threads that are pinned choose their CPUs later.
-        let kind = sandbox::Kind::Any { binds: !spec.cpus.bound.is_empty() };
+        let kind = sandbox::Kind::Any {
+            binds: !spec.cpus.bound.is_empty(),
+            places: spec.memory.nodes.iter().any(|node| node.host.is_some()),
+        };
         sandbox::enter(walls, reporter, kind)?;
     }
     Machine::build(spec, prepared, inherited, reporter)?.run()

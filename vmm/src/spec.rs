@@ -18,7 +18,7 @@ pub use cpus::{Bound, Cpus, HostCpus, LAST_HOST_CPU, MAX_CPUS, Model, Topology};
 pub use image::{
     FoundEntry, ImageAnswer, ImageSpec, MAX_ANSWER, MAX_DISK_INITRD, MAX_DISK_KERNEL, Unbootable,
 };
-pub use memory::{MIN_MEMORY, Memory, Pages};
+pub use memory::{LAST_HOST_NODE, MAX_NODES, MIN_MEMORY, Memory, MemoryNode, NODE_GRAIN, Pages};
 pub use stats::{DeviceStats, Exits, KvmStats, Phase, Span, Stats};
 
 /// An inherited descriptor, by its number in the VMM process. It must be open, and is owned by the

@@ -499,7 +499,7 @@ impl<'a> Supply<'a> {
             });
             near.min().map(|(_, node)| node)
         };
-        owner.memory.numa.or_else(first)
+        owner.memory.node().or_else(first)
     }
 
     /// Whether a claim that demands a node may have this place.

@@ -4,6 +4,8 @@
 //! Documentation/admin-guide/mm/hugetlbpage.rst). The VMM takes them; here it is told before anything is
 //! touched that there are too few, and what to do.
 
+use std::collections::BTreeMap;
+
 use policies::{Guest, Memory};
 use sriov::HostRoot;
 use sriov::facts::reader::Reader;
@@ -25,11 +27,33 @@ struct Pool {
 /// # Errors
 /// Names how many are needed and how many there are, and how to have more.
 pub fn check(root: &HostRoot, guest: &Guest) -> Result<(), Failure> {
-    let Memory { size, numa, pages, .. } = guest.memory;
+    let Memory { size, numa, pages, nodes, .. } = &guest.memory;
     let Some(page) = pages.huge() else { return Ok(()) };
-    let (needed, word) = (size / page, pages.word());
+    let parts: BTreeMap<Option<u32>, u64> = match nodes.is_empty() {
+        true => [(*numa, *size)].into(),
+        false => nodes.iter().fold(BTreeMap::new(), |mut parts, node| {
+            *parts.entry(node.numa).or_default() += node.size;
+            parts
+        }),
+    };
+    for (node, size) in parts {
+        check_part(root, guest, page, size, node)?;
+    }
+    // What comes from anywhere comes from what the others leave.
+    check_part(root, guest, page, *size, None)
+}
+
+/// The same of a part of its memory, in bytes, that comes from this node.
+fn check_part(
+    root: &HostRoot,
+    guest: &Guest,
+    page: u64,
+    size: u64,
+    node: Option<u32>,
+) -> Result<(), Failure> {
+    let (needed, word) = (size / page, guest.memory.pages.word());
     let failed = |message| Failure::failed(OwnReason::HugePages, &guest.name, message);
-    let node = numa.filter(|node| root.sys(&format!("devices/system/node/node{node}")).exists());
+    let node = node.filter(|node| root.sys(&format!("devices/system/node/node{node}")).exists());
     let Some(pool) = pool(root, page, node) else {
         let message = format!("this host has no pages of {word} for its memory");
         return Err(failed(message).with_remedy(

@@ -3,11 +3,13 @@
 //! ```text
 //! the process    before it becomes the VMM: what `emulator` names, or else the node that its memory
 //!                comes from; all its threads begin there
-//! a vCPU         its thread itself, before it runs: what `pin` names for it, or else, where that is
-//!                not to be what `emulator` names, the node, or wherever this process may run
+//! a vCPU         its thread itself, before it runs: what `pin` names for it, or else the host's node that
+//!                its own node is on, or else, where that is not to be what `emulator` names, the node of
+//!                all memory, or wherever this process may run
 //! ```
 //! A node is a wish: one without CPUs, or of which we may not run on any, is left out.
 
+use std::collections::BTreeMap;
 use std::io;
 
 use policies::{Cpus, Guest};
@@ -62,34 +64,52 @@ impl Affinity {
 }
 
 impl Placement {
-    /// Of a guest with these CPUs, whose memory comes from this node.
+    /// Of `guest`, all of whose memory comes from this node.
     ///
     /// # Errors
     /// The kernel's, where it does not say where we run.
-    pub fn of(root: &HostRoot, cpus: &Cpus, node: Option<u32>) -> io::Result<Placement> {
+    pub fn of(root: &HostRoot, guest: &Guest, node: Option<u32>) -> io::Result<Placement> {
+        let Guest { cpus, memory, .. } = guest;
+        let named = memory.nodes.iter().any(|node| node.numa.is_some());
         let all_pinned = cpus.pin.len() == usize::from(cpus.count);
-        if all_pinned && cpus.emulator.is_some() || node.is_none() && cpus.emulator.is_none() {
-            return Ok(Placement::choose(cpus, None, None));
+        let nothing_near = node.is_none() && !named && cpus.emulator.is_none();
+        if all_pinned && cpus.emulator.is_some() || nothing_near {
+            return Ok(Placement::choose(cpus, &Near::default(), None));
         }
         let own = own()?;
-        let near = node.map(|node| of_node(root, node, &own)).filter(|near| !near.is_empty());
-        Ok(Placement::choose(cpus, near, Some(own)))
+        let of = |node| Some(of_node(root, node, &own)).filter(|near| !near.is_empty());
+        let mut near = Near { all: node.and_then(of), each: BTreeMap::new() };
+        for node in &memory.nodes {
+            let Some(cpus) = node.numa.and_then(of) else { continue };
+            let vcpus = node.cpus.iter().filter_map(|vcpu| u8::try_from(vcpu).ok());
+            near.each.extend(vcpus.map(|vcpu| (vcpu, cpus.clone())));
+        }
+        Ok(Placement::choose(cpus, &near, Some(own)))
     }
 
-    /// `near` are the CPUs of the node, and `own` those that this process may run on.
-    fn choose(cpus: &Cpus, near: Option<CpuSet>, own: Option<CpuSet>) -> Placement {
-        let process = match (&cpus.emulator, &near) {
+    /// `own` are the CPUs that this process may run on.
+    fn choose(cpus: &Cpus, near: &Near, own: Option<CpuSet>) -> Placement {
+        let process = match (&cpus.emulator, &near.all) {
             (Some(emulator), _) => Some(Affinity::to(emulator, true)),
             (None, near) => near.as_ref().map(|near| Affinity::to(near, false)),
         };
         // Only those of `emulator` are to be left.
-        let others = cpus.emulator.as_ref().and(near.or(own));
+        let others = cpus.emulator.as_ref().and(near.all.as_ref().or(own.as_ref()));
         let bound = (0..cpus.count).filter_map(|vcpu| {
-            let to = cpus.pin.get(&vcpu).or(others.as_ref())?;
+            let to = cpus.pin.get(&vcpu).or_else(|| near.each.get(&vcpu)).or(others)?;
             Some(Bound { vcpu, to: ranges(to) })
         });
         Placement { process, bound: bound.collect() }
     }
+}
+
+/// CPUs of the host that are near to the guest's memory.
+#[derive(Debug, Clone, Default)]
+struct Near {
+    /// To all of it.
+    all: Option<CpuSet>,
+    /// To that of the guest's node which a vCPU is in, by the vCPU.
+    each: BTreeMap<u8, CpuSet>,
 }
 
 /// Those of our `own` CPUs that are of this node, without those that the scheduler is to leave alone:
@@ -206,8 +226,7 @@ mod tests {
     #[test]
     fn nothing_is_asked_for_where_nothing_is_said() {
         let root = HostRoot::at("/nowhere");
-        let cpus = guest("{count: 64}").cpus;
-        let placement = Placement::of(&root, &cpus, None).expect("no call is made");
+        let placement = Placement::of(&root, &guest("{count: 64}"), None).expect("no call is made");
         assert!(placement.process.is_none() && placement.bound.is_empty());
     }
 
@@ -219,10 +238,10 @@ mod tests {
         };
         let pinned = guest("{count: 3, pin: {2: 5, 0: \"0,2-3\"}}").cpus;
         let expected = [(0, vec![(0, 0), (2, 3)]), (2, vec![(5, 5)])];
-        assert_eq!(bound(Placement::choose(&pinned, None, None)), expected);
+        assert_eq!(bound(Placement::choose(&pinned, &Near::default(), None)), expected);
 
-        let both = guest("{count: 2, pin: {0: 1}, emulator: 0}").cpus;
-        let placement = Placement::choose(&both, None, Some(set("0-7")));
+        let both = guest("{count: 2, pin: {0: 1}, emulator: 0}");
+        let placement = Placement::choose(&both.cpus, &Near::default(), Some(set("0-7")));
         let process = placement.process.expect("the emulator's");
         assert!(process.mask.count() == 1 && process.mask.is_set(0));
         assert_eq!(bound(placement), [(0, vec![(1, 1)]), (1, vec![(0, 7)])]);
@@ -244,7 +263,11 @@ mod tests {
         assert_eq!((near(0).as_str(), near(1).as_str(), near(2).as_str()), ("1,8-10", "", ""));
 
         let of = |cpus: &str, near: Option<&str>| {
-            let placement = Placement::choose(&guest(cpus).cpus, near.map(set), Some(set("0-15")));
+            let placement = Placement::choose(
+                &guest(cpus).cpus,
+                &Near { all: near.map(set), each: BTreeMap::new() },
+                Some(set("0-15")),
+            );
             let process = placement.process.map(|process| {
                 let cpus = (0..Mask::MAX_CPU).filter(|cpu| process.mask.is_set(*cpu));
                 (cpus.collect::<Vec<_>>(), process.demanded)
@@ -260,6 +283,24 @@ mod tests {
         assert_eq!(of(pinned, Some("4-5")), (Some((vec![4, 5], false)), vec![(1, 9)]));
         let apart = "{count: 2, pin: {1: 9}, emulator: 0}";
         assert_eq!(of(apart, Some("4-5")), (Some((vec![0], true)), vec![(0, 4), (1, 9)]));
+    }
+
+    #[test]
+    fn a_vcpu_runs_near_the_node_that_it_is_in() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let tree = Tree::new(directory.path());
+        // This process may run on the first CPU of any machine of tests, or nobody could tell.
+        let own = own().expect("this process runs somewhere");
+        tree.file("sys/devices/system/node/node4/cpulist", &format!("{own}\n"));
+        let text = "apiVersion: assign/v1\nkind: Guest\nmetadata: {name: web-1}\nspec: {cpus: {count: 4, \
+                    pin: {1: 9}}, memory: {nodes: [{size: 64MiB, cpus: \"0-1\", numa: 4}, {size: 64MiB, \
+                    cpus: 2, numa: 5}, {size: 64MiB, cpus: 3}]}, boot: {kernel: k}}\n";
+        let source = policies::Source { name: "guest.yaml".to_owned(), text: text.to_owned() };
+        let guest = policies::parse(&[source]).expect("a good document").guests.remove(0);
+        let placement = Placement::of(&tree.root(), &guest, None).expect("it is known");
+        assert!(placement.process.is_none());
+        let bound: Vec<_> = placement.bound.into_iter().map(|one| (one.vcpu, one.to)).collect();
+        assert_eq!(bound, [(0, ranges(&own)), (1, ranges(&set("9")))]);
     }
 
     #[test]

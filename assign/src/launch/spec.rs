@@ -3,13 +3,14 @@
 //! Descriptors keep their numbers: what is number 7 here is number 7 in the child, which inherits
 //! it. So nothing has to be moved, and nothing can be moved onto something else.
 
+use std::collections::BTreeSet;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use policies::{CpuModel, CpuTopology, Guest, GuestDisk};
 use sriov::PciAddress;
 use vmm::spec::{
     AddressRange, Boot, Bound, Console, Cpus, Descriptor, DeviceSource, Disk, GuestSpec, Iommu,
-    Memory, Model, Pages, Sandbox, Topology, Vfio, VfioDevice, VfioGroup, VirtioNet,
+    Memory, MemoryNode, Model, Pages, Sandbox, Topology, Vfio, VfioDevice, VfioGroup, VirtioNet,
 };
 
 use super::console::Ends;
@@ -39,6 +40,8 @@ pub struct Parts {
     pub sandbox: Option<Sandbox>,
     /// vCPUs that do not run where its process does.
     pub bound: Vec<Bound>,
+    /// Nodes that its document names and this host has.
+    pub nodes: BTreeSet<u32>,
 }
 
 impl Parts {
@@ -47,7 +50,7 @@ impl Parts {
         GuestSpec {
             name: guest.name.clone(),
             cpus: self.cpus(&guest.cpus),
-            memory: memory(guest.memory),
+            memory: memory(&guest.memory, &self.nodes),
             kvm: number(&self.kvm),
             boot: Boot {
                 kernel: number(&self.boot.kernel),
@@ -124,12 +127,19 @@ pub fn model(model: CpuModel) -> Model {
     }
 }
 
-fn memory(memory: policies::Memory) -> Memory {
-    let policies::Memory { size, numa, pages, merge } = memory;
+fn memory(memory: &policies::Memory, present: &BTreeSet<u32>) -> Memory {
+    let policies::Memory { size, numa, pages, merge, nodes } = memory;
+    let nodes = nodes.iter().map(|policies::GuestNode { size, cpus, numa }| MemoryNode {
+        bytes: *size,
+        vcpus: cpus.iter().filter_map(|cpu| u8::try_from(cpu).ok()).collect(),
+        host: numa.filter(|node| present.contains(node)).and_then(|node| node.try_into().ok()),
+    });
+    let nodes: Vec<MemoryNode> = nodes.collect();
     // The kernel sets huge pages apart wherever they are, and would end a process that then finds none on
     // the one node that it may have them from.
-    let at_once = pages.huge().is_some() && numa.is_some();
-    Memory { bytes: size, pages: self::pages(pages), merge, at_once }
+    let bound = numa.is_some() || nodes.iter().any(|node| node.host.is_some());
+    let at_once = pages.huge().is_some() && bound;
+    Memory { bytes: *size, pages: self::pages(*pages), merge: *merge, at_once, nodes }
 }
 
 /// Pages by their name in the machine.
@@ -221,6 +231,7 @@ mod tests {
             disks: vec![null()],
             cards: vec![Card { tap: null(), mac: [2, 0, 0, 0, 0, 1], vhost: Some(null()) }],
             sandbox: Some(Sandbox { user: 1, group: 2 }),
+            nodes: BTreeSet::new(),
             bound: vec![Bound { vcpu: 1, to: vec![HostCpus { first: 2, last: 3 }] }],
             vfio: Some(VfioFiles {
                 files,

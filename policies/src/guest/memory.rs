@@ -2,10 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::nodes::{self, GuestNode, MAX_NODES, NODE};
 use crate::amounts;
 use crate::error::Report;
 use crate::fields::Fields;
-use crate::grammar::{Field, Form, Mapping, later, word};
+use crate::grammar::{Field, Form, Mapping, Rule, later, word};
 use crate::selector::LAST_NODE;
 
 /// Least memory of a guest in bytes; the VMM's own limit.
@@ -14,13 +15,17 @@ pub const MIN_MEMORY: u64 = 64 << 20;
 const MAX_MEMORY: u64 = 16 << 40;
 
 /// The memory of a guest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Memory {
-    /// In bytes, at least [`MIN_MEMORY`], a multiple of 1 MiB, and of the size of its huge pages.
+    /// In bytes, at least [`MIN_MEMORY`], a multiple of 1 MiB, and of the size of its huge pages; all
+    /// `nodes` together.
     pub size: u64,
-    /// The host's NUMA node it comes from; `None` leaves that to the devices that prefer to be near
-    /// it, or else to the kernel.
+    /// The host's NUMA node it comes from; `None` leaves that to `nodes`, or to the devices that prefer to
+    /// be near it, or else to the kernel.
     pub numa: Option<u32>,
+    /// The guest's own NUMA nodes; empty: it has none. At most [`MAX_NODES`], and never beside `numa`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nodes: Vec<GuestNode>,
     /// The host's pages that it is made of.
     #[serde(default)]
     pub pages: Pages,
@@ -28,6 +33,14 @@ pub struct Memory {
     /// [`Pages::huge`].
     #[serde(default)]
     pub merge: bool,
+}
+
+impl Memory {
+    /// The host's NUMA node that devices near the guest are on: of its own nodes, that of the first which
+    /// has one.
+    pub fn node(&self) -> Option<u32> {
+        self.numa.or_else(|| self.nodes.iter().find_map(|node| node.numa))
+    }
 }
 
 /// Which pages of the host a guest's memory is made of.
@@ -69,17 +82,25 @@ impl Pages {
     }
 }
 
+const FORM: &str = "{size: 2GiB, numa: 0}, or {nodes: [{size: 2GiB, cpus: 0, numa: 0}]}";
+
 pub(super) static MEMORY: Mapping = Mapping {
     what: "`memory`",
     fields: &[
-        Field::new("size", Form::Text(amounts::SIZE), "512MiB", "How much: 64MiB or more.")
-            .needed(),
+        Field::new("size", Form::Text(amounts::SIZE), "512MiB", "How much: 64MiB or more."),
         Field::new(
             "numa",
             Form::Number(0, LAST_NODE),
             "0",
             "The host's NUMA node it comes from. Left out: that of the first device whose claim \
              prefers a near one, or else the kernel chooses.",
+        ),
+        Field::new(
+            "nodes",
+            Form::List { of: &NODE, most: MAX_NODES },
+            "[{size: 2GiB, cpus: \"0-1\", numa: 0}, {size: 2GiB, cpus: \"2-3\", numa: 1}]",
+            "In place of `size` and `numa`: NUMA nodes that the guest sees, each with its part of the memory \
+             and of the vCPUs. Devices that are to be near go by the first with a `numa`.",
         ),
         Field::new(
             "pages",
@@ -104,12 +125,34 @@ pub(super) static MEMORY: Mapping = Mapping {
         )
         .or("false"),
     ],
-    rules: &[],
+    rules: &[
+        Rule::Apart {
+            field: "size",
+            beside: "nodes",
+            message: "`size` beside `nodes`: the nodes say how much memory there is",
+            accepted: FORM,
+        },
+        Rule::Apart {
+            field: "numa",
+            beside: "nodes",
+            message: "`numa` beside `nodes`: each node says where its memory comes from",
+            accepted: FORM,
+        },
+        Rule::OneOf {
+            fields: &["size", "nodes"],
+            message: "`memory` needs `size` or `nodes`",
+            accepted: FORM,
+        },
+    ],
     later: &[later("balloon", "whether the host may ask for a part of it back")],
 };
 
-/// Reads the mapping.
-pub(super) fn read(fields: &Fields<'_>, report: &mut Report<'_>) -> Option<Memory> {
+/// Reads the mapping, of a guest that has `count` vCPUs as far as that is known.
+pub(super) fn read(
+    fields: &Fields<'_>,
+    count: Option<u8>,
+    report: &mut Report<'_>,
+) -> Option<Memory> {
     let before = report.count();
     let numa = fields.number("numa", report);
     let pages: Pages = fields.word("pages", report).unwrap_or_default();
@@ -119,21 +162,30 @@ pub(super) fn read(fields: &Fields<'_>, report: &mut Report<'_>) -> Option<Memor
         let form = "`pages: transparent` or `pages: 4KiB` beside it, or merge: false";
         report.error(given.node.span, message, Some(form));
     }
-    let given = fields.get("size", report)?;
-    let size = amounts::size(given, report)?;
-    if !(MIN_MEMORY..=MAX_MEMORY).contains(&size) {
+    let nodes = nodes::read(fields, pages, count, report);
+    let given = match nodes.is_empty() {
+        true => fields.get("size", report)?,
+        false => fields.get("nodes", report)?,
+    };
+    let size = match nodes.is_empty() {
+        true => amounts::size(given, report)?,
+        false => nodes.iter().fold(0, |sum: u64, node| sum.saturating_add(node.size)),
+    };
+    // What is wrong with nodes has been told of each.
+    let is_new = report.count() == before || nodes.is_empty();
+    if is_new && !(MIN_MEMORY..=MAX_MEMORY).contains(&size) {
         let message = format!("a guest cannot have {} MiB of memory", size >> 20);
         report.error(given.node.span, message, Some("64MiB to 16384GiB"));
-    } else if pages.huge().is_some_and(|page| !size.is_multiple_of(page)) {
+    } else if is_new && pages.huge().is_some_and(|page| !size.is_multiple_of(page)) {
         let message = format!("{} MiB are not whole pages of {}", size >> 20, pages.word());
         let form = format!("a multiple of {}", pages.word());
         report.error(given.node.span, message, Some(&form));
     }
-    (report.count() == before).then_some(Memory { size, numa, pages, merge })
+    (report.count() == before).then_some(Memory { size, numa, nodes, pages, merge })
 }
 
 /// Refuses what cannot be where devices pin the memory. `fields` are those that `memory` was read from.
-pub(super) fn check_pinned(fields: &Fields<'_>, memory: Option<Memory>, report: &mut Report<'_>) {
+pub(super) fn check_pinned(fields: &Fields<'_>, memory: Option<&Memory>, report: &mut Report<'_>) {
     let merges = memory.is_some_and(|memory| memory.merge);
     let Some(given) = fields.get("merge", report).filter(|_| merges) else { return };
     let message =

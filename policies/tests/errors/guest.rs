@@ -73,6 +73,79 @@ fn cpus_and_memory() {
 }
 
 #[test]
+fn nodes_of_a_guest() {
+    let nodes = |nodes: &str| {
+        let text = format!(
+            "apiVersion: assign/v1\nkind: Guest\nmetadata: {{name: web-1}}\nspec:\n  boot: {{kernel: \
+             k}}\n  cpus: {{count: 2}}\n  memory: {{{nodes}}}\n"
+        );
+        errors(&text)
+    };
+    assert_eq!(nodes("nodes: [{size: 64MiB, cpus: \"0-1\", numa: 3}, {size: 1GiB}]"), "accepted");
+    assert_snapshot!(nodes("size: 1GiB, numa: 0, nodes: [{size: 1GiB, cpus: \"0-1\"}]"), @r#"
+    host.yaml:7:12: `size` beside `nodes`: the nodes say how much memory there is
+    7 |   memory: {size: 1GiB, numa: 0, nodes: [{size: 1GiB, cpus: "0-1"}]}
+      |            ^^^^
+      = accepted: {size: 2GiB, numa: 0}, or {nodes: [{size: 2GiB, cpus: 0, numa: 0}]}
+
+    host.yaml:7:24: `numa` beside `nodes`: each node says where its memory comes from
+    7 |   memory: {size: 1GiB, numa: 0, nodes: [{size: 1GiB, cpus: "0-1"}]}
+      |                        ^^^^
+      = accepted: {size: 2GiB, numa: 0}, or {nodes: [{size: 2GiB, cpus: 0, numa: 0}]}
+    "#);
+    assert_snapshot!(nodes("numa: 0"), @r#"
+    host.yaml:7:11: `memory` needs `size` or `nodes`
+    7 |   memory: {numa: 0}
+      |           ^
+      = accepted: {size: 2GiB, numa: 0}, or {nodes: [{size: 2GiB, cpus: 0, numa: 0}]}
+    "#);
+    assert_snapshot!(nodes("nodes: [{size: 63MiB, cpus: \"0,2\"}, {size: 65MiB, cpus: \"0-1\"}]"), @r#"
+    host.yaml:7:27: a node of the guest cannot have 63 MiB of memory
+    7 |   memory: {nodes: [{size: 63MiB, cpus: "0,2"}, {size: 65MiB, cpus: "0-1"}]}
+      |                           ^^^^^
+      = accepted: 64MiB or more, a multiple of 2MiB
+
+    host.yaml:7:40: there is no vCPU 2: the guest has 2
+    7 |   memory: {nodes: [{size: 63MiB, cpus: "0,2"}, {size: 65MiB, cpus: "0-1"}]}
+      |                                        ^^^^^
+      = accepted: 0 to 1
+
+    host.yaml:7:55: a node of the guest cannot have 65 MiB of memory
+    7 |   memory: {nodes: [{size: 63MiB, cpus: "0,2"}, {size: 65MiB, cpus: "0-1"}]}
+      |                                                       ^^^^^
+      = accepted: 64MiB or more, a multiple of 2MiB
+
+    host.yaml:7:68: vCPU 0 is in a node before this one as well
+    7 |   memory: {nodes: [{size: 63MiB, cpus: "0,2"}, {size: 65MiB, cpus: "0-1"}]}
+      |                                                                    ^^^^^
+      = accepted: each vCPU in one node
+    "#);
+    assert_snapshot!(nodes("nodes: [{size: 1GiB, cpus: 64}, {size: 1GiB, cpus: [0]}]"), @r#"
+    host.yaml:7:39: `cpus` cannot be that: a guest has no vCPU 64
+    7 |   memory: {nodes: [{size: 1GiB, cpus: 64}, {size: 1GiB, cpus: [0]}]}
+      |                                       ^^
+      = accepted: numbers of vCPUs and ranges of them, such as 0, "0-1" or "0,2-3"
+
+    host.yaml:7:63: `cpus` is text, not a list
+    7 |   memory: {nodes: [{size: 1GiB, cpus: 64}, {size: 1GiB, cpus: [0]}]}
+      |                                                               ^
+      = accepted: numbers of vCPUs and ranges of them, such as 0, "0-1" or "0,2-3"
+    "#);
+    assert_snapshot!(nodes("nodes: [{size: 64MiB, cpus: 1}, {size: 64MiB}]"), @r#"
+    host.yaml:7:19: vCPU 0 is in no node
+    7 |   memory: {nodes: [{size: 64MiB, cpus: 1}, {size: 64MiB}]}
+      |                   ^
+      = accepted: each of the guest's 2 vCPUs in one
+    "#);
+    assert_snapshot!(nodes("nodes: [{size: 1GiB, cpus: \"0-1\"}, {size: 512MiB}], pages: 1GiB"), @r#"
+    host.yaml:7:54: a node of the guest cannot have 512 MiB of memory
+    7 |   memory: {nodes: [{size: 1GiB, cpus: "0-1"}, {size: 512MiB}], pages: 1GiB}
+      |                                                      ^^^^^^
+      = accepted: 64MiB or more, a multiple of 1GiB
+    "#);
+}
+
+#[test]
 fn where_cpus_run() {
     assert_snapshot!(guest("cpus: {count: 2, pin: {0: 3-1, 1: 2000, 2: 1, x: 1}, emulator: all}"), @r#"
     host.yaml:8:29: `pin` cannot be that: the range `3-1` runs backwards

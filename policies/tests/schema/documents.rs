@@ -91,7 +91,12 @@ apiVersion: assign/v1
 kind: Guest
 metadata: {name: cloud}
 spec:
-  memory: {size: 1GiB}
+  cpus: {count: 4}
+  memory:
+    nodes:
+      - {size: 1GiB, cpus: "0-1,3", numa: 1}
+      - {size: 512MiB, cpus: 2}
+      - {size: 64MiB}
   boot: {disk: root, entry: "Debian GNU/Linux, with Linux 6.1.0-18-amd64", cmdline: console=ttyS0}
   disks:
     - {name: root, path: debian.raw}
@@ -176,6 +181,8 @@ pub const RIGHT: &[&str] = &[
     guest!("memory: {size: 1GiB}, cpus: {count: 12, topology: {sockets: 2, cores: 3, threads: 2}}"),
     guest!("memory: {size: 1GiB}, networks: [{name: a, claim: {pool: b}}]"),
     guest!("memory: {size: 1GiB, pages: 1GiB}"),
+    guest!("memory: {nodes: [{size: 64MiB, cpus: 0}]}"),
+    guest!("memory: {nodes: [{size: 1GiB, numa: 0}, {size: 1GiB, cpus: \"0\"}], pages: 1GiB}"),
     guest!("memory: {size: 100MiB, pages: 4KiB, merge: true}"),
     guest!("memory: {size: 1GiB}, limits: {memory: 1072MiB}"),
     guest!("memory: {size: 1GiB}, limits: {cpu: 10000 %, tasks: 17}"),
@@ -284,6 +291,13 @@ pub const WRONG: &[&str] = &[
     guest!("memory: {size: 1GiB}, networks: [{name: a, claim: {pool: b}, fallback: {}}]"),
     guest!("memory: {size: 1GiB}, networks: [{name: a, claim: {pool: b}, failover: true}]"),
     guest!("memory: {size: 1GiB, pages: 4MiB}"),
+    guest!("memory: {}"),
+    guest!("memory: {nodes: []}"),
+    guest!("memory: {nodes: [{cpus: 0}]}"),
+    guest!("memory: {nodes: [{size: 1GiB, cpus: all}]}"),
+    guest!("memory: {nodes: [{size: 1GiB, cpus: 0, numa: near}]}"),
+    guest!("memory: {size: 1GiB, nodes: [{size: 1GiB, cpus: 0}]}"),
+    guest!("memory: {numa: 0, nodes: [{size: 1GiB, cpus: 0}]}"),
     guest!("memory: {size: 1GiB, pages: 2 MiB}"),
     guest!("memory: {size: 1GiB, merge: 1}"),
     guest!("memory: {size: 1GiB, balloon: true}"),

@@ -155,7 +155,7 @@ fn one(name: &str) -> Result<ExitCode> {
     let (_, attempt) = attempts.find(|(one, _)| *one == name).context("no such attempt")?;
     let kind = match name.starts_with("a disk's reader") {
         true => Kind::Image,
-        false => Kind::Any { binds: false },
+        false => Kind::Any { binds: false, places: false },
     };
     sandbox::enter(&Sandbox { user: USER, group: USER }, &Reporter::new(None), kind)?;
     let outcome = if name.starts_with("a vCPU") {

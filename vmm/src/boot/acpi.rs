@@ -2,6 +2,7 @@
 //! clock, SMI or power-management timer, none of which exist here.
 
 mod hotplug;
+mod numa;
 
 use acpi_tables::aml::{
     AddressSpace, AddressSpaceCacheable, Device, EISAName, IO, Interrupt, Memory32Fixed, Name,
@@ -27,6 +28,7 @@ use crate::machine::layout::{
 };
 use crate::machine::memory::GuestMemory;
 use crate::pci::root::SLOTS;
+use crate::spec::MemoryNode;
 
 const OEM: [u8; 6] = *b"ASSIGN";
 const TABLE: [u8; 8] = *b"ASSIGNVM";
@@ -39,11 +41,16 @@ const NO_VGA: u16 = 1 << 2;
 const NO_CMOS_CLOCK: u16 = 1 << 5;
 
 /// Writes all tables; the RSDP is at the start of [`ACPI_TABLES`]. vCPUs are told by their APICs' ids,
-/// in the order of their numbers.
+/// in the order of their numbers, and the guest's NUMA `nodes` where it has some.
 ///
 /// # Errors
 /// [`Error::Boot`] where they outgrow their area.
-pub fn write(memory: &GuestMemory, layout: &Layout, apic_ids: &[u8]) -> Result<()> {
+pub fn write(
+    memory: &GuestMemory,
+    layout: &Layout,
+    apic_ids: &[u8],
+    nodes: &[MemoryNode],
+) -> Result<()> {
     let mut area = Area { memory, next: ACPI_TABLES.start + ALIGNMENT };
     let dsdt = area.add(&dsdt(layout))?;
     let fadt = area.add(&fadt(dsdt))?;
@@ -51,8 +58,12 @@ pub fn write(memory: &GuestMemory, layout: &Layout, apic_ids: &[u8]) -> Result<(
     let mut mcfg = MCFG::new(OEM, TABLE, REVISION);
     mcfg.add_ecam(ECAM_BASE, 0, 0, 0);
     let mcfg = area.add(&mcfg)?;
+    let mut tables = vec![fadt, madt, mcfg];
+    if !nodes.is_empty() {
+        tables.push(area.add(&numa::affinities(layout, apic_ids, nodes))?);
+    }
     let mut xsdt = XSDT::new(OEM, TABLE, REVISION);
-    for table in [fadt, madt, mcfg] {
+    for table in tables {
         xsdt.add_entry(table);
     }
     let xsdt = area.add(&xsdt)?;
@@ -243,7 +254,9 @@ mod tests {
         let layout = Layout::new(1 << 30, 40, &[]).unwrap();
         let memory = allocate(&layout, &Memory::bytes(0)).unwrap();
         let ids: Vec<u8> = (0..64).map(|number| number / 3 * 4 + number % 3).collect();
-        write(&memory, &layout, &ids).unwrap();
+        let node = |mib: u64, vcpus| MemoryNode { bytes: mib << 20, vcpus, host: None };
+        let nodes = [node(256, (0..60).collect()), node(768, (60..64).collect())];
+        write(&memory, &layout, &ids, &nodes).unwrap();
         let rsdp = read(&memory, ACPI_TABLES.start, 36);
         assert_eq!(&rsdp[..8], b"RSD PTR ");
         let xsdt = table(&memory, u64::from_le_bytes(rsdp[24..32].try_into().unwrap()));
@@ -260,6 +273,6 @@ mod tests {
             }
             names.push(String::from_utf8_lossy(&table[..4]).into_owned());
         }
-        assert_eq!(names, ["FACP", "APIC", "MCFG"]);
+        assert_eq!(names, ["FACP", "APIC", "MCFG", "SRAT"]);
     }
 }

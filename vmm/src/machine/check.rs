@@ -8,8 +8,8 @@ use crate::boot::check_command_line;
 use crate::error::{Error, Result};
 use crate::pci::root::SLOTS;
 use crate::spec::{
-    DeviceSource, Disk, GuestSpec, Iommu, MAX_DISK_QUEUES, MAX_NAME, MIN_MEMORY, Memory, Vfio,
-    VfioGroup, VirtioNet,
+    DeviceSource, Disk, GuestSpec, Iommu, LAST_HOST_NODE, MAX_DISK_QUEUES, MAX_NAME, MAX_NODES,
+    MIN_MEMORY, Memory, MemoryNode, NODE_GRAIN, Vfio, VfioGroup, VirtioNet,
 };
 
 /// Refuses what cannot be, before anything is opened or pinned for it.
@@ -24,6 +24,7 @@ pub fn check(spec: &GuestSpec) -> Result<()> {
     }
     cpus::check(&spec.cpus).or_else(refuse)?;
     check_memory(&spec.memory)?;
+    check_nodes(spec)?;
     check_command_line(&spec.boot.cmdline)?;
     let passed = spec.vfio.as_ref().map_or(0, |vfio| vfio.devices.len());
     let devices = spec.networks.len() + spec.disks.len() + usize::from(spec.rng) + passed;
@@ -48,15 +49,48 @@ fn is_name(name: &str) -> bool {
 }
 
 fn check_memory(memory: &Memory) -> Result<()> {
-    let Memory { bytes, pages, merge, .. } = *memory;
+    let Memory { bytes, pages, merge, .. } = memory;
+    let bytes = *bytes;
     let page = pages.huge().unwrap_or(4096);
     if bytes < MIN_MEMORY || !bytes.is_multiple_of(page) {
         return refuse(format!(
             "{bytes} bytes of memory; at least {MIN_MEMORY} and whole pages of {page} bytes are possible"
         ));
     }
-    if merge && pages.huge().is_some() {
+    if *merge && pages.huge().is_some() {
         return refuse("huge pages are not merged".to_owned());
+    }
+    Ok(())
+}
+
+/// Refuses nodes that are not all of the guest.
+fn check_nodes(spec: &GuestSpec) -> Result<()> {
+    let GuestSpec { memory: Memory { bytes, pages, nodes, .. }, cpus, .. } = spec;
+    if nodes.is_empty() {
+        return Ok(());
+    }
+    if nodes.len() > MAX_NODES {
+        return refuse(format!("{} NUMA nodes; at most {MAX_NODES} are possible", nodes.len()));
+    }
+    let grain = pages.huge().unwrap_or(NODE_GRAIN);
+    let mut near = HashSet::new();
+    for (number, MemoryNode { bytes, vcpus, host }) in nodes.iter().enumerate() {
+        if *bytes < MIN_MEMORY || !bytes.is_multiple_of(grain) {
+            return refuse(format!(
+                "node {number}: {bytes} bytes of memory; at least {MIN_MEMORY} and a multiple of {grain} \
+                 are possible"
+            ));
+        }
+        if let Some(vcpu) = vcpus.iter().find(|vcpu| **vcpu >= cpus.count || !near.insert(**vcpu)) {
+            return refuse(format!("node {number}: vCPU {vcpu} is not there, or in another node"));
+        }
+        if let Some(host) = host.filter(|host| *host > LAST_HOST_NODE) {
+            return refuse(format!("node {number}: no host has a node {host}"));
+        }
+    }
+    let sum = nodes.iter().try_fold(0u64, |sum, node| sum.checked_add(node.bytes));
+    if sum != Some(*bytes) || near.len() != usize::from(cpus.count) {
+        return refuse("its NUMA nodes are not all of its memory and its vCPUs".to_owned());
     }
     Ok(())
 }
@@ -226,6 +260,15 @@ mod tests {
         }
     }
 
+    /// Nodes of so many MiB with these vCPUs, in a guest that has 128 MiB and two of them.
+    fn nodes<const N: usize>(nodes: [(u64, Vec<u8>); N]) -> String {
+        refusal(|spec| {
+            (spec.memory.bytes, spec.cpus.count) = (128 << 20, 2);
+            let node = |(mib, vcpus)| MemoryNode { bytes: mib << 20, vcpus, host: None };
+            spec.memory.nodes = nodes.map(node).into();
+        })
+    }
+
     #[test]
     fn what_cannot_be_is_refused_by_name() {
         check(&spec()).unwrap();
@@ -239,9 +282,23 @@ mod tests {
             (refusal(|spec| spec.memory.pages = Pages::Huge1G), "whole pages of 1073741824 bytes"),
             (
                 refusal(|spec| {
-                    spec.memory = Memory { pages: Pages::Huge2M, merge: true, ..spec.memory };
+                    (spec.memory.pages, spec.memory.merge) = (Pages::Huge2M, true);
                 }),
                 "huge pages are not merged",
+            ),
+            (nodes([(64, vec![0, 1]), (65, vec![])]), "node 1: 68157440 bytes of memory"),
+            (nodes([(62, vec![0, 1]), (64, vec![])]), "node 0: 65011712 bytes of memory"),
+            (nodes([(64, vec![0]), (64, vec![0])]), "node 1: vCPU 0 is not there, or in another"),
+            (nodes([(64, vec![0, 2]), (64, vec![1])]), "node 0: vCPU 2 is not there"),
+            (nodes([(64, vec![0]), (64, vec![])]), "are not all of its memory and its vCPUs"),
+            (nodes([(64, vec![0]), (128, vec![1])]), "are not all of its memory and its vCPUs"),
+            (refusal(|spec| spec.memory.nodes = vec![MemoryNode::default(); 17]), "17 NUMA nodes"),
+            (
+                refusal(|spec| {
+                    let (bytes, vcpus) = (spec.memory.bytes, vec![0]);
+                    spec.memory.nodes = vec![MemoryNode { bytes, vcpus, host: Some(1024) }];
+                }),
+                "node 0: no host has a node 1024",
             ),
             (refusal(|spec| spec.boot.cmdline = "a".repeat(2048)), "at most 2047"),
             (refusal(|spec| spec.boot.cmdline = "a\0b".into()), "NUL"),

@@ -17,6 +17,7 @@ use vm_memory::{
 
 use crate::error::{Error, Result, Trying};
 use crate::machine::layout::Layout;
+use crate::machine::nodes;
 use crate::spec::{Memory, Pages};
 
 /// Guest RAM, mapped in this process.
@@ -29,7 +30,8 @@ const LARGE_PAGES: [u64; 2] = [1 << 30, 2 << 20];
 /// It stays mapped until the process ends, as a machine needs it.
 ///
 /// # Errors
-/// [`Error::Memory`] where the address space is short, or the host's huge pages are.
+/// [`Error::Memory`] where the address space is short, or the host's huge pages are, or one of the nodes that
+/// it is to come from has none.
 pub fn allocate(layout: &Layout, wanted: &Memory) -> Result<GuestMemory> {
     let mut regions = Vec::new();
     for range in &layout.ram {
@@ -50,6 +52,7 @@ pub fn allocate(layout: &Layout, wanted: &Memory) -> Result<GuestMemory> {
     }
     let memory = GuestMemory::from_regions(regions);
     let memory = memory.map_err(|error| short(wanted, io::Error::other(error)))?;
+    nodes::bind(&memory, layout, &wanted.nodes)?;
     if wanted.at_once {
         populate(&memory, || true).map_err(|error| short(wanted, error))?;
     }

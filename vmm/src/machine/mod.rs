@@ -25,6 +25,8 @@ pub mod latch;
 pub mod layout;
 #[allow(unsafe_code)]
 pub mod memory;
+#[allow(unsafe_code)]
+pub mod nodes;
 pub mod pause;
 pub mod stats;
 pub mod vcpu;
@@ -163,7 +165,7 @@ impl Machine {
         let apic_ids: Vec<u8> = (0..spec.cpus.count).map(|vcpu| cpuid.apic_id(vcpu)).collect();
         let load = || {
             let loading = timeline.begin(Phase::LoadKernel, None);
-            boot::acpi::write(&memory, &layout, &apic_ids)?;
+            boot::acpi::write(&memory, &layout, &apic_ids, &spec.memory.nodes)?;
             let initrd = initrd.map(File::from);
             let entry = boot::prepare(&memory, &layout, kernel, initrd, &spec.boot.cmdline)?;
             timeline.end(loading);

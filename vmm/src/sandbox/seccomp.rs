@@ -24,6 +24,8 @@ pub enum Kind {
     Any {
         /// Whether threads choose the CPUs of the host that they run on.
         binds: bool,
+        /// Whether memory is taken from nodes of the host that are named.
+        places: bool,
     },
     /// A vCPU: what the guest does reaches these first.
     Vcpu,
@@ -150,6 +152,9 @@ const SPACES: u64 = (libc::CLONE_NEWCGROUP
 const NAMES: [u64; 3] =
     [libc::PR_SET_NAME as u64, libc::PR_SET_VMA as u64, libc::PR_SET_NO_NEW_PRIVS as u64];
 
+/// The one policy that memory may be given by mbind(2).
+const BIND: u64 = libc::MPOL_BIND as u64;
+
 /// Whether this process is restricted.
 pub fn is_on() -> bool {
     IS_ON.load(Ordering::Relaxed)
@@ -188,7 +193,15 @@ pub fn restrict(kind: Kind) -> io::Result<()> {
     for call in [libc::SYS_mmap, libc::SYS_mprotect] {
         allowed.insert(call, vec![is(2, libc::PROT_EXEC as u64, 0)?]);
     }
-    if let Kind::Any { binds } = kind {
+    if let Kind::Any { binds, places } = kind {
+        if places {
+            // Memory that was touched stays where it is (no flags).
+            let bind = SeccompCondition::new(2, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, BIND);
+            let no_flags = SeccompCondition::new(5, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, 0);
+            let conditions = vec![bind.map_err(other)?, no_flags.map_err(other)?];
+            let rule = SeccompRule::new(conditions).map_err(other)?;
+            allowed.insert(libc::SYS_mbind, vec![rule]);
+        }
         if binds {
             // Its own only; whoever has a shorter list has it no more.
             let own = condition(0, SeccompCmpOp::Eq, 0)?;
