@@ -11,6 +11,8 @@ use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use sriov::facts::platform::CpuSet;
@@ -176,6 +178,13 @@ pub struct Place {
 
 /// The socket's name in its guest's directory.
 const SOCKET: &str = "control";
+/// The name of what its launcher has locked.
+const LOCK: &str = "lock";
+
+/// How long another command may hold the lock of a guest that does not run, to clear up after it.
+const TIDIES: Duration = Duration::from_millis(100);
+/// From one look at the lock to the next.
+const LOOKS_AGAIN: Duration = Duration::from_millis(5);
 
 /// The directory of the guest with this name.
 fn directory(root: &HostRoot, guest: &str) -> PathBuf {
@@ -187,6 +196,20 @@ fn directory(root: &HostRoot, guest: &str) -> PathBuf {
 pub fn guests(root: &HostRoot) -> Vec<String> {
     let names = attribute::entries(&root.run("assign/guests")).unwrap_or_default();
     names.into_iter().filter(|name| socket(root, name).exists()).collect()
+}
+
+/// Removes the sockets of guests whose launchers were killed.
+pub fn tidy(root: &HostRoot) {
+    for name in guests(root) {
+        let locked = File::open(directory(root, &name).join(LOCK)).map(|lock| {
+            let is_free = lock.try_lock().is_ok();
+            is_free.then_some(lock)
+        });
+        if let Ok(Some(_lock)) = locked {
+            // What stays is removed by the next command, or by the guest's next launcher.
+            clear(&socket(root, &name)).ok();
+        }
+    }
 }
 
 /// Its socket.
@@ -213,15 +236,21 @@ impl Place {
             .create(true)
             .truncate(false)
             .mode(0o600)
-            .open(directory.join("lock"))
+            .open(directory.join(LOCK))
             .map_err(|error| failed(&error))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(Failure::refused(OwnReason::GuestRuns, guest, "runs already")
-                    .with_remedy("Stop it first, or give this one another `metadata.name`."));
+        let limit = Instant::now() + TIDIES;
+        loop {
+            match lock.try_lock() {
+                Ok(()) => break,
+                Err(TryLockError::WouldBlock) if Instant::now() < limit => {
+                    thread::sleep(LOOKS_AGAIN);
+                }
+                Err(TryLockError::WouldBlock) => {
+                    return Err(Failure::refused(OwnReason::GuestRuns, guest, "runs already")
+                        .with_remedy("Stop it first, or give this one another `metadata.name`."));
+                }
+                Err(TryLockError::Error(error)) => return Err(failed(&error)),
             }
-            Err(TryLockError::Error(error)) => return Err(failed(&error)),
         }
         clear(&directory.join(SOCKET)).map_err(|error| failed(&error))?;
         Ok(Place { directory, _lock: lock })
@@ -273,8 +302,13 @@ mod tests {
         // A killed launcher leaves its socket, and the lock goes with it.
         std::fs::write(place.socket(), "").expect("a file");
         assert_eq!(guests(&root), ["web-1"]);
+        tidy(&root);
+        assert_eq!(guests(&root), ["web-1"], "its launcher is there");
         let socket = place.socket();
         drop(place);
+        assert!(!socket.exists());
+        std::fs::write(&socket, "").expect("a file");
+        tidy(&root);
         assert!(!socket.exists());
         Place::take(&root, "web-1").expect("its launcher is gone");
     }

@@ -26,6 +26,7 @@ use sriov::{
 use super::policies::Report;
 use super::recover;
 use crate::cgroup;
+use crate::control;
 use crate::failure::{Failure, OwnReason, Reason};
 use crate::state::conditions::{Kind, Noted, Status};
 use crate::state::{Lease, Owner, State, Transaction, Unreset};
@@ -57,6 +58,7 @@ pub fn this_process(root: &HostRoot, thing: &str) -> Result<Owner, Failure> {
 /// Another command changes the host, or what was left cannot be undone.
 pub fn tidy(root: &HostRoot, state: &State) -> Result<(), Failure> {
     cgroup::tidy(root);
+    control::tidy(root);
     let dead = state.leases_ever()?.iter().any(|lease| !lease.is_alive(root));
     if dead || !state.journal()?.is_empty() {
         let _host = state.lock_host()?;
@@ -199,6 +201,7 @@ pub fn release(
 pub fn return_dead(root: &HostRoot, state: &State) -> Result<Report, Failure> {
     // One whose process still lets go of its devices stays for the next command.
     cgroup::tidy(root);
+    control::tidy(root);
     let mut report = Report::default();
     for lease in state.leases_ever()?.into_iter().filter(|lease| !lease.is_alive(root)) {
         let whose = format!("guest {} (process {}) is gone", lease.guest, lease.owner.pid);
