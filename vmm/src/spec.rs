@@ -48,7 +48,7 @@ pub struct GuestSpec {
     /// One end of a pair of `SOCK_SEQPACKET` sockets, on which [`Request`]s come.
     pub control: Option<Descriptor>,
     /// virtio-net devices, in slot order: at most 31 devices together with the passed-through ones, the
-    /// disks and the source of random numbers.
+    /// disks, the source of random numbers and the sockets.
     pub networks: Vec<VirtioNet>,
     /// Disks, in the order in which the guest finds them.
     #[serde(default)]
@@ -56,6 +56,9 @@ pub struct GuestSpec {
     /// Whether it has a source of random numbers (virtio-rng).
     #[serde(default)]
     pub rng: bool,
+    /// Its end of sockets between it and its host (virtio-vsock).
+    #[serde(default)]
+    pub vsock: Option<Vsock>,
     /// Passed-through devices and what they reach memory by.
     pub vfio: Option<Vfio>,
     /// How the VMM shuts itself in before it looks at anything of the guest; without it, it does not.
@@ -128,6 +131,23 @@ pub struct Disk {
     /// Number of its queues, 1 to [`MAX_DISK_QUEUES`].
     pub queues: u16,
 }
+
+/// A virtio-vsock device, by which programs of the guest and of its host speak to each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Vsock {
+    /// An open `/dev/vhost-vsock`, on which at most the CID was set.
+    pub vhost: Descriptor,
+    /// The guest's address (context identifier), [`FIRST_CID`] to [`LAST_CID`]: no other guest of the host
+    /// has it.
+    pub cid: u32,
+}
+
+/// The first CID that a guest can have: lower ones are the hypervisor's, loopback's and the host's
+/// (virtio 1.3, 5.10.4).
+pub const FIRST_CID: u32 = 3;
+/// The last one: the next means any.
+pub const LAST_CID: u32 = 0xffff_fffe;
 
 /// Most queues of a disk, each with a thread.
 pub const MAX_DISK_QUEUES: u16 = 16;

@@ -319,6 +319,7 @@ mod tests {
             networks: Vec::new(),
             disks: Vec::new(),
             rng: false,
+            vsock: None,
             vfio: has_vfio.then_some(vfio),
             sandbox: None,
         };

@@ -70,6 +70,7 @@ impl Parts {
                 .map(|(disk, file)| described(disk, file, guest.cpus.count))
                 .collect(),
             rng: guest.rng,
+            vsock: None,
             control: Some(number(&self.control)),
             vfio: self.vfio.as_ref().map(|files| vfio(files, &mut number)),
             sandbox: self.sandbox,

@@ -12,6 +12,7 @@ const CARD: &[u8] = &[0];
 const DISK: &[u8] = &[1];
 const READ_ONLY_DISK: &[u8] = &[2];
 const NUMBERS: &[u8] = &[3];
+const SOCKETS: &[u8] = &[4];
 const TURN: &[u8] = &[11];
 const FIRST: u8 = 0;
 const SECOND: u8 = 1;
@@ -159,6 +160,52 @@ pub fn virtio() -> Vec<Seed<usize>> {
                 TURN,
             ]),
             1,
+        ),
+        ("sockets-send", join(&[SOCKETS, &begin(8), &write(SECOND, 0, 44), TURN]), 1),
+        (
+            "sockets-after-a-broken-ring",
+            join(&[
+                SOCKETS,
+                &vectors(8, 0),
+                &begin(8),
+                &put(0x5002, &[99, 0]),
+                &[10 | SECOND << 4],
+                TURN,
+                &begin(4),
+                &read(FIRST, 0, 4096),
+                &write(SECOND, 0, 44),
+                TURN,
+            ]),
+            1,
+        ),
+        (
+            "sockets-without-a-queue-for-events",
+            join(&[
+                SOCKETS,
+                &[15],
+                &u64::MAX.to_le_bytes(),
+                &lay(FIRST, 4, [0x0000, 0x1000, 0x1400]),
+                &lay(SECOND, 4, [0x4000, 0x5000, 0x5400]),
+                &[7, 15],
+                &write(SECOND, 0, 44),
+                TURN,
+            ]),
+            0,
+        ),
+        (
+            "sockets-with-a-ring-across-the-hole",
+            join(&[
+                SOCKETS,
+                &[15],
+                &u64::MAX.to_le_bytes(),
+                &lay(FIRST, 4, [0x0000, 0x1000, 0x1400]),
+                &lay(SECOND, 8, [0xf800, 0x5000, 0x6000]),
+                &lay(2, 4, [0x2_0000, 0x2_1000, 0x2_1400]),
+                &[7, 15],
+                &write(SECOND, 0, 44),
+                TURN,
+            ]),
+            0,
         ),
     ]
 }

@@ -4,7 +4,7 @@
 //! The bytes are, zero where they end:
 //! ```text
 //! device        0 a network card · 1 a disk · 2 a disk of two queues that is read-only
-//!               3 a source of random numbers
+//!               3 a source of random numbers · 4 sockets between guest and host (vhost)
 //! actions       until the end, each: what (bits 0 to 3) and how (bits 4 to 7, see `act`), then its
 //!               operands
 //! ```
@@ -12,8 +12,8 @@
 //! good driver is served.
 
 use vmm::pci::{capability, register};
-use vmm::virtio::simulated::{Kind, MAC, Machine, SECTORS};
-use vmm::virtio::structures::{COMMON, MSIX_TABLE, NOTIFY, NOTIFY_STEP};
+use vmm::virtio::simulated::{CID, Kind, MAC, Machine, SECTORS};
+use vmm::virtio::structures::{COMMON, DEVICE, MSIX_TABLE, NOTIFY, NOTIFY_STEP};
 
 use crate::input::Input;
 
@@ -40,7 +40,7 @@ const NEXT: u16 = 1;
 const WRITE: u16 = 2;
 const MSIX_ON: u16 = 0x8000;
 
-const QUEUES: usize = 2;
+const QUEUES: usize = 3;
 /// Where a good driver has its buffers.
 const BUFFER: u64 = 0x8000;
 /// The header before each frame.
@@ -70,7 +70,7 @@ struct Queue {
 impl Queue {
     /// Where a good driver has queue `index`.
     fn good(index: usize, size: u16) -> Queue {
-        let base = index as u64 * 0x4000;
+        let base = [0, 0x4000, 0x2_0000][index];
         Queue { size, at: [base, base + 0x1000, base + 0x1400], offered: 0, used: 0 }
     }
 }
@@ -93,11 +93,12 @@ pub fn virtio(bytes: &[u8]) {
 /// The same, and what came of it.
 pub fn run(bytes: &[u8]) -> Outcome {
     let mut input = Input(bytes);
-    let kind = match input.byte() & 3 {
-        0 => Kind::Network,
+    let kind = match input.byte() & 7 {
+        0 | 5 => Kind::Network,
         1 => Kind::Disk { read_only: false, queues: 1 },
-        2 => Kind::Disk { read_only: true, queues: 2 },
-        _ => Kind::Random,
+        2 | 6 => Kind::Disk { read_only: true, queues: 2 },
+        3 | 7 => Kind::Random,
+        _ => Kind::Sockets,
     };
     let mut driver = Driver::new(kind);
     for _ in 0..MOST_ACTIONS {
@@ -117,7 +118,7 @@ pub fn run(bytes: &[u8]) -> Outcome {
 impl Driver {
     fn new(kind: Kind) -> Driver {
         let machine = Machine::new(kind).expect("a machine");
-        let queues = [Queue::good(0, 8), Queue::good(1, 8)];
+        let queues = [0, 1, 2].map(|index| Queue::good(index, 8));
         let mut driver =
             Driver { kind, machine, queues, turns: 0, outcome: Outcome::default(), msix: 0 };
         driver.msix = driver.find_msix();
@@ -354,6 +355,15 @@ impl Driver {
                 let numbers = self.machine.get(BUFFER, 64).expect("RAM");
                 assert_ne!(numbers, [0; 64], "they are random");
                 0
+            }
+            Kind::Sockets => {
+                let mut cid = [0xff; 9];
+                self.read(DEVICE, &mut cid[..8]);
+                self.read(DEVICE + 8, &mut cid[8..]);
+                assert_eq!(cid, [CID as u8, 0, 0, 0, 0, 0, 0, 0, 0], "it is the guest's");
+                self.describe(TRANSMIT, 0, (BUFFER, 44), 0, 0);
+                self.serve(TRANSMIT);
+                TRANSMIT
             }
         };
         assert_eq!(self.queues[queue].used, 1, "it is used");

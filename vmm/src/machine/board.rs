@@ -21,7 +21,8 @@ use crate::virtio::VirtioDevice;
 use crate::virtio::net::Net;
 use crate::virtio::rng::Rng;
 use crate::virtio::transport::{self, Doorbells, VirtioFunction};
-use crate::virtio::vhost::KernelNet;
+use crate::virtio::vhost::net::KernelNet;
+use crate::virtio::vhost::vsock::Vsock;
 
 /// The machine as devices see it.
 pub struct Board {
@@ -119,6 +120,17 @@ impl Board {
         let rng = Arc::new(Rng::new()?);
         rng.listen(&self.events)?;
         self.add_virtio(rng, allocator)
+    }
+
+    /// Puts the guest's end of sockets between it and its host on the bus, which the kernel serves by its
+    /// `vhost`.
+    ///
+    /// # Errors
+    /// The device's, or that the bus or its window is full.
+    pub fn add_vsock(&self, vhost: OwnedFd, cid: u32, allocator: &mut Allocator) -> Result<()> {
+        let vsock = Arc::new(Vsock::new(vhost, cid, &self.memory)?);
+        vsock.listen(&self.events)?;
+        self.add_virtio(vsock, allocator)
     }
 
     /// Puts a virtio device on the bus.

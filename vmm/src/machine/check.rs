@@ -8,8 +8,9 @@ use crate::boot::check_command_line;
 use crate::error::{Error, Result};
 use crate::pci::root::SLOTS;
 use crate::spec::{
-    DeviceSource, Disk, GuestSpec, Iommu, LAST_HOST_NODE, MAX_DISK_QUEUES, MAX_NAME, MAX_NODES,
-    MIN_MEMORY, Memory, MemoryNode, NODE_GRAIN, Vfio, VfioGroup, VirtioNet,
+    DeviceSource, Disk, FIRST_CID, GuestSpec, Iommu, LAST_CID, LAST_HOST_NODE, MAX_DISK_QUEUES,
+    MAX_NAME, MAX_NODES, MIN_MEMORY, Memory, MemoryNode, NODE_GRAIN, Vfio, VfioGroup, VirtioNet,
+    Vsock,
 };
 
 /// Refuses what cannot be, before anything is opened or pinned for it.
@@ -27,13 +28,15 @@ pub fn check(spec: &GuestSpec) -> Result<()> {
     check_nodes(spec)?;
     check_command_line(&spec.boot.cmdline)?;
     let passed = spec.vfio.as_ref().map_or(0, |vfio| vfio.devices.len());
-    let devices = spec.networks.len() + spec.disks.len() + usize::from(spec.rng) + passed;
+    let single = usize::from(spec.rng) + usize::from(spec.vsock.is_some());
+    let devices = spec.networks.len() + spec.disks.len() + single + passed;
     // The host bridge takes one.
     if devices > SLOTS - 1 {
         return refuse(format!("{devices} devices; at most {} are possible", SLOTS - 1));
     }
     spec.networks.iter().try_for_each(check_network)?;
     spec.disks.iter().try_for_each(check_disk)?;
+    spec.vsock.as_ref().map_or(Ok(()), check_vsock)?;
     let Some(vfio) = &spec.vfio else { return Ok(()) };
     check_vfio(vfio)?;
     let unopened = groups(vfio).iter().find(|group| group.descriptor.is_none());
@@ -116,6 +119,13 @@ fn check_network(network: &VirtioNet) -> Result<()> {
     if network.mac[0] & 1 != 0 || network.mac == [0; 6] {
         let mac = network.mac.map(|byte| format!("{byte:02x}")).join(":");
         return refuse(format!("{mac} is no address of a single network card"));
+    }
+    Ok(())
+}
+
+fn check_vsock(Vsock { cid, .. }: &Vsock) -> Result<()> {
+    if !(FIRST_CID..=LAST_CID).contains(cid) {
+        return refuse(format!("{cid} is no guest's CID"));
     }
     Ok(())
 }
@@ -219,6 +229,7 @@ mod tests {
                 queues: 1,
             }],
             rng: false,
+            vsock: Some(Vsock { vhost: Descriptor(11), cid: FIRST_CID }),
             sandbox: None,
             vfio: Some(Vfio {
                 iommu: Iommu::Type1 {
@@ -302,14 +313,22 @@ mod tests {
             ),
             (refusal(|spec| spec.boot.cmdline = "a".repeat(2048)), "at most 2047"),
             (refusal(|spec| spec.boot.cmdline = "a\0b".into()), "NUL"),
-            (refusal(|spec| spec.networks = vec![spec.networks[0].clone(); 30]), "at most 31"),
+            (
+                refusal(|spec| spec.networks = vec![spec.networks[0].clone(); 28]),
+                "32 devices; at most 31",
+            ),
             (refusal(|spec| spec.networks[0].mac = [0xff; 6]), "ff:ff:ff:ff:ff:ff"),
-            (refusal(|spec| spec.disks = vec![spec.disks[0].clone(); 29]), "at most 31"),
+            (
+                refusal(|spec| spec.disks = vec![spec.disks[0].clone(); 28]),
+                "32 devices; at most 31",
+            ),
             (refusal(|spec| spec.disks[0].name = "\n".into()), "a disk's name"),
             (refusal(|spec| spec.disks[0].serial = "x".repeat(21)), "disk root: \"xxx"),
             (refusal(|spec| spec.disks[0].serial = "é".into()), "no serial number"),
             (refusal(|spec| spec.disks[0].queues = 0), "disk root: 0 queues; 1 to 16"),
             (refusal(|spec| spec.disks[0].queues = 17), "17 queues"),
+            (refusal(|spec| spec.vsock.as_mut().unwrap().cid = 2), "2 is no guest's CID"),
+            (refusal(|spec| spec.vsock.as_mut().unwrap().cid = u32::MAX), "no guest's CID"),
             (vfio(|vfio| groups(vfio).clear()), "no group with index 0"),
             (vfio(|vfio| groups(vfio).extend_from_within(..)), "IOMMU group 8 is named twice"),
             (vfio(|vfio| vfio.devices[1].from = DeviceSource::Group(1)), "no group with index 1"),

@@ -67,7 +67,7 @@ use crate::pci::bar::{Allocator, Windows};
 use crate::pci::gate::Gate;
 use crate::pci::root::RootComplex;
 use crate::sandbox::{self, Kind};
-use crate::spec::{Bound, GuestEvent, GuestSpec, Phase, StopReason, VfioDevice, VirtioNet};
+use crate::spec::{Bound, GuestEvent, GuestSpec, Phase, StopReason, VfioDevice, VirtioNet, Vsock};
 use crate::timeline::Timeline;
 use crate::vfio::arrival::{self, Opening};
 use crate::vfio::dma::IoSpace;
@@ -188,12 +188,15 @@ impl Machine {
             Ok(Card { tap, vhost, network: network.clone() })
         });
         let networks = networks.collect::<Result<_>>()?;
+        let sockets = |vsock: Vsock| Ok((inherited.take(vsock.vhost, "vhost-vsock")?, vsock.cid));
+        let vsock = spec.vsock.map(sockets).transpose()?;
         let control = spec.control.map(|socket| inherited.take(socket, "the control socket"));
         let control = control.transpose()?;
         let root = board.root.clone();
         let gate = Arc::new(Gate::new(root.clone(), timeline.clone()));
         insert(&buses.memory, ECAM_BASE, ECAM_SIZE, gate.clone());
-        let arriving = Some(Arriving { passed, networks, disks, rng: spec.rng, control, gate });
+        let rng = spec.rng;
+        let arriving = Some(Arriving { passed, networks, disks, rng, vsock, control, gate });
         let hotplug = Hotplug::new(vm.clone(), board, controller, reporter.clone())?;
 
         let mut counters = Counters::new(&vm);
@@ -261,7 +264,7 @@ impl Machine {
     /// Puts all devices on the PCI bus, passed-through ones first, lets the guest find them, and lets
     /// the launcher add others.
     fn receive(&self, arriving: Arriving) -> Result<()> {
-        let Arriving { passed, networks, disks, rng, control, gate } = arriving;
+        let Arriving { passed, networks, disks, rng, vsock, control, gate } = arriving;
         let Statistics { hotplug, timeline, .. } = &self.controls.statistics;
         let board = hotplug.board();
         let mut allocator = Allocator::new(board.windows.clone());
@@ -285,6 +288,9 @@ impl Machine {
         }
         if rng {
             board.add_rng(&mut allocator)?;
+        }
+        if let Some((vhost, cid)) = vsock {
+            board.add_vsock(vhost, cid, &mut allocator)?;
         }
         timeline.end(adding);
         gate.open();
@@ -374,6 +380,8 @@ struct Arriving {
     networks: Vec<Card>,
     disks: Vec<Arc<Block>>,
     rng: bool,
+    /// `/dev/vhost-vsock`, and the guest's CID.
+    vsock: Option<(OwnedFd, u32)>,
     control: Option<OwnedFd>,
     gate: Arc<Gate>,
 }

@@ -2,8 +2,8 @@
 //! interface, split rings, MSI-X.
 //!
 //! [`transport`] is the PCI function any device plugs into and [`structures`] what is in its BAR;
-//! [`net`] is a device, over a [`tap`], and [`vhost`] the same with the kernel's help; [`block`] is one,
-//! over a file; [`rng`] gives random numbers. For tests, `simulated` has a machine with one of them.
+//! [`net`] is a device, over a [`tap`], and [`vhost::net`] the same with the kernel's help, with which
+//! [`vhost::vsock`] has sockets too; [`block`] is one, over a file; [`rng`] gives random numbers. For tests, `simulated` has a machine with one of them.
 
 pub mod block;
 pub mod net;

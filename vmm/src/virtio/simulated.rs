@@ -1,4 +1,4 @@
-//! Test support: a machine with one virtio device on its bus, without KVM, TAP, io_uring or threads.
+//! Test support: a machine with one virtio device on its bus, without KVM, TAP, vhost, io_uring or threads.
 //! Whoever tests is the guest, and has the device work by [`Machine::turn`].
 //!
 //! ```text
@@ -22,11 +22,13 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use vm_memory::{Bytes, GuestAddress, GuestRegionMmap, MmapRegion, VolatileMemory};
 use vmm_sys_util::eventfd::EventFd;
 
+use self::kernel::Kernel;
 use super::VirtioDevice;
 use super::block::{Block, SECTOR};
 use super::net::{Net, TOKEN_TAP};
 use super::rng::Rng;
 use super::transport::{Doorbells, Surroundings, VirtioFunction};
+use super::vhost::vsock::Vsock;
 use crate::bus::{Access, Bus};
 use crate::descriptor::borrow;
 use crate::error::Result;
@@ -40,16 +42,22 @@ use crate::pci::root::RootComplex;
 use crate::spec::{Descriptor, Disk};
 use crate::vfio::simulated::{Host, WINDOWS};
 
+mod kernel;
+
 /// Where there is RAM.
 pub const RAM: [Range<u64>; 2] = [0..0x1_0000, 0x2_0000..0x2_4000];
 /// Sectors of the disk.
 pub const SECTORS: u64 = 64;
 /// Address of the card.
 pub const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+/// CID of the guest.
+pub const CID: u32 = 42;
 
 /// Where the device is on the bus.
 const SLOT: usize = 1;
 const PAGE: usize = 4096;
+/// Buffers of a queue of sockets in a turn: a ring can offer the same for ever.
+const MOST_BUFFERS: usize = 512;
 /// Requests of a disk's queue in a turn: one can be made that never ends.
 const MOST_REQUESTS: usize = 512;
 /// The most that a card hands out at a time.
@@ -69,6 +77,8 @@ pub enum Kind {
     },
     /// A source of random numbers.
     Random,
+    /// Sockets between guest and host, whose queues are the kernel's.
+    Sockets,
 }
 
 /// The machine.
@@ -96,6 +106,10 @@ enum Device {
         file: File,
     },
     Random(Arc<Rng>),
+    Sockets {
+        vsock: Arc<Vsock>,
+        kernel: Arc<Kernel>,
+    },
 }
 
 impl Machine {
@@ -106,7 +120,7 @@ impl Machine {
     pub fn new(kind: Kind) -> Result<Machine> {
         let ram = RAM_OF_THREAD.with(Ram::clone);
         ram.clear();
-        let device = Device::new(kind)?;
+        let device = Device::new(kind, &ram.memory)?;
         let (host, bus) = (Arc::new(Host::default()), Arc::new(Bus::default()));
         let bells = Arc::new(Bells::default());
         let (doorbells, interrupts): (Arc<dyn Doorbells>, Arc<dyn Delivery>) =
@@ -166,6 +180,11 @@ impl Machine {
             Device::Disk { disk, .. } => disk.turn(MOST_REQUESTS),
             Device::Random(rng) if kicked(&**rng, 0) => rng.ready(0),
             Device::Random(_) => {}
+            Device::Sockets { vsock, kernel } => {
+                if kernel.turn(MOST_BUFFERS) {
+                    vsock.queues.ready(0);
+                }
+            }
         }
     }
 
@@ -206,8 +225,11 @@ impl Machine {
         file.read_exact_at(&mut bytes, sector * SECTOR).ok().map(|()| bytes)
     }
 
-    /// Interrupts that the device has raised.
+    /// Interrupts that the device has raised, or that the kernel has in its place.
     pub fn interrupts(&self) -> u64 {
+        if let Device::Sockets { kernel, .. } = &self.device {
+            return kernel.signals();
+        }
         self.root.stats().iter().filter_map(|stats| stats.interrupts).sum()
     }
 
@@ -233,13 +255,16 @@ impl Machine {
         assert!(crate::lock(&self.bells.0).is_empty(), "notifications are left");
         let Machine { host, root, device, bus, .. } = self;
         device.as_virtio().reset();
+        if let Device::Sockets { kernel, .. } = &device {
+            assert!(!kernel.runs(), "the kernel uses queues after a reset");
+        }
         drop((root, device, bus));
         assert_eq!((host.connected(), host.reserved()), (0, 0), "interrupts are left");
     }
 }
 
 impl Device {
-    fn new(kind: Kind) -> Result<Device> {
+    fn new(kind: Kind, memory: &GuestMemory) -> Result<Device> {
         use crate::error::Trying;
         Ok(match kind {
             Kind::Network => {
@@ -268,6 +293,11 @@ impl Device {
                 Device::Disk { disk: Arc::new(disk), file }
             }
             Kind::Random => Device::Random(Arc::new(Rng::new()?)),
+            Kind::Sockets => {
+                let kernel = Kernel::new(memory.clone());
+                let vsock = Arc::new(Vsock::over(Box::new(kernel.clone()), CID)?);
+                Device::Sockets { vsock, kernel }
+            }
         })
     }
 
@@ -276,6 +306,7 @@ impl Device {
             Device::Network { card, .. } => card.clone(),
             Device::Disk { disk, .. } => disk.clone(),
             Device::Random(rng) => rng.clone(),
+            Device::Sockets { vsock, .. } => vsock.clone(),
         }
     }
 }

@@ -1,22 +1,23 @@
-//! A card that the kernel serves: what the kernel is told, and when.
+//! Devices whose queues the kernel works off: what it is told, and when.
 
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::AsRawFd;
 use std::sync::Mutex;
 
 use super::*;
 use crate::pci::msix::ENTRY_SIZE;
+use crate::virtio::vhost::net::KernelNet;
 use crate::virtio::vhost::sys::Rings;
-use crate::virtio::vhost::{Engine, KernelNet};
+use crate::virtio::vhost::vsock::Vsock;
+use crate::virtio::vhost::{Engine, Queues};
 
 #[derive(Debug, PartialEq, Eq)]
 enum Call {
-    Features(u64),
-    Offloads(u64),
+    Features { own: u64, all: u64 },
     Queue(u32, u32),
     Interrupt(u32, bool),
-    Tap(u32, bool),
+    Runs(bool),
 }
-use Call::{Features, Interrupt, Offloads, Queue, Tap};
+use Call::{Features, Interrupt, Queue, Runs};
 
 /// Takes note of what it is told. The events are by their descriptors, which tell them apart.
 #[derive(Default)]
@@ -42,13 +43,10 @@ struct Recorder(Arc<Record>);
 impl Engine for Recorder {
     fn features(&self) -> Result<u64> {
         // Those of a kernel, some of which are not for us.
-        Ok(1 << 15 | 1 << 26 | 1 << 27 | 1 << 28 | 1 << 29 | 1 << 32 | 1 << 33)
+        Ok(1 << 1 | 1 << 15 | 1 << 26 | 1 << 27 | 1 << 28 | 1 << 29 | 1 << 32 | 1 << 33)
     }
-    fn set_features(&self, features: u64) -> Result<()> {
-        self.0.note(Features(features))
-    }
-    fn set_offloads(&self, _: &OwnedFd, offloads: u64) -> Result<()> {
-        self.0.note(Offloads(offloads))
+    fn set_features(&self, own: u64, all: u64) -> Result<()> {
+        self.0.note(Features { own, all })
     }
     fn set_queue(&self, index: u32, rings: &Rings, _: &EventFd, _: &EventFd) -> Result<()> {
         assert!(rings.available - rings.descriptors == 0x1000 && rings.used > rings.available);
@@ -58,56 +56,83 @@ impl Engine for Recorder {
         crate::lock(&self.0.events)[index as usize] = call.map(AsRawFd::as_raw_fd);
         self.0.note(Interrupt(index, call.is_some()))
     }
-    fn set_tap(&self, index: u32, tap: Option<BorrowedFd<'_>>) -> Result<()> {
-        self.0.note(Tap(index, tap.is_some()))?;
-        match tap.is_some() && self.0.fails {
+    fn set_running(&self, runs: bool) -> Result<()> {
+        self.0.note(Runs(runs))?;
+        match runs && self.0.fails {
             true => Err(crate::error::Error::Spec("no".into())),
             false => Ok(()),
         }
     }
 }
 
-/// The card, and what was told to its kernel.
-fn card(fails: bool) -> (Structures, Arc<KernelNet>, Arc<Record>) {
+/// A device, its queues, and what was told to their kernel.
+struct Served {
+    bar: Structures,
+    queues: Arc<Queues>,
+    record: Arc<Record>,
+}
+
+fn served<D: VirtioDevice + 'static>(
+    fails: bool,
+    make: impl FnOnce(Box<dyn Engine>) -> Result<D>,
+    queues: impl FnOnce(&D) -> Arc<Queues>,
+) -> Served {
     let record = Arc::new(Record { fails, ..Record::default() });
-    let (tap, _) = UnixDatagram::pair().unwrap();
-    let net = KernelNet::over(tap.into(), Box::new(Recorder(record.clone())), [2, 0, 0, 0, 0, 1]);
-    let net = Arc::new(net.unwrap());
+    let device = make(Box::new(Recorder(record.clone()))).unwrap();
+    let (queues, vectors) = (queues(&device), device.queue_sizes().len() as u16 + 1);
     let memory = allocate(&Layout::new(MIN_MEMORY, 40, &[]).unwrap(), &Memory::bytes(0)).unwrap();
     let warnings = Arc::new(Warnings::new("test"));
-    let msix = Msix::new(3, Arc::new(Nowhere), net.source(), warnings);
-    (Structures::new(net.clone(), msix, memory), net, record)
+    let msix = Msix::new(vectors, Arc::new(Nowhere), device.source(), warnings);
+    Served { bar: Structures::new(Arc::new(device), msix, memory), queues, record }
+}
+
+fn card(fails: bool) -> Served {
+    let make = |engine| KernelNet::over(engine, [2, 0, 0, 0, 0, 1]);
+    served(fails, make, |card| card.queues.clone())
+}
+
+fn sockets() -> Served {
+    served(false, |engine| Vsock::over(engine, 0x8000_0003), |vsock| vsock.queues.clone())
+}
+
+fn start_with(bar: &Structures, queues: u16) -> u8 {
+    negotiate(bar, u64::MAX);
+    set_up(bar, queues);
+    bar.write(COMMON + 0x14, &[ACKNOWLEDGE_DRIVER | FEATURES_OK | DRIVER_OK]);
+    read(bar, 0x14, 1) as u8
 }
 
 fn start(bar: &Structures) -> u8 {
-    negotiate(bar, u64::MAX);
-    set_up_queues(bar);
-    bar.write(COMMON + 0x14, &[ACKNOWLEDGE_DRIVER | FEATURES_OK | DRIVER_OK]);
-    read(bar, 0x14, 1) as u8
+    start_with(bar, 2)
 }
 
 fn unmask(bar: &Structures, vector: usize) {
     bar.write(MSIX_TABLE + (vector * ENTRY_SIZE + 12) as u64, &[0; 4]);
 }
 
-const STOPPED: [Call; 4] = [Tap(0, false), Interrupt(0, false), Tap(1, false), Interrupt(1, false)];
+const STOPPED: [Call; 3] = [Runs(false), Interrupt(0, false), Interrupt(1, false)];
+
+/// What is told at the start, where this was agreed on.
+fn started(own: u64, all: u64) -> [Call; 6] {
+    let size = QUEUE_SIZE.into();
+    [
+        Features { own, all },
+        Queue(0, size),
+        Queue(1, size),
+        Interrupt(0, true),
+        Interrupt(1, true),
+        Runs(true),
+    ]
+}
 
 #[test]
 fn the_kernel_gets_the_queues_when_the_driver_is_ready_and_loses_them_at_a_reset() {
-    let (bar, _net, record) = card(false);
+    let Served { bar, record, .. } = card(false);
     assert_eq!(start(&bar), ACKNOWLEDGE_DRIVER | FEATURES_OK | DRIVER_OK);
-    let agreed = 1 << 15 | 1 << 28 | 1 << 29 | 1 << 32;
-    let started = [
-        Features(agreed),
-        Offloads(15),
-        Queue(0, QUEUE_SIZE.into()),
-        Queue(1, QUEUE_SIZE.into()),
-        Interrupt(0, true),
-        Interrupt(1, true),
-        Tap(0, true),
-        Tap(1, true),
-    ];
-    assert_eq!(record.take(), started);
+    let own = 1 << 15 | 1 << 28 | 1 << 29 | 1 << 32;
+    // The address, and what the TAP does.
+    let others = 1 << 5 | 0b11_1011_1000_0011;
+    assert_eq!(record.take(), started(own, own | others));
     bar.write(COMMON + 0x14, &[0]);
     assert_eq!(record.take(), STOPPED);
     bar.write(COMMON + 0x14, &[0]);
@@ -115,8 +140,30 @@ fn the_kernel_gets_the_queues_when_the_driver_is_ready_and_loses_them_at_a_reset
 }
 
 #[test]
+fn sockets_keep_the_queue_for_events_from_the_kernel() {
+    let Served { bar, record, .. } = sockets();
+    let mut config = [0xff; 12];
+    bar.read(DEVICE, &mut config);
+    assert_eq!(config, [3, 0, 0, 0x80, 0, 0, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(start_with(&bar, 3), ACKNOWLEDGE_DRIVER | FEATURES_OK | DRIVER_OK);
+    let agreed = 1 << 1 | 1 << 28 | 1 << 29 | 1 << 32;
+    assert_eq!(record.take(), started(agreed, agreed));
+    crate::lock(&bar.msix).set_control(0x8000);
+    unmask(&bar, 3);
+    assert_eq!(record.take(), [], "no interrupt of the kernel's");
+    unmask(&bar, 2);
+    assert_eq!(record.take(), [Interrupt(1, true)]);
+    bar.write(NOTIFY + 2 * NOTIFY_STEP, &[2, 0]);
+    bar.write(COMMON + 0x14, &[0]);
+    assert_eq!(record.take(), STOPPED);
+    // One that sets up no queue for events is not ready.
+    assert_eq!(start_with(&bar, 2) & NEEDS_RESET, NEEDS_RESET);
+    assert_eq!(record.take(), []);
+}
+
+#[test]
 fn vectors_that_are_made_anew_are_told() {
-    let (bar, _net, record) = card(false);
+    let Served { bar, record, .. } = card(false);
     let msix = bar.msix.clone();
     crate::lock(&msix).set_control(0x8000);
     start(&bar);
@@ -135,16 +182,16 @@ fn vectors_that_are_made_anew_are_told() {
 
 #[test]
 fn what_the_kernel_refuses_or_finds_broken_is_the_drivers_to_reset() {
-    let (bar, _net, record) = card(true);
+    let Served { bar, record, .. } = card(true);
     assert_eq!(start(&bar) & NEEDS_RESET, NEEDS_RESET);
     assert!(record.take().ends_with(&STOPPED));
 
-    let (bar, net, record) = card(false);
+    let Served { bar, queues, record } = card(false);
     start(&bar);
     record.take();
-    net.ready(0);
+    queues.ready(0);
     assert_eq!(read(&bar, 0x14, 1) as u8 & NEEDS_RESET, NEEDS_RESET);
     assert_eq!(record.take(), STOPPED);
-    net.ready(0);
+    queues.ready(0);
     assert_eq!(record.take(), [], "it has none any more");
 }

@@ -189,10 +189,15 @@ fn negotiate(bar: &Structures, mask: u64) {
     bar.write(COMMON + 0x14, &[ACKNOWLEDGE_DRIVER | FEATURES_OK]);
 }
 
-/// Both queues of a card, with the vectors after the configuration's.
+/// Both queues of a card.
 fn set_up_queues(bar: &Structures) {
+    set_up(bar, 2);
+}
+
+/// The first queues of a device, with the vectors after the configuration's.
+fn set_up(bar: &Structures, queues: u16) {
     bar.write(COMMON + 0x10, &0u16.to_le_bytes());
-    for queue in 0..2u16 {
+    for queue in 0..queues {
         bar.write(COMMON + 0x16, &queue.to_le_bytes());
         bar.write(COMMON + 0x18, &QUEUE_SIZE.to_le_bytes());
         bar.write(COMMON + 0x1a, &(queue + 1).to_le_bytes());

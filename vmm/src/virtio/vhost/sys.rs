@@ -1,15 +1,17 @@
-//! The calls of vhost-net (include/uapi/linux/vhost.h).
+//! The calls of vhost, and of its devices (include/uapi/linux/vhost.h).
 
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::ioctl::{ioctl, ioctl_with_mut_ref, ioctl_with_ptr, ioctl_with_ref};
 
-use super::super::tap::{self, check};
 use super::Engine;
+use super::net::offloads;
 use crate::error::{Result, Trying};
 use crate::machine::memory::GuestMemory;
+use crate::virtio::net::QUEUE_SIZES;
+use crate::virtio::tap::{self, check};
 
 const VHOST_GET_FEATURES: u64 = 0x8008_af00;
 const VHOST_SET_FEATURES: u64 = 0x4008_af00;
@@ -22,6 +24,8 @@ const VHOST_SET_VRING_KICK: u64 = 0x4008_af20;
 const VHOST_SET_VRING_CALL: u64 = 0x4008_af21;
 const VHOST_SET_VRING_ERR: u64 = 0x4008_af22;
 const VHOST_NET_SET_BACKEND: u64 = 0x4008_af30;
+const VHOST_VSOCK_SET_GUEST_CID: u64 = 0x4008_af60;
+const VHOST_VSOCK_SET_RUNNING: u64 = 0x4004_af61;
 
 /// In place of a descriptor: none.
 const NONE: RawFd = -1;
@@ -85,17 +89,34 @@ pub struct Rings {
     pub used: u64,
 }
 
-/// An open `/dev/vhost-net` that is ours, and knows the guest's memory.
-pub struct Vhost(OwnedFd);
+/// What is behind the queues, by which the kernel's devices differ.
+pub trait Backend: Send + Sync {
+    /// Lets it do what the device's driver takes.
+    ///
+    /// # Errors
+    /// The kernel's.
+    fn set_features(&self, features: u64) -> Result<()>;
+    /// As [`Engine::set_running`].
+    ///
+    /// # Errors
+    /// The kernel's.
+    fn set_running(&self, vhost: &OwnedFd, runs: bool) -> Result<()>;
+}
 
-impl Vhost {
+/// An open device of vhost that is ours, and knows the guest's memory.
+pub struct Vhost<B> {
+    file: OwnedFd,
+    backend: B,
+}
+
+impl<B: Backend> Vhost<B> {
     /// Takes `file` for this process, and lets it reach `memory`.
     ///
     /// # Errors
     /// [`crate::error::Error::System`] where it is no vhost device, or is somebody's.
-    pub fn new(file: OwnedFd, memory: &GuestMemory) -> Result<Vhost> {
+    pub fn new(file: OwnedFd, memory: &GuestMemory, backend: B) -> Result<Self> {
         // SAFETY: it takes no argument.
-        check(unsafe { ioctl(&file, VHOST_SET_OWNER) }).system("take over vhost-net")?;
+        check(unsafe { ioctl(&file, VHOST_SET_OWNER) }).system("take over vhost")?;
         let mut table = Ranges { count: 0, padding: 0, ranges: [Range::default(); MOST_RANGES] };
         for (place, region) in table.ranges.iter_mut().zip(memory.iter()) {
             *place = Range {
@@ -109,70 +130,116 @@ impl Vhost {
         // SAFETY: the table has as many ranges as it says, and outlives the call. The ranges are guest RAM,
         // which stays mapped until the process ends; the kernel writes to it as the guest does.
         check(unsafe { ioctl_with_ptr(&file, VHOST_SET_MEM_TABLE, &raw const table) })
-            .system("tell vhost-net of the guest's memory")?;
-        Ok(Vhost(file))
+            .system("tell vhost of the guest's memory")?;
+        Ok(Vhost { file, backend })
     }
+}
 
+impl<B> Vhost<B> {
     fn number(&self, request: u64, index: u32, number: u32, action: &'static str) -> Result<()> {
         // SAFETY: the structure outlives the call, which reads it only.
-        check(unsafe { ioctl_with_ref(&self.0, request, &VringState { index, number }) })
+        check(unsafe { ioctl_with_ref(&self.file, request, &VringState { index, number }) })
             .system(action)
     }
 
-    fn file(
+    fn event(
         &self,
         request: u64,
         index: u32,
-        descriptor: RawFd,
+        event: Option<&EventFd>,
         action: &'static str,
     ) -> Result<()> {
+        let descriptor = event.map_or(NONE, EventFd::as_raw_fd);
         // SAFETY: as above. Of the descriptor the kernel takes a reference of its own.
-        check(unsafe { ioctl_with_ref(&self.0, request, &VringFile { index, descriptor }) })
+        check(unsafe { ioctl_with_ref(&self.file, request, &VringFile { index, descriptor }) })
             .system(action)
     }
 }
 
-impl Engine for Vhost {
+impl<B: Backend> Engine for Vhost<B> {
     fn features(&self) -> Result<u64> {
         let mut features = 0u64;
         // SAFETY: the number outlives the call, which writes it only.
-        check(unsafe { ioctl_with_mut_ref(&self.0, VHOST_GET_FEATURES, &mut features) })
-            .system("ask vhost-net what it can do")?;
+        check(unsafe { ioctl_with_mut_ref(&self.file, VHOST_GET_FEATURES, &mut features) })
+            .system("ask vhost what it can do")?;
         Ok(features)
     }
 
-    fn set_features(&self, features: u64) -> Result<()> {
+    fn set_features(&self, own: u64, all: u64) -> Result<()> {
         // SAFETY: the number outlives the call, which reads it only.
-        check(unsafe { ioctl_with_ref(&self.0, VHOST_SET_FEATURES, &features) })
-            .system("agree on features with vhost-net")
-    }
-
-    fn set_offloads(&self, tap: &OwnedFd, offloads: u64) -> Result<()> {
-        tap::set_offloads(tap, offloads)
+        check(unsafe { ioctl_with_ref(&self.file, VHOST_SET_FEATURES, &own) })
+            .system("agree on features with vhost")?;
+        self.backend.set_features(all)
     }
 
     fn set_queue(&self, index: u32, rings: &Rings, kick: &EventFd, broken: &EventFd) -> Result<()> {
         let Rings { size, descriptors, available, used } = *rings;
-        self.number(VHOST_SET_VRING_NUM, index, size, "tell vhost-net a queue's size")?;
-        self.number(VHOST_SET_VRING_BASE, index, 0, "tell vhost-net where a queue begins")?;
+        self.number(VHOST_SET_VRING_NUM, index, size, "tell vhost a queue's size")?;
+        self.number(VHOST_SET_VRING_BASE, index, 0, "tell vhost where a queue begins")?;
         let address = VringAddress { index, flags: 0, descriptors, used, available, log: 0 };
         // SAFETY: the structure outlives the call, which reads it only. The kernel checks that the addresses
         // are this process' own, and that they are in the memory that it was told of.
-        check(unsafe { ioctl_with_ref(&self.0, VHOST_SET_VRING_ADDR, &address) })
-            .system("tell vhost-net where a queue is")?;
-        let kick = kick.as_raw_fd();
-        self.file(VHOST_SET_VRING_KICK, index, kick, "give vhost-net a queue's notification")?;
-        let broken = broken.as_raw_fd();
-        self.file(VHOST_SET_VRING_ERR, index, broken, "give vhost-net an event for errors")
+        check(unsafe { ioctl_with_ref(&self.file, VHOST_SET_VRING_ADDR, &address) })
+            .system("tell vhost where a queue is")?;
+        self.event(VHOST_SET_VRING_KICK, index, Some(kick), "give vhost a queue's notification")?;
+        self.event(VHOST_SET_VRING_ERR, index, Some(broken), "give vhost an event for errors")
     }
 
     fn set_call(&self, index: u32, call: Option<&EventFd>) -> Result<()> {
-        let call = call.map_or(NONE, EventFd::as_raw_fd);
-        self.file(VHOST_SET_VRING_CALL, index, call, "give vhost-net a queue's interrupt")
+        self.event(VHOST_SET_VRING_CALL, index, call, "give vhost a queue's interrupt")
     }
 
-    fn set_tap(&self, index: u32, tap: Option<BorrowedFd<'_>>) -> Result<()> {
-        let tap = tap.map_or(NONE, |tap| tap.as_raw_fd());
-        self.file(VHOST_NET_SET_BACKEND, index, tap, "give vhost-net the TAP")
+    fn set_running(&self, runs: bool) -> Result<()> {
+        self.backend.set_running(&self.file, runs)
+    }
+}
+
+/// The TAP behind a network card's queues, which was prepared for that.
+pub struct Tap(pub OwnedFd);
+
+impl Backend for Tap {
+    fn set_features(&self, features: u64) -> Result<()> {
+        tap::set_offloads(&self.0, offloads(features))
+    }
+
+    fn set_running(&self, vhost: &OwnedFd, runs: bool) -> Result<()> {
+        let descriptor = if runs { self.0.as_raw_fd() } else { NONE };
+        let set = |index| {
+            // SAFETY: the structure outlives the call, which reads it only. Of the TAP the kernel takes a
+            // reference of its own.
+            let set = unsafe {
+                ioctl_with_ref(vhost, VHOST_NET_SET_BACKEND, &VringFile { index, descriptor })
+            };
+            check(set).system("give vhost-net the TAP")
+        };
+        // None is left out because another failed.
+        (0..QUEUE_SIZES.len() as u32).map(set).fold(Ok(()), Result::and)
+    }
+}
+
+/// The host's sockets, which need no preparation.
+pub struct Sockets;
+
+impl Backend for Sockets {
+    fn set_features(&self, _: u64) -> Result<()> {
+        Ok(())
+    }
+
+    fn set_running(&self, vhost: &OwnedFd, runs: bool) -> Result<()> {
+        // SAFETY: the number outlives the call, which reads it only.
+        check(unsafe { ioctl_with_ref(vhost, VHOST_VSOCK_SET_RUNNING, &i32::from(runs)) })
+            .system("start or stop vhost-vsock")
+    }
+}
+
+impl Vhost<Sockets> {
+    /// Lets the host's programs reach the guest by `cid`.
+    ///
+    /// # Errors
+    /// [`crate::error::Error::System`] where it is reserved, or somebody else has it.
+    pub fn set_cid(&self, cid: u32) -> Result<()> {
+        // SAFETY: the number outlives the call, which reads it only.
+        let set = unsafe { ioctl_with_ref(&self.file, VHOST_VSOCK_SET_GUEST_CID, &u64::from(cid)) };
+        check(set).system("give vhost-vsock the guest's CID")
     }
 }
