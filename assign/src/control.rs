@@ -116,6 +116,9 @@ pub struct Running {
     pub memory_bytes: u64,
     /// The devices of this host that it has.
     pub devices: Vec<PciAddress>,
+    /// The CID by which the host's programs reach it over vsock, where it has one.
+    #[serde(default)]
+    pub cid: Option<u32>,
     /// Id of its process.
     pub pid: u32,
     /// Id of the process that started that one and looks after it.

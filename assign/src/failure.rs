@@ -58,6 +58,10 @@ pub enum OwnReason {
     NoIommu,
     /// The host cannot run guests.
     NoKvm,
+    /// The host has no sockets for guests (vhost-vsock).
+    NoVsock,
+    /// Another guest has the address of the guest's sockets.
+    CidTaken,
     /// The host has no such CPU, or it does not run.
     NoSuchCpu,
     /// The host's CPUs cannot be what the guest's are to be.

@@ -1,7 +1,8 @@
 //! From a guest's document to a running guest, and back to a host with a free VF.
 //!
 //! ```text
-//!  1 boot files, disks    nothing touched yet: a wrong path is the likeliest mistake
+//!  1 boot files, disks,   nothing touched yet: a wrong path is the likeliest mistake
+//!    /dev/vhost-vsock
 //!  2 /dev/kvm open        without it there is no guest, so no device need be claimed; then the
 //!                         kernel is taken out of its bzImage, or out of the cache of these; one
 //!                         that is on a disk is read there, by a process of its own (image)
@@ -54,6 +55,7 @@ mod supervisor;
 mod tap;
 mod timeline;
 pub(crate) mod vfio;
+mod vsock;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::OpenOptions;
@@ -82,6 +84,7 @@ use self::timeline::Moment;
 pub use self::timeline::Timeline;
 pub use self::vfio::Interface;
 use self::vfio::{Has, NotOpened, VfioFiles};
+use self::vsock::Vsock;
 use crate::apply::leases;
 use crate::cgroup::Group;
 use crate::choose::{self, ByForce, Choice, Device, Offer, Previous, World};
@@ -123,6 +126,11 @@ pub struct Launch<'a> {
 /// What happens on the way.
 #[derive(Debug)]
 pub enum Told<'a> {
+    /// By which CID the host's programs reach it over vsock.
+    Vsock {
+        /// Its CID.
+        cid: u32,
+    },
     /// How each network is connected and which devices it has; the leases are taken.
     Connected {
         /// What was chosen.
@@ -251,11 +259,14 @@ impl Launch<'_> {
     pub fn run(&self) -> Result<(), Failure> {
         let (boot, kvm) = self.open_files()?;
         let disks = disks::open(self.guest)?;
+        let vhost = vsock::open(self.root, self.guest)?;
         if self.sandboxed && !rustix::process::geteuid().is_root() {
             return Err(error::not_shut_in(self.guest));
         }
         lease::check_name(self.state, self.root, &self.guest.name)?;
         let place = Place::take(self.root, &self.guest.name)?;
+        let vsock = self.vsock(vhost, None)?;
+        let mut cid = vsock.as_ref().map(|vsock| vsock.cid);
         self.timeline.time(Launching::ReturnLeftovers, || leases::tidy(self.root, self.state))?;
         let boot = self.boot_files(boot, &disks)?;
         // From here on, being asked to end means to end in order.
@@ -278,7 +289,7 @@ impl Launch<'_> {
         };
         let mut failed = BTreeMap::new();
         let mut connected = self.connect(&mut failed)?;
-        let mut ending = self.live(&stays, &mut connected, boot, kvm)?;
+        let mut ending = self.live(&stays, &mut connected, boot, kvm, vsock)?;
         loop {
             match &ending {
                 Ending::Guest(StopReason::Reboot) => (self.tell)(Told::Rebooting),
@@ -294,8 +305,10 @@ impl Launch<'_> {
             self.timeline.restart();
             let (boot, kvm) = self.open_files()?;
             let boot = self.boot_files(boot, &disks)?;
+            let vsock = self.vsock(vsock::open(self.root, self.guest)?, cid)?;
+            cid = vsock.as_ref().map(|vsock| vsock.cid);
             connected = self.connect_again(connected, &mut failed)?;
-            ending = self.live(&stays, &mut connected, boot, kvm)?;
+            ending = self.live(&stays, &mut connected, boot, kvm, vsock)?;
         }
         let out_of_memory = group.as_ref().and_then(Group::out_of_memory);
         let how = ended::how(&ending, out_of_memory);
@@ -338,6 +351,16 @@ impl Launch<'_> {
         self.timeline.time(Launching::OpenBootFiles, || {
             Ok((BootFiles::open(self.guest)?, handles::open_kvm(self.root)?))
         })
+    }
+
+    /// Its sockets, with the CID that it had `before` if it has had one and still can. What is new is told.
+    fn vsock(&self, vhost: Option<OwnedFd>, before: Option<u32>) -> Result<Option<Vsock>, Failure> {
+        let Some(vhost) = vhost else { return Ok(None) };
+        let vsock = vsock::claim(self.root, self.guest, vhost, before)?;
+        if before != Some(vsock.cid) {
+            (self.tell)(Told::Vsock { cid: vsock.cid });
+        }
+        Ok(Some(vsock))
     }
 
     /// What it boots: what was opened, or what the boot loader on one of its disks has now.
@@ -535,8 +558,9 @@ impl Launch<'_> {
         connected: &mut Connected<'_>,
         boot: BootFiles,
         kvm: OwnedFd,
+        vsock: Option<Vsock>,
     ) -> Result<Ending, Failure> {
-        let console = stays.console;
+        let (console, cid) = (stays.console, vsock.as_ref().map(|vsock| vsock.cid));
         let cards = self.timeline.time(Launching::ConnectNetworks, || {
             handles::open_cards(self.root, self.guest, &connected.choice.networks)
         })?;
@@ -564,6 +588,7 @@ impl Launch<'_> {
             control,
             disks,
             cards,
+            vsock,
             vfio,
             sandbox,
             bound,
@@ -588,7 +613,7 @@ impl Launch<'_> {
         let vmm = started.map_err(|error| error::vmm(self.guest, &program, &error))?;
         // Where that fails, or the VMM has ended by now, the launcher stays the owner.
         connected.lease.hand_to(vmm.pid()).ok();
-        let ending = Supervisor::new(self, connected, &link, vmm.pid())
+        let ending = Supervisor::new(self, connected, &link, vmm.pid(), cid)
             .and_then(|supervisor| self.attend(stays, vmm, &supervisor));
         ending.map_err(|error| self.system("attend to its process", &error))
     }

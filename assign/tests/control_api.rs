@@ -139,6 +139,7 @@ fn answers_are_as_described() {
             emulator: Some("1".parse().expect("CPUs")),
             memory_bytes: 1 << 29,
             devices: vec![address()],
+            cid: Some(42),
             pid: 300,
             launcher_pid: 299,
         };

@@ -53,6 +53,7 @@ fn all<'a>(failure: &'a Failure, blocked: &'a [Blocked; 3]) -> Vec<What<'a>> {
         What::note("a note"),
         What::Memory { reason: "reason" },
         What::Overcommitted { vcpus: 4, host_cpus: 2 },
+        What::Vsock { cid: 42 },
         What::Boots { disk: "root", entry: "Debian GNU/Linux" },
         What::KernelPacked { reason: "reason" },
         What::NoSandbox,
@@ -85,6 +86,7 @@ fn all<'a>(failure: &'a Failure, blocked: &'a [Blocked; 3]) -> Vec<What<'a>> {
             | What::Trouble { .. }
             | What::Memory { .. }
             | What::Overcommitted { .. }
+            | What::Vsock { .. }
             | What::Boots { .. }
             | What::KernelPacked { .. }
             | What::NoSandbox

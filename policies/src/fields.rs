@@ -26,6 +26,14 @@ pub(crate) struct Fields<'n> {
     values: HashMap<&'static str, (Span, &'n Node)>,
 }
 
+/// What a field is that is either.
+pub(crate) enum TruthOrMap<'n> {
+    /// true or false.
+    Truth(bool),
+    /// A mapping: its fields.
+    Map(Fields<'n>),
+}
+
 /// A field that is given with a value.
 #[derive(Clone, Copy)]
 pub(crate) struct Given<'n> {
@@ -176,6 +184,19 @@ impl<'n> Fields<'n> {
         read::boolean(given.node, &given.what(), report)
     }
 
+    /// A field that is true or false, or a mapping that says more than true.
+    pub fn truth_or_map(&self, name: &str, report: &mut Report<'_>) -> Option<TruthOrMap<'n>> {
+        let given = self.get(name, report)?;
+        if matches!(given.node.value, Value::Map(_)) {
+            return given.fields(report).map(TruthOrMap::Map);
+        }
+        if let Some(truth) = read::truth(given.node) {
+            return Some(TruthOrMap::Truth(truth));
+        }
+        let found = given.node.describe();
+        given.wrong(format!("is true or false, or a mapping, not {found}"), report)
+    }
+
     /// A field that is a whole number.
     pub fn number<T: TryFrom<u64>>(&self, name: &str, report: &mut Report<'_>) -> Option<T> {
         let given = self.get(name, report)?;
@@ -210,6 +231,7 @@ impl<'n> Given<'n> {
             Form::Words(words) => words.iter().map(|word| word.text).collect::<Vec<_>>().join(", "),
             Form::Number(least, most) => format!("a whole number from {least} to {most}"),
             Form::Truth => "true, false".to_owned(),
+            Form::TruthOr(mapping) => format!("true, false, or {}", mapping.form()),
             Form::Text(text) | Form::NumberOr(text) => text.accepted.to_owned(),
             Form::WordOr(word, mapping) => format!("{}, or {}", mapping.form(), word.text),
             Form::Numbered(numbered) => {
@@ -247,7 +269,7 @@ impl<'n> Given<'n> {
     /// As a mapping.
     pub fn fields(&self, report: &mut Report<'_>) -> Option<Fields<'n>> {
         let mapping = match &self.field.form {
-            Form::Map(mapping) => mapping,
+            Form::Map(mapping) | Form::TruthOr(mapping) => mapping,
             Form::WordOr(_, mapping) if matches!(self.node.value, Value::Map(_)) => mapping,
             Form::WordOr(word, _) => {
                 let found = self.node.describe();

@@ -104,6 +104,8 @@ pub(crate) enum Form {
     Words(&'static [Word]),
     /// A word that stands for a mapping, or the mapping.
     WordOr(Word, &'static Mapping),
+    /// true or false, or a mapping that says more than true.
+    TruthOr(&'static Mapping),
     /// A whole number in this range.
     Number(u64, u64),
     /// true or false.

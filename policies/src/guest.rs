@@ -5,6 +5,7 @@ mod cpus;
 mod disks;
 mod memory;
 mod nodes;
+mod vsock;
 
 use std::path::Path;
 
@@ -15,6 +16,7 @@ pub use self::cpus::{CpuModel, CpuTopology, Cpus, LAST_HOST_CPU, MAX_CPUS};
 pub use self::disks::{DiskFormat, GuestDisk};
 pub use self::memory::{MIN_MEMORY, Memory, Pages};
 pub use self::nodes::{GuestNode, MAX_NODES};
+pub use self::vsock::{FIRST_CID, LAST_CID, Vsock};
 use crate::document::{Node, Span};
 use crate::error::Report;
 use crate::fields::Fields;
@@ -47,6 +49,9 @@ pub struct Guest {
     pub devices: Vec<GuestDevice>,
     /// Whether it has a source of random numbers (virtio-rng).
     pub rng: bool,
+    /// Its end of sockets between it and its host (virtio-vsock), where it has one.
+    #[serde(default)]
+    pub vsock: Option<Vsock>,
     /// What happens where one of its devices fails.
     pub on_device_error: OnDeviceError,
     /// What its process may use of the host.
@@ -160,6 +165,15 @@ pub(crate) static GUEST: Mapping = Mapping {
             "true",
             "Whether it gets random numbers of the host's kernel (virtio-rng), for one that has just begun \
              and has none of its own.",
+        )
+        .or("false"),
+        Field::new(
+            "vsock",
+            Form::TruthOr(&vsock::VSOCK),
+            "true",
+            "Whether programs of the guest and of its host can speak to each other without a network \
+             (virtio-vsock). With true, the host's programs reach the guest by a CID that is chosen by its \
+             name and is the same each time, unless another guest has it. Guests do not reach each other.",
         )
         .or("false"),
         Field::new(
@@ -337,13 +351,14 @@ pub(crate) fn read(
         devices.extend(device(&fields, &mut claims, report));
     }
     let rng = spec.truth("rng", report).unwrap_or(false);
+    let vsock = vsock::read(&spec, report);
     let on_device_error = spec.word("onDeviceError", report).unwrap_or_default();
     let claimed = networks.iter().filter(|network: &&GuestNetwork| network.claim.is_some()).count();
     let needs = limits::Needs {
         ram: memory.as_ref().map(|memory| memory.size),
         cpus: count,
-        // A virtio card is one as well: it has a task of the kernel's (vhost).
-        devices: networks.len() + devices.len(),
+        // A virtio card is one as well, and sockets are: each has a task of the kernel's (vhost).
+        devices: networks.len() + devices.len() + usize::from(vsock.is_some()),
         queues: disks.iter().map(|disk| u64::from(disk.queues_of(count.unwrap_or(1)))).sum(),
     };
     if let Some(fields) = of_memory.filter(|_| claimed + devices.len() > 0) {
@@ -356,7 +371,19 @@ pub(crate) fn read(
     }
     let (name, _) = named?;
     let (cpus, memory, boot) = (cpus?, memory?, boot?);
-    Some(Guest { name, cpus, memory, boot, disks, networks, devices, rng, on_device_error, limits })
+    Some(Guest {
+        name,
+        cpus,
+        memory,
+        boot,
+        disks,
+        networks,
+        devices,
+        rng,
+        vsock,
+        on_device_error,
+        limits,
+    })
 }
 
 /// What the claims of a guest are checked against.

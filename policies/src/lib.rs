@@ -38,9 +38,9 @@ mod syntax;
 pub use documents::{Documents, Source, parse};
 pub use error::{Error, Errors};
 pub use guest::{
-    Boot, Claim, CpuModel, CpuTopology, Cpus, DiskFormat, Guest, GuestDevice, GuestDisk,
-    GuestNetwork, GuestNode, LAST_HOST_CPU, MAX_CMDLINE, MAX_CPUS, MAX_NODES, MIN_MEMORY, Memory,
-    NumaChoice, OnDeviceError, Pages, Virtio,
+    Boot, Claim, CpuModel, CpuTopology, Cpus, DiskFormat, FIRST_CID, Guest, GuestDevice, GuestDisk,
+    GuestNetwork, GuestNode, LAST_CID, LAST_HOST_CPU, MAX_CMDLINE, MAX_CPUS, MAX_NODES, MIN_MEMORY,
+    Memory, NumaChoice, OnDeviceError, Pages, Virtio, Vsock,
 };
 pub use ids::ClassPrefix;
 pub use indexes::VfIndexes;

@@ -121,20 +121,33 @@ fn clip(digits: &str) -> String {
 
 /// A truth value as YAML 1.2's core schema has them (section 10.3.2); `yes`, `no`, `on` and `off`,
 /// which YAML 1.1 had as well, are words.
+pub(crate) fn truth(node: &Node) -> Option<bool> {
+    match &node.value {
+        Value::Scalar { text, plain: true } => truth_of(text),
+        _ => None,
+    }
+}
+
+fn truth_of(text: &str) -> Option<bool> {
+    match text {
+        "true" | "True" | "TRUE" => Some(true),
+        "false" | "False" | "FALSE" => Some(false),
+        _ => None,
+    }
+}
+
+/// The same, or an error.
 pub(crate) fn boolean(node: &Node, what: &str, report: &mut Report<'_>) -> Option<bool> {
+    if let Some(truth) = truth(node) {
+        return Some(truth);
+    }
     let form = "true, false";
-    let Value::Scalar { text, plain } = &node.value else {
+    let Value::Scalar { text, .. } = &node.value else {
         let message = format!("{what} is true or false, not {}", node.describe());
         report.error(node.span, message, Some(form));
         return None;
     };
-    let value = match text.as_str() {
-        "true" | "True" | "TRUE" => Some(true),
-        "false" | "False" | "FALSE" => Some(false),
-        _ => None,
-    };
-    let message = match value {
-        Some(_) if *plain => return value,
+    let message = match truth_of(text) {
         Some(_) => format!("{what} is true or false: write {text} without quotes"),
         None => format!("{what} is true or false, not {}", quote(text)),
     };

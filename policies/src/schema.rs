@@ -117,7 +117,7 @@ fn property(field: &Field) -> Value {
     if let Some(default) = field.default {
         schema["default"] = match field.form {
             Form::Number(..) => default.parse::<u64>().map_or(default.into(), Value::from),
-            Form::Truth => (default == "true").into(),
+            Form::Truth | Form::TruthOr(_) => (default == "true").into(),
             _ => default.into(),
         };
     }
@@ -139,6 +139,7 @@ fn form(form: &Form) -> Value {
             json!({"type": "integer", "minimum": least, "maximum": most})
         }
         Form::Truth => json!({"type": "boolean"}),
+        Form::TruthOr(of) => json!({"anyOf": [{"type": "boolean"}, mapping(of)]}),
         Form::Text(of) => text(of),
         Form::NumberOr(of) => number_or(of),
         Form::Numbered(numbered) => json!({

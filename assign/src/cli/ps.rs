@@ -42,19 +42,27 @@ impl Ps {
 }
 
 fn table(all: &[Running]) -> Table {
-    let titles = ["GUEST", "STATE", "UP", "CPUS", "MEMORY", "PROCESS", "DEVICES"];
-    let mut table = Table::new(&titles, &[0, 1, 2, 3, 4, 5]);
+    // Most hosts have no guest with one.
+    let has_cid = all.iter().any(|one| one.cid.is_some());
+    let mut titles = vec!["GUEST", "STATE", "UP", "CPUS", "MEMORY", "PROCESS"];
+    titles.extend(has_cid.then_some("CID"));
+    titles.push("DEVICES");
+    let whole: Vec<usize> = (0..titles.len() - 1).collect();
+    let mut table = Table::new(&titles, &whole);
+    let or_none = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
     for one in all {
         let devices: Vec<String> = one.devices.iter().map(ToString::to_string).collect();
-        table.row(&[
+        let mut row = vec![
             one.guest.clone(),
             state(one.state).to_owned(),
             up(one.up_s),
             cpus(one),
             bytes(one.memory_bytes),
             one.pid.to_string(),
-            if devices.is_empty() { "-".to_owned() } else { devices.join(" ") },
-        ]);
+        ];
+        row.extend(has_cid.then(|| or_none(one.cid.map(|cid| cid.to_string()))));
+        row.push(or_none((!devices.is_empty()).then(|| devices.join(" "))));
+        table.row(&row);
     }
     table
 }
@@ -121,6 +129,7 @@ mod tests {
             emulator: None,
             memory_bytes: 64 << 30,
             devices: devices.iter().map(|device| device.parse().expect("an address")).collect(),
+            cid: None,
             pid: 4_194_303,
             launcher_pid: 4_194_302,
         };
@@ -132,15 +141,21 @@ mod tests {
         let mut partly = pinned.clone();
         partly.cpus = 3;
         assert_eq!((cpus(&pinned).as_str(), cpus(&partly).as_str()), ("2 on 4-7", "3"));
-        let all = [one("web-1", Doing::Running, &devices), pinned];
-        let lines = |width| -> Vec<String> {
-            let lines = table(&all).lines(width);
+        let mut all = [one("web-1", Doing::Running, &devices), pinned];
+        let lines = |all: &[Running], width| -> Vec<String> {
+            let lines = table(all).lines(width);
             lines.iter().map(|line| anstream::adapter::strip_str(line).to_string()).collect()
         };
-        let narrow = lines(Some(80));
+        let narrow = lines(&all, Some(80));
         assert!(narrow.iter().all(|line| line.chars().count() <= 80), "{narrow:#?}");
-        let lines = lines(None);
-        assert_eq!(lines.len(), 3, "{lines:#?}");
+        all[0].cid = Some(4_294_967_294);
+        let with_cid = lines(&all, Some(80));
+        assert!(with_cid.iter().all(|line| line.chars().count() <= 80), "{with_cid:#?}");
+        let with_cid = lines(&all, None);
+        assert!(with_cid[0].contains("CID") && with_cid[1].contains("4294967294"), "{with_cid:#?}");
+        all[0].cid = None;
+        let lines = lines(&all, None);
+        assert!(lines.len() == 3 && !lines[0].contains("CID"), "{lines:#?}");
         assert!(lines[1].contains("running") && lines[1].contains("1 d 2 h"), "{lines:#?}");
         assert!(lines[1].contains("64 GiB") && lines[1].ends_with("0000:01:10.2"), "{lines:#?}");
         assert!(lines[2].contains("paused") && lines[2].ends_with('-'), "{lines:#?}");

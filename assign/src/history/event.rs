@@ -163,6 +163,11 @@ pub enum What<'a> {
         /// How many CPUs.
         host_cpus: u32,
     },
+    /// The host's programs reach it over vsock.
+    Vsock {
+        /// By which address.
+        cid: u32,
+    },
     /// It boots what the boot loader on one of its disks would.
     Boots {
         /// The disk's name in the guest's document.
@@ -247,6 +252,7 @@ impl<'a> What<'a> {
                 let told = overcommit::told((*vcpus).into(), *host_cpus);
                 format!("{guest}: overcommitted: {told}")
             }
+            What::Vsock { cid } => format!("{guest}: vsock: CID {cid}"),
             What::Boots { disk, entry } => format!("{guest}: boots {entry}, of its disk {disk}"),
             What::KernelPacked { reason } => {
                 format!("assign: {guest}: its kernel unpacks itself at each start: {reason}")

@@ -37,6 +37,7 @@ pub fn happened<'a>(told: &'a Told<'a>) -> Vec<What<'a>> {
         Told::Overcommitted { vcpus, host_cpus } => {
             What::Overcommitted { vcpus: *vcpus, host_cpus: *host_cpus }
         }
+        Told::Vsock { cid } => What::Vsock { cid: *cid },
         Told::Boots { disk, entry } => What::Boots { disk, entry },
         Told::Packed(reason) => What::KernelPacked { reason },
         Told::NoSandbox => What::NoSandbox,

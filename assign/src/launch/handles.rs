@@ -173,15 +173,19 @@ pub fn open_cards(
     Ok(cards)
 }
 
+/// A number that follows from names, and is the same everywhere (FNV-1a).
+pub fn hash(names: impl Iterator<Item = u8>) -> u64 {
+    names.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
 /// The address of a virtio network card: the same for the same names everywhere, locally
 /// administered and unicast (IEEE 802, bits 1 and 0 of the first byte).
 fn guest_mac(guest: &str, network: &str) -> MacAddress {
-    // FNV-1a over both names; a NUL, which neither can hold, keeps them apart.
+    // A NUL, which neither can hold, keeps them apart.
     let names = guest.bytes().chain([0]).chain(network.bytes());
-    let hash = names.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
-    let [a, b, c, d, e, f, ..] = hash.to_be_bytes();
+    let [a, b, c, d, e, f, ..] = hash(names).to_be_bytes();
     // The highest bit is left out: 0xfe is the first byte of the host's end of the wire.
     MacAddress([(a & 0x7c) | 0x02, b, c, d, e, f])
 }

@@ -16,6 +16,7 @@ use vmm::spec::{
 use super::console::Ends;
 use super::handles::{BootFiles, Card};
 use super::vfio::{Files, VfioFiles};
+use super::vsock::Vsock;
 
 /// All that a guest is made of, open.
 #[derive(Debug)]
@@ -34,6 +35,8 @@ pub struct Parts {
     pub disks: Vec<OwnedFd>,
     /// What each virtio network is made of.
     pub cards: Vec<Card>,
+    /// Its sockets with the host.
+    pub vsock: Option<Vsock>,
     /// The passed-through devices.
     pub vfio: Option<VfioFiles>,
     /// Whom its process becomes, where it is shut in.
@@ -70,7 +73,7 @@ impl Parts {
                 .map(|(disk, file)| described(disk, file, guest.cpus.count))
                 .collect(),
             rng: guest.rng,
-            vsock: None,
+            vsock: self.vsock.as_ref().map(sockets),
             control: Some(number(&self.control)),
             vfio: self.vfio.as_ref().map(|files| vfio(files, &mut number)),
             sandbox: self.sandbox,
@@ -96,6 +99,7 @@ impl Parts {
             .chain(self.boot.initrd.as_ref())
             .chain(&self.disks)
             .chain(self.cards.iter().flat_map(|card| [&card.tap].into_iter().chain(&card.vhost)))
+            .chain(self.vsock.as_ref().map(|vsock| &vsock.vhost))
             .chain(vfio)
             .map(AsRawFd::as_raw_fd)
             .collect()
@@ -105,6 +109,10 @@ impl Parts {
 fn network(card: &Card) -> VirtioNet {
     let Card { tap, mac, vhost } = card;
     VirtioNet { tap: number(tap), vhost: vhost.as_ref().map(number), mac: *mac }
+}
+
+fn sockets(Vsock { vhost, cid }: &Vsock) -> vmm::spec::Vsock {
+    vmm::spec::Vsock { vhost: number(vhost), cid: *cid }
 }
 
 fn described(disk: &GuestDisk, file: &OwnedFd, cpus: u8) -> Disk {
@@ -231,6 +239,7 @@ mod tests {
             control: null(),
             disks: vec![null()],
             cards: vec![Card { tap: null(), mac: [2, 0, 0, 0, 0, 1], vhost: Some(null()) }],
+            vsock: Some(Vsock { vhost: null(), cid: 42 }),
             sandbox: Some(Sandbox { user: 1, group: 2 }),
             nodes: BTreeSet::new(),
             bound: vec![Bound { vcpu: 1, to: vec![HostCpus { first: 2, last: 3 }] }],
@@ -292,6 +301,7 @@ mod tests {
                 "/disks/0/file",
                 "/networks/0/tap",
                 "/networks/0/vhost",
+                "/vsock/vhost",
             ];
             for pointer in pointers.into_iter().chain(names) {
                 let number = json.pointer(pointer).and_then(serde_json::Value::as_i64);
@@ -310,6 +320,7 @@ mod tests {
             ("web-1", 2, 64 << 20)
         );
         assert_eq!((spec.memory.pages, spec.memory.at_once), (Pages::Huge2M, true));
+        assert_eq!(spec.vsock.map(|vsock| vsock.cid), Some(42));
         assert_eq!(spec.cpus.bound, type1().bound);
         assert_eq!(spec.cpus.topology, Some(Topology { sockets: 1, cores: 1, threads: 2 }));
         assert_eq!(spec.boot.cmdline, "quiet");

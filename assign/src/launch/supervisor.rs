@@ -49,6 +49,8 @@ pub struct Supervisor<'a, 'l, 'c> {
     launch: &'a Launch<'l>,
     link: &'a Link,
     pid: u32,
+    /// By which the host's programs reach it over vsock.
+    cid: Option<u32>,
     began: Instant,
     /// Written to where the guest's process is to be ended.
     ends: OwnedFd,
@@ -72,7 +74,7 @@ struct Running<'a, 'c> {
 }
 
 impl<'a, 'l, 'c> Supervisor<'a, 'l, 'c> {
-    /// Of a guest with these devices, whose process has this id.
+    /// Of a guest with these devices and this CID, whose process has this id.
     ///
     /// # Errors
     /// The kernel's.
@@ -81,6 +83,7 @@ impl<'a, 'l, 'c> Supervisor<'a, 'l, 'c> {
         connected: &'a mut Connected<'c>,
         link: &'a Link,
         pid: u32,
+        cid: Option<u32>,
     ) -> io::Result<Self> {
         let mut awaited = vec![GuestEvent::Started];
         if !connected.devices.is_empty() {
@@ -97,7 +100,7 @@ impl<'a, 'l, 'c> Supervisor<'a, 'l, 'c> {
         let (running, changed) = (Mutex::new(running), Condvar::new());
         let ends = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let (began, leasing) = (Instant::now(), Mutex::default());
-        Ok(Supervisor { launch, link, pid, began, ends, running, changed, leasing })
+        Ok(Supervisor { launch, link, pid, cid, began, ends, running, changed, leasing })
     }
 
     /// Readable where the guest's process is to be ended.
@@ -263,6 +266,7 @@ impl<'a, 'l, 'c> Supervisor<'a, 'l, 'c> {
             emulator: guest.cpus.emulator.clone(),
             memory_bytes: guest.memory.size,
             devices: running.connected.devices.iter().map(|device| device.address).collect(),
+            cid: self.cid,
             pid: self.pid,
             launcher_pid: std::process::id(),
         })

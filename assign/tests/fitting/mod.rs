@@ -77,6 +77,11 @@ impl Fitting {
                     let is_less = value.as_f64().is_some_and(|number| number < least);
                     if is_less { wrong("less than there can be") } else { None }
                 }
+                "maximum" => {
+                    let most = wanted.as_f64().expect("a number");
+                    let is_more = value.as_f64().is_some_and(|number| number > most);
+                    if is_more { wrong("more than there can be") } else { None }
+                }
                 "pattern" => {
                     // The only one that there is.
                     let address =

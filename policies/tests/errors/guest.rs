@@ -525,6 +525,31 @@ fn a_disk_is_what_its_document_says() {
 }
 
 #[test]
+fn sockets() {
+    for right in ["true", "false", "{cid: 3}", "{cid: 4294967294}"] {
+        assert_eq!(guest(&format!("vsock: {right}")), "accepted");
+    }
+    assert_snapshot!(guest("vsock: {cid: 2}"), @r#"
+    host.yaml:9:16: `cid` is 2, which is out of range
+    9 |   vsock: {cid: 2}
+      |                ^
+      = accepted: a whole number from 3 to 4294967294
+    "#);
+    assert_snapshot!(guest("vsock: 42"), @r#"
+    host.yaml:9:10: `vsock` is true or false, or a mapping, not `42`
+    9 |   vsock: 42
+      |          ^^
+      = accepted: true, false, or {cid: …}
+    "#);
+    assert_snapshot!(guest("vsock: {}"), @r#"
+    host.yaml:9:10: `vsock` needs `cid`
+    9 |   vsock: {}
+      |          ^
+      = accepted: cid: 42
+    "#);
+}
+
+#[test]
 fn limits() {
     assert_snapshot!(guest("limits: {memory: 512MiB, tasks: 8, cpu: 150}"), @r#"
     host.yaml:9:20: a guest with 512 MiB of memory does not run with a limit of 512 MiB: its process and its page tables come on top

@@ -84,6 +84,7 @@ spec:
   devices:
     - {name: gpu0, claim: {pool: whole, numa: preferred}, optional: true}
   rng: true
+  vsock: {cid: 42}
   onDeviceError: stop
   limits: {cpu: 150%, cpuWeight: 50, memory: 2304MiB, tasks: 64}
 ---
@@ -186,6 +187,9 @@ pub const RIGHT: &[&str] = &[
     guest!("memory: {size: 100MiB, pages: 4KiB, merge: true}"),
     guest!("memory: {size: 1GiB}, limits: {memory: 1072MiB}"),
     guest!("memory: {size: 1GiB}, limits: {cpu: 10000 %, tasks: 17}"),
+    guest!("memory: {size: 1GiB}, vsock: TRUE"),
+    guest!("memory: {size: 1GiB}, vsock: false"),
+    guest!("memory: {size: 1GiB}, vsock: {cid: 4294967294}"),
     boot!("disk: root"),
     boot!("disk: root, entry: a+3 (b), cmdline: quiet"),
     boot!("kernel: k, initrd: i"),
@@ -303,6 +307,13 @@ pub const WRONG: &[&str] = &[
     guest!("memory: {size: 1GiB, balloon: true}"),
     guest!("memory: {size: 1GiB}, rng: 1"),
     guest!("memory: {size: 1GiB}, rng: {}"),
+    guest!("memory: {size: 1GiB}, vsock: 42"),
+    guest!("memory: {size: 1GiB}, vsock: \"true\""),
+    guest!("memory: {size: 1GiB}, vsock: [42]"),
+    guest!("memory: {size: 1GiB}, vsock: {}"),
+    guest!("memory: {size: 1GiB}, vsock: {cid: 2}"),
+    guest!("memory: {size: 1GiB}, vsock: {cid: 4294967295}"),
+    guest!("memory: {size: 1GiB}, vsock: {cid: 42, port: 22}"),
     guest!("memory: {size: 1GiB}, disks: [{name: a}]"),
     guest!("memory: {size: 1GiB}, disks: [{path: a}]"),
     guest!("memory: {size: 1GiB}, disks: [{name: a, path: \"\"}]"),
@@ -386,6 +397,7 @@ pub const ONLY_THE_READER: &[&str] = &[
     // Limits that the guest does not fit.
     guest!("memory: {size: 1GiB}, limits: {memory: 1071MiB}"),
     guest!("memory: {size: 1GiB}, cpus: {count: 2}, limits: {tasks: 17}"),
+    guest!("memory: {size: 1GiB}, vsock: true, limits: {tasks: 17}"),
     network!("{rate: {max: 9999999Gbit}}"),
     // 010 is ten to YAML 1.2 and eight to others.
     policy!("{name: a, from: {driver: x}, vfs: {count: 010}}"),

@@ -172,6 +172,7 @@ fn json(guest: &str, told: &Told<'_>) -> Option<String> {
         Told::Timeline(timeline) => Happened::Timeline { guest, timeline },
         Told::NoDevices(because) => Happened::NoDevices { guest, because },
         Told::Rebooting => Happened::Rebooting { guest },
+        Told::Vsock { cid } => Happened::Vsock { guest, cid: *cid },
         Told::Boots { disk, entry } => Happened::Boots { guest, disk, entry },
         Told::Overcommitted { vcpus, host_cpus } => {
             Happened::Overcommitted { guest, vcpus: *vcpus, host_cpus: *host_cpus }
@@ -254,6 +255,10 @@ enum Happened<'a> {
     },
     Resumed {
         guest: &'a str,
+    },
+    Vsock {
+        guest: &'a str,
+        cid: u32,
     },
     Boots {
         guest: &'a str,
