@@ -136,10 +136,10 @@ pub struct Disk {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Vsock {
-    /// An open `/dev/vhost-vsock`, on which at most the CID was set.
+    /// An open `/dev/vhost-vsock`, with the guest's CID and nothing else set on it yet: a VMM that is shut
+    /// in cannot set one.
     pub vhost: Descriptor,
-    /// The guest's address (context identifier), [`FIRST_CID`] to [`LAST_CID`]: no other guest of the host
-    /// has it.
+    /// The guest's address (context identifier), [`FIRST_CID`] to [`LAST_CID`].
     pub cid: u32,
 }
 

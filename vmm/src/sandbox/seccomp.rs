@@ -134,6 +134,9 @@ const UNSEEN: &[i64] = &[libc::SYS_clone3];
 const SUBSYSTEM: u64 = 0xff00;
 /// KVM (`KVMIO`), VFIO with iommufd (`VFIO_TYPE`, `IOMMUFD_TYPE`), and vhost (`VHOST_VIRTIO`).
 const SUBSYSTEMS: [u64; 3] = [0xae00, (b';' as u64) << 8, 0xaf00];
+/// Of vhost all the same not (`VHOST_VSOCK_SET_GUEST_CID`): the launcher chooses a guest's CID, and nobody
+/// who takes the process over may be taken for another guest.
+const SET_GUEST_CID: u64 = 0x4008_af60;
 /// Those of subsystems whose others are not allowed: `FIONBIO`, and of TAPs `TUNSETOFFLOAD` and
 /// `TUNSETVNETHDRSZ`.
 const REQUESTS: [u64; 3] = [0x5421, 0x4004_54d0, 0x4004_54d8];
@@ -185,7 +188,9 @@ pub fn restrict(kind: Kind) -> io::Result<()> {
     if kind != Kind::Image {
         let mut requests = any_of(&REQUESTS, 1)?;
         for subsystem in SUBSYSTEMS {
-            requests.push(is(1, SUBSYSTEM, subsystem)?);
+            let of_it = part(1, SeccompCmpOp::MaskedEq(SUBSYSTEM), subsystem)?;
+            let no_cid = part(1, SeccompCmpOp::Ne, SET_GUEST_CID)?;
+            requests.push(SeccompRule::new(vec![of_it, no_cid]).map_err(other)?);
         }
         allowed.insert(libc::SYS_ioctl, requests);
     }
@@ -224,9 +229,12 @@ fn rules(lists: &[&[i64]]) -> Rules {
 
 /// Where the low half of this argument is so.
 fn condition(at: u8, operator: SeccompCmpOp, value: u64) -> io::Result<SeccompRule> {
-    let condition =
-        SeccompCondition::new(at, SeccompCmpArgLen::Dword, operator, value).map_err(other)?;
-    SeccompRule::new(vec![condition]).map_err(other)
+    SeccompRule::new(vec![part(at, operator, value)?]).map_err(other)
+}
+
+/// The same, as a part of a rule.
+fn part(at: u8, operator: SeccompCmpOp, value: u64) -> io::Result<SeccompCondition> {
+    SeccompCondition::new(at, SeccompCmpArgLen::Dword, operator, value).map_err(other)
 }
 
 fn program(rules: Rules, others: SeccompAction, these: SeccompAction) -> io::Result<BpfProgram> {

@@ -24,7 +24,6 @@ const VHOST_SET_VRING_KICK: u64 = 0x4008_af20;
 const VHOST_SET_VRING_CALL: u64 = 0x4008_af21;
 const VHOST_SET_VRING_ERR: u64 = 0x4008_af22;
 const VHOST_NET_SET_BACKEND: u64 = 0x4008_af30;
-const VHOST_VSOCK_SET_GUEST_CID: u64 = 0x4008_af60;
 const VHOST_VSOCK_SET_RUNNING: u64 = 0x4004_af61;
 
 /// In place of a descriptor: none.
@@ -229,17 +228,5 @@ impl Backend for Sockets {
         // SAFETY: the number outlives the call, which reads it only.
         check(unsafe { ioctl_with_ref(vhost, VHOST_VSOCK_SET_RUNNING, &i32::from(runs)) })
             .system("start or stop vhost-vsock")
-    }
-}
-
-impl Vhost<Sockets> {
-    /// Lets the host's programs reach the guest by `cid`.
-    ///
-    /// # Errors
-    /// [`crate::error::Error::System`] where it is reserved, or somebody else has it.
-    pub fn set_cid(&self, cid: u32) -> Result<()> {
-        // SAFETY: the number outlives the call, which reads it only.
-        let set = unsafe { ioctl_with_ref(&self.file, VHOST_VSOCK_SET_GUEST_CID, &u64::from(cid)) };
-        check(set).system("give vhost-vsock the guest's CID")
     }
 }

@@ -37,16 +37,13 @@ pub struct Vsock {
 }
 
 impl Vsock {
-    /// That of the guest with this CID, served through `vhost`, an open `/dev/vhost-vsock`, which reaches
-    /// `memory`.
+    /// That of the guest with this CID, served through `vhost`, an open `/dev/vhost-vsock` with that CID,
+    /// which reaches `memory`.
     ///
     /// # Errors
-    /// Where the descriptor is not what it should be, somebody else has the CID, or the kernel lacks virtio
-    /// 1.0.
+    /// Where the descriptor is not what it should be, or the kernel lacks virtio 1.0.
     pub fn new(vhost: OwnedFd, cid: u32, memory: &GuestMemory) -> Result<Self> {
-        let vhost = Vhost::new(vhost, memory, Sockets)?;
-        vhost.set_cid(cid)?;
-        Vsock::over(Box::new(vhost), cid)
+        Vsock::over(Box::new(Vhost::new(vhost, memory, Sockets)?), cid)
     }
 
     /// The same, served by `engine`.
