@@ -21,6 +21,7 @@ const PROGRAMS: &[&str] = &[
     "lab-map",
     "lab-change",
     "lab-fault",
+    "lab-vsock",
     "lab-walls",
 ];
 
@@ -93,11 +94,22 @@ pub fn programs() -> Result<Vec<PathBuf>> {
     Ok(PROGRAMS.iter().map(|name| folder.join(name)).collect())
 }
 
-/// Puts the programs, without their debugging data, and all libraries they need into a tree.
+/// Puts the programs, without their debugging data, and all libraries they need into a host's tree.
 pub fn add(tree: &mut Tree, scratch: &Path) -> Result<()> {
     let step = progress::step("putting the programs into the host's image");
+    add_these(tree, scratch, programs()?)?;
+    step.done();
+    Ok(())
+}
+
+/// The same with one of them, for a guest's.
+pub fn add_one(tree: &mut Tree, scratch: &Path, name: &str) -> Result<()> {
+    add_these(tree, scratch, vec![folder()?.join(name)])
+}
+
+fn add_these(tree: &mut Tree, scratch: &Path, programs: Vec<PathBuf>) -> Result<()> {
     let mut libraries = BTreeSet::new();
-    for program in programs()? {
+    for program in programs {
         let name = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let stripped = scratch.join(&name);
         capture(Command::new("strip").arg("--strip-debug").arg("-o").arg(&stripped).arg(&program))
@@ -109,7 +121,6 @@ pub fn add(tree: &mut Tree, scratch: &Path) -> Result<()> {
         // At the place where the loader found it here: it has the same defaults there.
         tree.copy(&library, Path::new(&library))?;
     }
-    step.done();
     Ok(())
 }
 

@@ -5,7 +5,8 @@
 #   hold      the same, but stay and ping once a second until a line "stop" is typed; a line "ping
 #             ADDRESS COUNT" sends that many pings, each as soon as the one before was answered, and a
 #             line "reboot" reboots; a line "write DISK PLACE" or "read DISK PLACE" does that with the MiB
-#             at this place of a disk; the power button ends it too, unless lab.stubborn is there
+#             at this place of a disk; a line "vsock CID PORT" sends a MiB there and compares what comes
+#             back (lab-vsock); the power button ends it too, unless lab.stubborn is there
 #   shell     the same, then a shell
 #   time      tell when it is up and when its first interface has a link, to the microsecond, and
 #             power off
@@ -191,6 +192,18 @@ if grep -q lab.rng /proc/cmdline; then
     say "rng: $(cat /sys/class/misc/hw_random/rng_current), $(wc -c </run/random) bytes," \
         "compressed $(gzip -c /run/random | wc -c), sha256 $(sha256sum </run/random | cut -d' ' -f1)"
     rm /run/random
+fi
+
+# With lab.vsock: sends back what comes to port 1234 by vsock, and messages to port 1235 (lab-vsock).
+if grep -q lab.vsock /proc/cmdline; then
+    lab-vsock echo 1234 >/run/streams 2>&1 &
+    lab-vsock echo 1235 messages >/run/messages 2>&1 &
+    tries=0
+    until grep -q listens /run/streams && grep -q listens /run/messages || [ $tries -gt 50 ]; do
+        tries=$((tries + 1))
+        usleep 100000
+    done
+    say "vsock: $(cat /run/streams /run/messages | tr '\n' ' ')"
 fi
 
 # The device of an interface: for virtio it lies one level below its PCI function.
@@ -457,6 +470,13 @@ hold)
             dd if="/dev/$address" of=/dev/null bs=64k skip=$((count * 16)) count=16 2>/dev/null &&
                 found=done || found=FAILED
             say "read $address $count: $found"
+            ;;
+        vsock)
+            head -c 1048576 /dev/urandom >/run/random
+            sent=$(sha256sum </run/random)
+            came=$(lab-vsock send "$address" "$count" </run/random 2>/run/error | sha256sum)
+            [ "$sent" = "$came" ] && found=equal || found="DIFFERENT $(cat /run/error)"
+            say "vsock $address $count: $found"
             ;;
         ping)
             answered=$(ping -A -q -c "$count" "$address" | sed -n 's/.* \([0-9]*\) packets received.*/\1/p')

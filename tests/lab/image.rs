@@ -14,6 +14,8 @@ use crate::archive::Tree;
 use crate::binaries;
 use crate::cache::{self, write_whole};
 use crate::kit::{GUEST_MODULES, HOST_MODULES, Kit};
+use crate::scratch::Scratch;
+use crate::setup;
 
 const HOST_INIT: &str = include_str!("host-init.sh");
 const GUEST_INIT: &str = include_str!("guest-init.sh");
@@ -42,10 +44,22 @@ pub fn host(kit: &Kit) -> Result<PathBuf> {
 
 /// The file system of a guest, as an archive.
 pub fn guest(kit: &Kit) -> Result<Vec<u8>> {
+    guest_tree(kit)?.archive()
+}
+
+fn guest_tree(kit: &Kit) -> Result<Tree> {
     let mut tree = Tree::default();
     add_base(&mut tree, kit, GUEST_MODULES)?;
     tree.program("init", GUEST_INIT);
     tree.program("etc/lease.sh", GUEST_LEASE);
+    Ok(tree)
+}
+
+/// The same with one of our programs in it, and all that it needs.
+pub fn guest_with(program: &str) -> Result<Vec<u8>> {
+    build_programs()?;
+    let mut tree = guest_tree(&setup::present()?.kit)?;
+    binaries::add_one(&mut tree, Scratch::new()?.path(), program)?;
     tree.archive()
 }
 

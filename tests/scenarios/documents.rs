@@ -36,9 +36,11 @@ pub struct Guest {
     cpus: String,
     memory: &'static str,
     kernel: &'static str,
+    initrd: &'static str,
     disks: String,
     networks: String,
     rng: bool,
+    vsock: &'static str,
     limits: &'static str,
 }
 
@@ -53,9 +55,11 @@ impl Guest {
             cpus,
             memory: "{size: 256MiB}",
             kernel: "/boot/vmlinuz",
+            initrd: "/boot/guest.cpio",
             disks,
             networks,
             rng: false,
+            vsock: "",
             limits: "",
         }
     }
@@ -83,6 +87,12 @@ impl Guest {
         self
     }
 
+    /// With this initial RAM disk.
+    pub fn initrd(mut self, path: &'static str) -> Self {
+        self.initrd = path;
+        self
+    }
+
     /// With a disk, as a document describes it.
     pub fn disk(mut self, described: &str) -> Self {
         self.disks += &format!("    - {{{described}}}\n");
@@ -92,6 +102,12 @@ impl Guest {
     /// With a source of random numbers.
     pub fn rng(mut self) -> Self {
         self.rng = true;
+        self
+    }
+
+    /// With sockets between it and its host, as a document describes them.
+    pub fn vsock(mut self, described: &'static str) -> Self {
+        self.vsock = described;
         self
     }
 
@@ -129,7 +145,8 @@ impl Guest {
 
 impl fmt::Display for Guest {
     fn fmt(&self, text: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Guest { name, verb, cpus, memory, kernel, disks, networks, rng, limits } = self;
+        let Guest { name, verb, cpus, memory, kernel, initrd, disks, networks, .. } = self;
+        let Guest { rng, vsock, limits, .. } = self;
         write!(
             text,
             "apiVersion: assign/v1\n\
@@ -138,7 +155,7 @@ impl fmt::Display for Guest {
              spec:\n  \
                cpus: {cpus}\n  \
                memory: {memory}\n  \
-               boot: {{kernel: {kernel}, initrd: /boot/guest.cpio, \
+               boot: {{kernel: {kernel}, initrd: {initrd}, \
                        cmdline: \"console=ttyS0 quiet lab={verb}\"}}\n"
         )?;
         if !disks.is_empty() {
@@ -146,6 +163,9 @@ impl fmt::Display for Guest {
         }
         if *rng {
             writeln!(text, "  rng: true")?;
+        }
+        if !vsock.is_empty() {
+            writeln!(text, "  vsock: {vsock}")?;
         }
         if !limits.is_empty() {
             writeln!(text, "  limits: {limits}")?;

@@ -41,3 +41,4 @@ mod type1;
 mod vf_settings;
 mod vhost;
 mod virtual_functions;
+mod vsock;

@@ -68,6 +68,7 @@ const ATTEMPTS: &[Attempt] = &[
     ("a TCP port", || TcpListener::bind("127.0.0.1:0").map(drop)),
     ("a netlink socket", || call!(libc::SYS_socket, libc::AF_NETLINK, libc::SOCK_RAW, 0)),
     // More than it has.
+    ("choose a CID", || call!(libc::SYS_ioctl, 0, 0x4008_af60_u32, 0)),
     ("become root", || call!(libc::SYS_setresuid, 0, 0, 0)),
     ("capabilities", || call!(libc::SYS_capset, 0, 0)),
     ("a user name space", || call!(libc::SYS_unshare, libc::CLONE_NEWUSER)),
