@@ -14,6 +14,7 @@ use crate::failure::Failure;
 
 mod apply;
 mod attach;
+mod balloon;
 mod bind;
 mod completions;
 mod confirm;
@@ -174,6 +175,8 @@ enum Verb {
     Reset(reset::Reset),
     /// Show the console of a running guest, and type to it.
     Console(console::Console),
+    /// Say how much of its memory a running guest is to keep; it gives the rest back.
+    Balloon(balloon::Balloon),
     /// Give a running guest devices.
     Attach(attach::Attach),
     /// Take a device from a running guest, which is asked first.
@@ -270,6 +273,7 @@ impl Verb {
             | Verb::Resume(_)
             | Verb::Reset(_)
             | Verb::Console(_)
+            | Verb::Balloon(_)
             | Verb::Attach(_)
             | Verb::Detach(_)
             | Verb::Stats(_) => Wants::Host,
@@ -305,6 +309,7 @@ impl Verb {
             Verb::Resume(verb) => verb.run(context),
             Verb::Reset(verb) => verb.run(context),
             Verb::Console(verb) => verb.run(context),
+            Verb::Balloon(verb) => verb.run(context),
             Verb::Attach(verb) => verb.run(context),
             Verb::Detach(verb) => verb.run(context),
             Verb::Stats(verb) => verb.run(context),

@@ -46,6 +46,27 @@ pub struct Attached {
     pub devices: Vec<PciAddress>,
 }
 
+/// How much of its memory a running guest is to keep: it gives the rest back, by its balloon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Balloon {
+    /// In bytes, a multiple of 4096, from 64 MiB to all of it.
+    pub keep_bytes: u64,
+}
+
+/// What a guest was asked to do, which it does over time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ballooned {
+    /// How much it is to keep, in bytes.
+    pub keep_bytes: u64,
+    /// How much that leaves for it to give, in bytes.
+    pub target_bytes: u64,
+    /// How much it has given so far, as it says, in bytes.
+    pub given_bytes: u64,
+    /// Whether it has a driver for that, which heard it.
+    pub driven: bool,
+}
+
 /// A device to be taken from a running guest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -114,6 +135,12 @@ pub struct Running {
     pub emulator: Option<CpuSet>,
     /// Its memory, in bytes.
     pub memory_bytes: u64,
+    /// Whether the host may share its memory with others, so that it can have no device.
+    #[serde(default)]
+    pub merge: bool,
+    /// Whether it has a balloon, so that it can have no device.
+    #[serde(default)]
+    pub balloon: bool,
     /// The devices of this host that it has.
     pub devices: Vec<PciAddress>,
     /// The CID by which the host's programs reach it over vsock, where it has one.

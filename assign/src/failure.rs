@@ -70,6 +70,10 @@ pub enum OwnReason {
     HugePages,
     /// The guest's memory may be shared, so that no device can have it.
     MemoryShared,
+    /// The guest's memory may be given back, so that no device can have it.
+    MemoryGivenBack,
+    /// The guest has no balloon.
+    NoBalloon,
     /// A selector matches another number of devices than expected.
     UnexpectedDevices,
     /// Two pools want the same VFs.

@@ -32,6 +32,7 @@
 //! The steps that decide are pure (`choose`, `spec`), those that open say what to do about a
 //! failure (`handles`, `tap`), and the process can only end with its launcher (`process`).
 
+mod balloon;
 mod console;
 mod disks;
 mod ended;
@@ -63,6 +64,7 @@ use std::io;
 use std::ops::ControlFlow;
 use std::os::fd::OwnedFd;
 use std::process::Stdio;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
 use policies::{Acs, Driver, Guest, Isolation};
@@ -225,6 +227,8 @@ struct Stays<'a> {
     console: &'a Console,
     /// Locked as long as these are open.
     disks: &'a [OwnedFd],
+    /// What it is to give of its memory, in bytes.
+    target: &'a AtomicU64,
 }
 
 /// A guest's networks with everything behind them that is open.
@@ -286,6 +290,7 @@ impl Launch<'_> {
             signals: &signals,
             console: &console,
             disks: &disks,
+            target: &AtomicU64::new(0),
         };
         let mut failed = BTreeMap::new();
         let mut connected = self.connect(&mut failed)?;
@@ -593,6 +598,7 @@ impl Launch<'_> {
             sandbox,
             bound,
             nodes: self.own_nodes(),
+            target: stays.target.load(Ordering::Relaxed),
         };
         let program = process::program();
         let spec = parts.spec(self.guest);
@@ -613,7 +619,7 @@ impl Launch<'_> {
         let vmm = started.map_err(|error| error::vmm(self.guest, &program, &error))?;
         // Where that fails, or the VMM has ended by now, the launcher stays the owner.
         connected.lease.hand_to(vmm.pid()).ok();
-        let ending = Supervisor::new(self, connected, &link, vmm.pid(), cid)
+        let ending = Supervisor::new(self, connected, &link, vmm.pid(), cid, stays.target)
             .and_then(|supervisor| self.attend(stays, vmm, &supervisor));
         ending.map_err(|error| self.system("attend to its process", &error))
     }

@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use assign::control::route::{Lost, OPENAPI, Route};
 use assign::control::stats::{
-    Device, Entry, ExitStats, Launching, Memory, Phase, Process, Stats, Usage,
+    self, Device, Entry, ExitStats, Launching, Memory, Phase, Process, Said, Stats, Usage,
 };
 use assign::control::{
-    Attach, Attached, Detach, Detached, Doing, Nothing, Running, Stop, Stopped, Watch,
+    Attach, Attached, Balloon, Ballooned, Detach, Detached, Doing, Nothing, Running, Stop, Stopped,
+    Watch,
 };
 use assign::failure::{Failure, OwnReason};
 use fitting::{Fitting, words};
@@ -111,6 +112,7 @@ fn every_schema_is_there_and_used() {
 fn requests_are_as_described() {
     asked("Nothing", &Nothing {});
     asked("Attach", &Attach { devices: vec![address()], pool: Some("lan".to_owned()) });
+    asked("Balloon", &Balloon { keep_bytes: 1 << 28 });
     asked("Detach", &Detach { device: address(), timeout: 5, force: true });
     asked("Stop", &Stop { timeout: 5 });
     asked("Watch", &Watch { lines: 24 });
@@ -120,6 +122,8 @@ fn requests_are_as_described() {
 fn answers_are_as_described() {
     answered("Nothing", &Nothing {});
     answered("Attached", &Attached { devices: vec![address()] });
+    let (keep_bytes, target_bytes) = (1 << 28, 1 << 27);
+    answered("Ballooned", &Ballooned { keep_bytes, target_bytes, given_bytes: 5, driven: true });
     for by in [Departure::Guest, Departure::Forced] {
         let notes = vec!["a note".to_owned()];
         answered("Detached", &Detached { device: address(), by, notes });
@@ -138,6 +142,8 @@ fn answers_are_as_described() {
             pin: BTreeMap::from([(1, "0,2-3".parse().expect("CPUs"))]),
             emulator: Some("1".parse().expect("CPUs")),
             memory_bytes: 1 << 29,
+            merge: true,
+            balloon: false,
             devices: vec![address()],
             cid: Some(42),
             pid: 300,
@@ -173,6 +179,20 @@ fn answers_are_as_described() {
             pinned_bytes: number,
             vmm_bytes: number,
         },
+        balloon: device.map(|_| stats::Balloon {
+            driven: true,
+            target_bytes: 1 << 28,
+            given_bytes: 1 << 27,
+            inflated_bytes: 1 << 27,
+            reported_bytes: 5,
+            said: number.map(|age_ms| Said {
+                age_ms,
+                total_bytes: number,
+                free_bytes: None,
+                available_bytes: number,
+                caches_bytes: number,
+            }),
+        }),
         usage: device.map(|_| Usage {
             cpu_us: 5,
             held_back_us: number,

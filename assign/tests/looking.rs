@@ -74,6 +74,7 @@ fn programs_can_rely_on_the_fields() {
         "lease",
         "name",
         "next",
+        "not_for",
         "original",
         "path",
         "root",

@@ -43,22 +43,29 @@ fn split(text: &str) -> (&str, &str) {
     (digits, unit.trim_start())
 }
 
+/// An amount of memory as the language writes it, `512MiB` or `2GiB`, in bytes; none where `text` is not
+/// that, or more than 64 bits can tell.
+pub fn parse_size(text: &str) -> Option<u64> {
+    let (digits, unit) = split(text);
+    let shift = match unit {
+        "MiB" => 20,
+        "GiB" => 30,
+        _ => return None,
+    };
+    decimal::<u64>(digits).and_then(|count| count.checked_mul(1 << shift))
+}
+
 /// Reads a [`SIZE`], in bytes.
 pub(crate) fn size(given: Given<'_>, report: &mut Report<'_>) -> Option<u64> {
     let Value::Scalar { text, .. } = &given.node.value else {
         return given.wrong(format!("is a size, not {}", given.node.describe()), report);
     };
-    let (digits, unit) = split(text);
-    let shift = match unit {
-        "MiB" => 20,
-        "GiB" => 30,
-        "" if !digits.is_empty() => {
-            return given.wrong(format!("has no unit: {}", quote(text)), report);
+    match split(text) {
+        (digits, "") if !digits.is_empty() => {
+            given.wrong(format!("has no unit: {}", quote(text)), report)
         }
-        _ => return given.or_cannot_be(None, text, report),
-    };
-    let bytes = decimal::<u64>(digits).and_then(|count| count.checked_mul(1 << shift));
-    given.or_cannot_be(bytes, text, report)
+        _ => given.or_cannot_be(parse_size(text), text, report),
+    }
 }
 
 /// Reads a [`PERCENT`] of at most `most`.

@@ -35,6 +35,7 @@ mod schema;
 mod selector;
 mod syntax;
 
+pub use amounts::parse_size;
 pub use documents::{Documents, Source, parse};
 pub use error::{Error, Errors};
 pub use guest::{

@@ -5,8 +5,10 @@
 #   hold      the same, but stay and ping once a second until a line "stop" is typed; a line "ping
 #             ADDRESS COUNT" sends that many pings, each as soon as the one before was answered, and a
 #             line "reboot" reboots; a line "write DISK PLACE" or "read DISK PLACE" does that with the MiB
-#             at this place of a disk; a line "vsock CID PORT" sends a MiB there and compares what comes
-#             back (lab-vsock); the power button ends it too, unless lab.stubborn is there
+#             at this place of a disk, a line "cache DISK" reads all of it into the memory that is free, and a
+#             line "eat MIB SECONDS" has a program that uses so much for that long; a line "vsock CID PORT"
+#             sends a MiB there and compares what comes back (lab-vsock); the power button ends it too, unless
+#             lab.stubborn is there
 #   shell     the same, then a shell
 #   time      tell when it is up and when its first interface has a link, to the microsecond, and
 #             power off
@@ -477,6 +479,17 @@ hold)
             came=$(lab-vsock send "$address" "$count" </run/random 2>/run/error | sha256sum)
             [ "$sent" = "$came" ] && found=equal || found="DIFFERENT $(cat /run/error)"
             say "vsock $address $count: $found"
+            ;;
+        cache)
+            cat "/dev/$address" >/dev/null && found=done || found=FAILED
+            say "cache $address: $found"
+            ;;
+        eat)
+            # A byte is missing, so that the program has what came and waits for that.
+            { head -c $((address * 1048576 - 1)) /dev/zero; sleep "$count"; } |
+                dd of=/dev/null bs="${address}M" iflag=fullblock count=1 2>/dev/null &&
+                found=done || found=FAILED
+            say "eat $address: $found"
             ;;
         ping)
             answered=$(ping -A -q -c "$count" "$address" | sed -n 's/.* \([0-9]*\) packets received.*/\1/p')

@@ -66,6 +66,7 @@ pub const GUEST_MODULES: &[&str] = &[
     "virtio_blk",
     "virtio_rng",
     "vmw_vsock_virtio_transport",
+    "virtio_balloon",
     "net_failover",
     "failover",
     "af_packet",

@@ -2,6 +2,7 @@
 //! there. `cargo lab test` runs them.
 
 mod bad_input;
+mod balloon;
 mod binding;
 mod boot;
 mod console;

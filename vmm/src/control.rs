@@ -49,7 +49,11 @@ pub fn serve(socket: OwnedFd, machine: Arc<Controls>) -> Result<()> {
 fn answer(machine: &Controls, request: Request, received: &mut Inherited) -> Reply {
     let hotplug = &machine.statistics.hotplug;
     let done = match request {
-        Request::Stats => return Reply::Stats(machine.statistics.read()),
+        Request::Stats => return Reply::Stats(Box::new(machine.statistics.read())),
+        Request::Balloon { target } => match &machine.statistics.balloon {
+            Some(balloon) => balloon.set_target(target),
+            None => Err(Error::Spec("the guest has no balloon".into())),
+        },
         Request::PowerButton => machine.power.press(),
         Request::Reset => {
             machine.power.reset();
@@ -59,6 +63,10 @@ fn answer(machine: &Controls, request: Request, received: &mut Inherited) -> Rep
         Request::Resume => {
             machine.pause.resume();
             Ok(())
+        }
+        // It would go on reaching pages that the guest has no more.
+        Request::Attach { .. } if machine.statistics.balloon.is_some() => {
+            Err(Error::Spec("a guest with a balloon can have no device".into()))
         }
         Request::Attach { vfio } => hotplug.attach(&vfio, received),
         Request::Ask { device } => hotplug.ask(&device),

@@ -9,11 +9,13 @@ use std::os::fd::RawFd;
 
 use serde::{Deserialize, Serialize};
 
+mod balloon;
 mod cpus;
 mod image;
 mod memory;
 mod stats;
 
+pub use balloon::{BALLOON_PAGE, Balloon, BalloonStats, GuestSays};
 pub use cpus::{Bound, Cpus, HostCpus, LAST_HOST_CPU, MAX_CPUS, Model, Topology};
 pub use image::{
     FoundEntry, ImageAnswer, ImageSpec, MAX_ANSWER, MAX_DISK_INITRD, MAX_DISK_KERNEL, Unbootable,
@@ -48,7 +50,7 @@ pub struct GuestSpec {
     /// One end of a pair of `SOCK_SEQPACKET` sockets, on which [`Request`]s come.
     pub control: Option<Descriptor>,
     /// virtio-net devices, in slot order: at most 31 devices together with the passed-through ones, the
-    /// disks, the source of random numbers and the sockets.
+    /// disks, the source of random numbers, the sockets and the balloon.
     pub networks: Vec<VirtioNet>,
     /// Disks, in the order in which the guest finds them.
     #[serde(default)]
@@ -59,6 +61,9 @@ pub struct GuestSpec {
     /// Its end of sockets between it and its host (virtio-vsock).
     #[serde(default)]
     pub vsock: Option<Vsock>,
+    /// Its balloon, where it has one.
+    #[serde(default)]
+    pub balloon: Option<Balloon>,
     /// Passed-through devices and what they reach memory by.
     pub vfio: Option<Vfio>,
     /// How the VMM shuts itself in before it looks at anything of the guest; without it, it does not.
@@ -305,6 +310,12 @@ pub enum Request {
     },
     /// Tell what has been counted and timed, which [`Reply::Stats`] does.
     Stats,
+    /// Ask the guest to give so much of its memory in all, by its balloon. [`Reply::Done`] comes at once,
+    /// and [`Stats::balloon`] tells how far it is.
+    Balloon {
+        /// In bytes, as [`Balloon::target`].
+        target: u64,
+    },
     /// Press the power button: a guest that heeds it powers off some time later.
     PowerButton,
     /// Reset the guest, as if it had asked for that itself: [`StopReason::Reboot`], which may come
@@ -328,7 +339,7 @@ pub enum Reply {
     /// It is done.
     Done,
     /// What has been counted and timed.
-    Stats(Stats),
+    Stats(Box<Stats>),
     /// It is not, and everything is as before.
     Failed {
         /// The error with its causes, in one line.

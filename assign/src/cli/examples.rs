@@ -110,6 +110,10 @@ pub fn of(verb: &str) -> &'static [Example] {
             ("assign console web-1 --read-only --lines 0", "What it prints from now on."),
             ("assign console web-1 --log", "What it has printed, also when it is gone."),
         ],
+        "balloon" => &[
+            ("assign balloon web-1 512MiB", "It keeps so much, and gives the rest back."),
+            ("assign balloon web-1 all", "It has all of its memory again."),
+        ],
         "attach" => &[
             ("assign attach web-1 01:10.2", "A device that is bound to vfio-pci."),
             ("assign attach web-1 --pool lan", "A free device of a pool."),
@@ -141,6 +145,12 @@ pub fn prose(verb: &str) -> &'static [&'static str] {
             "Only the CPUs are held, between two instructions: devices go on, passed-through ones into \
              the guest's memory too. `assign resume` lets them go on, `assign stop` does so first. The \
              guest's clock goes on; its watchdogs are told.",
+        ],
+        "balloon" => &[
+            "The guest's document must say `memory: {balloon: true}`, and its system have a driver: Linux's \
+             virtio_balloon. The command asks and does not wait; `assign stats` tells how far it is. A \
+             guest gives what it can do without, and takes it back by itself before it ends programs for \
+             lack of memory. What was asked holds over its reboots.",
         ],
         "run" => &[
             "With --detach the command returns as soon as the guest runs with its devices, with \

@@ -128,6 +128,8 @@ mod tests {
             pin: BTreeMap::new(),
             emulator: None,
             memory_bytes: 64 << 30,
+            merge: false,
+            balloon: false,
             devices: devices.iter().map(|device| device.parse().expect("an address")).collect(),
             cid: None,
             pid: 4_194_303,

@@ -10,6 +10,8 @@ use sriov::{HostSnapshot, PciAddress, PciFunction, PciRoot, Scope};
 
 use super::output::{self, style};
 use super::{Context, Format, device};
+use crate::control::route::Route;
+use crate::control::{self, Running, client};
 use crate::failure::Failure;
 use crate::state::{Lease, Original};
 use crate::topology::groups::{self, Group};
@@ -34,6 +36,7 @@ struct Shown<'a> {
     class: String,
     standing: &'a Standing,
     next: Option<String>,
+    not_for: Vec<NotFor>,
     group: Option<Group>,
     path: Vec<Port>,
     uses: Vec<Use>,
@@ -43,6 +46,23 @@ struct Shown<'a> {
     interfaces: Vec<&'a Netdev>,
     root: PciRoot,
     facts: &'a PciFunction,
+}
+
+/// A running guest that the device cannot be given to, since it would pin the guest's memory.
+#[derive(Debug, Serialize)]
+struct NotFor {
+    guest: String,
+    because: Unpinned,
+}
+
+/// What a guest's memory is that must not be pinned.
+#[derive(Debug, Clone, Copy, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum Unpinned {
+    /// The host may share it with others.
+    Merge,
+    /// The host may have it back.
+    Balloon,
 }
 
 /// A port on the way to the device, the one right above it first.
@@ -83,6 +103,14 @@ impl Show {
             class: names::class(function.class_code()),
             standing,
             next: next(&snapshot, &leases, function, standing, group.as_ref()),
+            not_for: match standing {
+                Standing::Free | Standing::Ready | Standing::Together { .. }
+                    if !context.is_saved() =>
+                {
+                    not_for(context)
+                }
+                _ => Vec::new(),
+            },
             group,
             path: path(&snapshot, function),
             uses: usage::of(&snapshot, function),
@@ -99,6 +127,23 @@ impl Show {
         }
         Ok(0)
     }
+}
+
+/// Guests that run and can have no device. One that does not answer is left out: nothing is attached to it
+/// either.
+fn not_for(context: &Context) -> Vec<NotFor> {
+    let running = control::guests(&context.root).into_iter().filter_map(|guest| {
+        client::ask::<Running>(&context.root, &guest, Route::State, None::<&()>).ok()
+    });
+    let unpinned = running.filter_map(|one| {
+        let because = match (one.merge, one.balloon) {
+            (true, _) => Unpinned::Merge,
+            (false, true) => Unpinned::Balloon,
+            (false, false) => return None,
+        };
+        Some(NotFor { guest: one.guest, because })
+    });
+    unpinned.collect()
 }
 
 /// The ports above a device, up to the root bus.

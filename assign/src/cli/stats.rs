@@ -11,7 +11,9 @@ use super::page::{Page, bytes};
 use super::{Context, Format};
 use crate::control::client;
 use crate::control::route::Route;
-use crate::control::stats::{Device, Entry, ExitStats, Memory, Stats as Counted, Usage};
+use crate::control::stats::{
+    Balloon, Device, Entry, ExitStats, Memory, Said, Stats as Counted, Usage,
+};
 use crate::failure::Failure;
 
 /// Arguments of `assign stats`.
@@ -41,13 +43,14 @@ impl Stats {
 }
 
 fn page(counted: &Counted) -> Page {
-    let Counted { guest, pid, exits, memory, usage, .. } = counted;
+    let Counted { guest, pid, exits, memory, balloon, usage, .. } = counted;
     let mut page = Page::default();
     page.section(guest);
     page.fact("process", pid.to_string());
     usage.iter().for_each(|usage| usage_facts(&mut page, usage));
     exit_facts(&mut page, exits);
     memory_facts(&mut page, memory);
+    balloon.iter().for_each(|balloon| balloon_facts(&mut page, balloon));
     page
 }
 
@@ -117,6 +120,35 @@ fn memory_facts(page: &mut Page, memory: &Memory) {
         accounts.map(|(count, what)| format!("{} {what}", bytes(count))).collect();
     page.fact("by the kernel's books", accounts.join(", "));
     page.fact("VMM beside RAM", memory.vmm_bytes.map(bytes).unwrap_or_default());
+}
+
+fn balloon_facts(page: &mut Page, balloon: &Balloon) {
+    page.section("balloon");
+    let given = match balloon.driven {
+        true => {
+            format!("{}, has given {}", bytes(balloon.target_bytes), bytes(balloon.given_bytes))
+        }
+        false => format!("{}, has no driver for that", bytes(balloon.target_bytes)),
+    };
+    page.fact("is to give", given);
+    let (inflated, reported) = (bytes(balloon.inflated_bytes), bytes(balloon.reported_bytes));
+    page.fact("host got back", format!("{inflated} that it gave, {reported} that it told free"));
+    let Some(Said { age_ms, total_bytes, free_bytes, available_bytes, caches_bytes }) =
+        balloon.said
+    else {
+        return;
+    };
+    let named = [
+        (free_bytes, "free"),
+        (available_bytes, "available"),
+        (caches_bytes, "for files"),
+        (total_bytes, "in all"),
+    ];
+    let said = named.into_iter().filter_map(|(count, what)| Some((count?, what)));
+    let mut said: Vec<String> =
+        said.map(|(count, what)| format!("{} {what}", bytes(count))).collect();
+    said.extend((age_ms >= 1000).then(|| format!("{} s ago", age_ms / 1000)));
+    page.fact("guest says", said.join(", "));
 }
 
 fn devices(devices: &[Device]) -> Table {
@@ -199,6 +231,20 @@ mod tests {
                 pinned_bytes: Some(0),
                 vmm_bytes: None,
             },
+            balloon: Some(Balloon {
+                driven: true,
+                target_bytes: 100 << 20,
+                given_bytes: 60 << 20,
+                inflated_bytes: u64::MAX,
+                reported_bytes: 9 << 20,
+                said: Some(Said {
+                    age_ms: 7_300,
+                    total_bytes: Some(230 << 20),
+                    free_bytes: Some(u64::MAX),
+                    available_bytes: Some(41 << 20),
+                    caches_bytes: None,
+                }),
+            }),
             usage: Some(Usage {
                 cpu_us: 83_456_789,
                 held_back_us: Some(12_300_000),
@@ -233,6 +279,9 @@ mod tests {
             "threads                5\n",
             "256 MiB in pages of 2MiB\n",
             "kept once (KSM)        1 MiB\n",
+            "is to give             100 MiB, has given 60 MiB\n",
+            "9 MiB that it told free\n",
+            "TiB free, 41 MiB available, 230 MiB in all,",
         ] {
             assert!(page.contains(used), "{used}: {page}");
         }

@@ -8,6 +8,8 @@ pub const OPENAPI: &str = include_str!("../../control-api.json");
 pub enum Route {
     /// Give the guest devices.
     Attach,
+    /// Say how much of its memory it is to keep.
+    Balloon,
     /// Have its console: the stream is that afterwards.
     Console,
     /// Take a device from it.
@@ -37,8 +39,9 @@ pub enum Lost {
 
 impl Route {
     /// All of them.
-    pub const ALL: [Route; 9] = [
+    pub const ALL: [Route; 10] = [
         Route::Attach,
+        Route::Balloon,
         Route::Console,
         Route::Detach,
         Route::Pause,
@@ -53,6 +56,7 @@ impl Route {
     pub fn path(self) -> &'static str {
         match self {
             Route::Attach => "/v1/attach",
+            Route::Balloon => "/v1/balloon",
             Route::Console => "/v1/console",
             Route::Detach => "/v1/detach",
             Route::Pause => "/v1/pause",
@@ -69,6 +73,7 @@ impl Route {
         match self {
             Route::State | Route::Stats => "GET",
             Route::Attach
+            | Route::Balloon
             | Route::Console
             | Route::Detach
             | Route::Pause

@@ -21,6 +21,9 @@ pub struct Stats {
     pub devices: Vec<Device>,
     /// Its memory.
     pub memory: Memory,
+    /// Its balloon; none where it has none.
+    #[serde(default)]
+    pub balloon: Option<Balloon>,
     /// What its process uses of the host, and may use; none where it has no control group.
     pub usage: Option<Usage>,
     /// Its start, by the beginning of each phase.
@@ -76,6 +79,60 @@ pub struct Memory {
     pub pinned_bytes: Option<u64>,
     /// What its process has beside RAM: its share of its mappings (Pss).
     pub vmm_bytes: Option<u64>,
+}
+
+/// What a guest gives back of its memory, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Balloon {
+    /// Whether a driver of the guest's uses it.
+    pub driven: bool,
+    /// How much it is to give.
+    pub target_bytes: u64,
+    /// How much it says that it has given.
+    pub given_bytes: u64,
+    /// What the host got back of pages that it gave, since its present life began; of those that it took
+    /// back and gave again, again.
+    pub inflated_bytes: u64,
+    /// The same of pages that it told are free, without having given them (free page reporting).
+    pub reported_bytes: u64,
+    /// What it says of its memory; none where it has not said anything.
+    pub said: Option<Said>,
+}
+
+/// What a guest says of its memory, in bytes; a number is none that it does not say. Nobody else can tell
+/// whether it is true.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Said {
+    /// How long ago it said so, in milliseconds.
+    pub age_ms: u64,
+    /// What its kernel has to do with; Linux counts what it has given.
+    pub total_bytes: Option<u64>,
+    /// What it uses for nothing.
+    pub free_bytes: Option<u64>,
+    /// What a new program of its could have without swapping.
+    pub available_bytes: Option<u64>,
+    /// What it uses to keep files at hand.
+    pub caches_bytes: Option<u64>,
+}
+
+impl From<spec::BalloonStats> for Balloon {
+    fn from(told: spec::BalloonStats) -> Self {
+        let spec::BalloonStats { driven, target, actual, inflated, reported, said } = told;
+        Balloon {
+            driven,
+            target_bytes: target,
+            given_bytes: actual,
+            inflated_bytes: inflated,
+            reported_bytes: reported,
+            said: said.map(|said| Said {
+                age_ms: said.age_ms,
+                total_bytes: said.total,
+                free_bytes: said.free,
+                available_bytes: said.available,
+                caches_bytes: said.caches,
+            }),
+        }
+    }
 }
 
 /// What a guest's process uses of the host, as its control group counts it since the guest was run, over

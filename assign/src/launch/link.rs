@@ -47,7 +47,7 @@ impl Link {
     /// As [`Link::ask`].
     pub fn stats(&self) -> Result<Stats, String> {
         match self.reply(&Request::Stats, &[])? {
-            Reply::Stats(stats) => Ok(stats),
+            Reply::Stats(stats) => Ok(*stats),
             Reply::Failed { detail } => Err(detail),
             Reply::Done => Err(OTHER.to_owned()),
         }
@@ -107,8 +107,10 @@ mod tests {
 
     #[test]
     fn statistics_come_or_are_an_error() {
-        let reply =
-            serde_json::to_vec(&Reply::Stats(Stats { pinned_bytes: 7, ..Stats::default() }));
+        let reply = serde_json::to_vec(&Reply::Stats(Box::new(Stats {
+            pinned_bytes: 7,
+            ..Stats::default()
+        })));
         let counted = stats(Some(&reply.expect("plain data"))).expect("an answer");
         assert_eq!(counted.pinned_bytes, 7);
         let failed = b"{\"reply\":\"failed\",\"detail\":\"no\"}";

@@ -119,18 +119,22 @@ pub fn unmerged(root: &HostRoot, guest: &Guest) -> Option<String> {
     }
 }
 
-/// Refuses a device for a running guest whose memory may be shared.
+/// Refuses a device for a running guest whose memory may be shared, or given back.
 ///
 /// # Errors
 /// Where it may.
 pub fn may_pin(guest: &Guest) -> Result<(), Failure> {
-    if !guest.memory.merge {
-        return Ok(());
-    }
-    let message = "can have no device: one pins all of the guest's memory, which its document lets the \
-                   host share (merge: true)";
-    Err(Failure::refused(OwnReason::MemoryShared, &guest.name, message)
-        .with_remedy("Write `merge: false` in its document, and start it again."))
+    let Memory { merge, balloon, .. } = guest.memory;
+    let (reason, why, field) = match (merge, balloon) {
+        (false, false) => return Ok(()),
+        (true, _) => (OwnReason::MemoryShared, "lets the host share", "merge"),
+        (false, true) => (OwnReason::MemoryGivenBack, "lets the host have back", "balloon"),
+    };
+    let message = format!(
+        "can have no device: one pins all of the guest's memory, which its document {why} ({field}: true)"
+    );
+    Err(Failure::refused(reason, &guest.name, message)
+        .with_remedy(format!("Write `{field}: false` in its document, and start it again.")))
 }
 
 #[cfg(test)]
@@ -211,6 +215,15 @@ mod tests {
         tree.file("sys/kernel/mm/ksm/run", "1\n");
         assert_eq!(told(&shared), None);
         may_pin(&guest("{size: 64MiB}")).expect("memory that may be pinned");
-        may_pin(&shared).expect_err("memory that may not");
+        for (memory, field) in
+            [("balloon: true", "balloon"), ("merge: true, balloon: true", "merge")]
+        {
+            let refused = may_pin(&guest(&format!("{{size: 64MiB, {memory}}}")));
+            let refused = refused.expect_err("memory that may not").to_string();
+            assert!(
+                refused.contains(&format!("({field}: true). Write `{field}: false`")),
+                "{refused}"
+            );
+        }
     }
 }

@@ -320,6 +320,7 @@ mod tests {
             disks: Vec::new(),
             rng: false,
             vsock: None,
+            balloon: None,
             vfio: has_vfio.then_some(vfio),
             sandbox: None,
         };

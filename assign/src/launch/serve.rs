@@ -89,6 +89,7 @@ fn answer(stream: UnixStream, supervisor: &Supervisor<'_, '_, '_>, console: &Con
             Err(failure) => refuse(400, &failure),
         },
         Ok(Route::Attach) => with(&request, |wanted| supervisor.attach(&wanted)),
+        Ok(Route::Balloon) => with(&request, |wanted| supervisor.balloon(&wanted)),
         Ok(Route::Detach) => with(&request, |wanted| supervisor.detach(&wanted)),
         Ok(Route::Pause) => with(&request, |Nothing {}| supervisor.pause()),
         Ok(Route::Reset) => with(&request, |Nothing {}| supervisor.reset()),

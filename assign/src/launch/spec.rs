@@ -9,8 +9,9 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use policies::{CpuModel, CpuTopology, Guest, GuestDisk};
 use sriov::PciAddress;
 use vmm::spec::{
-    AddressRange, Boot, Bound, Console, Cpus, Descriptor, DeviceSource, Disk, GuestSpec, Iommu,
-    Memory, MemoryNode, Model, Pages, Sandbox, Topology, Vfio, VfioDevice, VfioGroup, VirtioNet,
+    AddressRange, Balloon, Boot, Bound, Console, Cpus, Descriptor, DeviceSource, Disk, GuestSpec,
+    Iommu, Memory, MemoryNode, Model, Pages, Sandbox, Topology, Vfio, VfioDevice, VfioGroup,
+    VirtioNet,
 };
 
 use super::console::Ends;
@@ -45,6 +46,8 @@ pub struct Parts {
     pub bound: Vec<Bound>,
     /// Nodes that its document names and this host has.
     pub nodes: BTreeSet<u32>,
+    /// How much it is to give by its balloon at first, if it has one, in bytes.
+    pub target: u64,
 }
 
 impl Parts {
@@ -74,6 +77,7 @@ impl Parts {
                 .collect(),
             rng: guest.rng,
             vsock: self.vsock.as_ref().map(sockets),
+            balloon: guest.memory.balloon.then_some(Balloon { target: self.target }),
             control: Some(number(&self.control)),
             vfio: self.vfio.as_ref().map(|files| vfio(files, &mut number)),
             sandbox: self.sandbox,
@@ -137,7 +141,7 @@ pub fn model(model: CpuModel) -> Model {
 }
 
 fn memory(memory: &policies::Memory, present: &BTreeSet<u32>) -> Memory {
-    let policies::Memory { size, numa, pages, merge, nodes } = memory;
+    let policies::Memory { size, numa, pages, merge, balloon: _, nodes } = memory;
     let nodes = nodes.iter().map(|policies::GuestNode { size, cpus, numa }| MemoryNode {
         bytes: *size,
         vcpus: cpus.iter().filter_map(|cpu| u8::try_from(cpu).ok()).collect(),
@@ -243,6 +247,7 @@ mod tests {
             sandbox: Some(Sandbox { user: 1, group: 2 }),
             nodes: BTreeSet::new(),
             bound: vec![Bound { vcpu: 1, to: vec![HostCpus { first: 2, last: 3 }] }],
+            target: 1 << 20,
             vfio: Some(VfioFiles {
                 files,
                 reserved,
@@ -322,6 +327,10 @@ mod tests {
         assert_eq!((spec.memory.pages, spec.memory.at_once), (Pages::Huge2M, true));
         assert_eq!(spec.vsock.map(|vsock| vsock.cid), Some(42));
         assert_eq!(spec.cpus.bound, type1().bound);
+        assert_eq!(spec.balloon, None);
+        let mut gives = guest();
+        gives.memory.balloon = true;
+        assert_eq!(type1().spec(&gives).balloon, Some(Balloon { target: 1 << 20 }));
         assert_eq!(spec.cpus.topology, Some(Topology { sockets: 1, cores: 1, threads: 2 }));
         assert_eq!(spec.boot.cmdline, "quiet");
         let disk = &spec.disks[0];

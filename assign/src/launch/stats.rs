@@ -40,8 +40,9 @@ pub fn gather(
     let kernel = all.map(|all| all.saturating_sub(user_space));
     let exits = ExitStats { user_space, kernel, vcpus: vmm.exits, kvm: vmm.kvm };
     let devices = devices(root, vmm.devices);
+    let balloon = vmm.balloon.map(Into::into);
     let usage = usage::read(&cgroup::directory(root, &guest.name));
-    Stats { guest: guest.name.clone(), pid, exits, devices, memory, usage, timeline }
+    Stats { guest: guest.name.clone(), pid, exits, devices, memory, balloon, usage, timeline }
 }
 
 fn devices(root: &HostRoot, counted: Vec<DeviceStats>) -> Vec<Device> {
@@ -101,6 +102,7 @@ mod tests {
                 device(9999, None, Some(1)),
             ],
             pinned_bytes: 1 << 20,
+            balloon: Some(spec::BalloonStats { actual: 7, ..spec::BalloonStats::default() }),
             ram: vec![AddressRange { first: 0x1000, last: 0x10_0fff }],
             timeline: Vec::new(),
         };
@@ -115,6 +117,7 @@ mod tests {
         assert_eq!((memory.ram_bytes, memory.ram_pinned_bytes), (1 << 20, 1 << 20));
         assert_eq!((memory.locked_bytes, memory.vmm_bytes), (None, None));
         assert_eq!((memory.pages, memory.ram_merged_bytes), (policies::Pages::Small, None));
+        assert_eq!(stats.balloon.map(|balloon| balloon.given_bytes), Some(7));
         let counts = stats.devices.iter().map(|device| (device.interrupts, device.vectors.len()));
         assert_eq!(counts.collect::<Vec<_>>(), [(Some(47), 2), (Some(0), 0), (Some(17), 0)]);
         assert_eq!(stats.devices[2].guest_address.to_string(), "0000:00:03.0");

@@ -12,6 +12,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -25,12 +26,13 @@ use vmm::spec::{Departure, GuestEvent, Request};
 use super::lease::Taken;
 use super::link::Link;
 use super::vfio::{Has, NotOpened};
-use super::{Connected, Launch, Told, error, lease, pages, process, spec, stats};
+use super::{Connected, Launch, Told, balloon, error, lease, pages, process, spec, stats};
 use crate::apply::leases::Used;
 use crate::choose::{self, Device, World};
 use crate::control::stats::Stats;
 use crate::control::{
-    Attach, Attached, Detach, Detached, Doing, Nothing, Running as Listed, Stop, Stopped,
+    Attach, Attached, Balloon, Ballooned, Detach, Detached, Doing, Nothing, Running as Listed,
+    Stop, Stopped,
 };
 use crate::failure::{Failure, OwnReason};
 
@@ -51,6 +53,8 @@ pub struct Supervisor<'a, 'l, 'c> {
     pid: u32,
     /// By which the host's programs reach it over vsock.
     cid: Option<u32>,
+    /// What it is to give of its memory, in bytes: in its next lives too.
+    target: &'a AtomicU64,
     began: Instant,
     /// Written to where the guest's process is to be ended.
     ends: OwnedFd,
@@ -74,7 +78,8 @@ struct Running<'a, 'c> {
 }
 
 impl<'a, 'l, 'c> Supervisor<'a, 'l, 'c> {
-    /// Of a guest with these devices and this CID, whose process has this id.
+    /// Of a guest with these devices and this CID, whose process has this id, and which was asked to give
+    /// `target` bytes of its memory.
     ///
     /// # Errors
     /// The kernel's.
@@ -84,6 +89,7 @@ impl<'a, 'l, 'c> Supervisor<'a, 'l, 'c> {
         link: &'a Link,
         pid: u32,
         cid: Option<u32>,
+        target: &'a AtomicU64,
     ) -> io::Result<Self> {
         let mut awaited = vec![GuestEvent::Started];
         if !connected.devices.is_empty() {
@@ -100,7 +106,7 @@ impl<'a, 'l, 'c> Supervisor<'a, 'l, 'c> {
         let (running, changed) = (Mutex::new(running), Condvar::new());
         let ends = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let (began, leasing) = (Instant::now(), Mutex::default());
-        Ok(Supervisor { launch, link, pid, cid, began, ends, running, changed, leasing })
+        Ok(Supervisor { launch, link, pid, cid, target, began, ends, running, changed, leasing })
     }
 
     /// Readable where the guest's process is to be ended.
@@ -265,6 +271,8 @@ impl<'a, 'l, 'c> Supervisor<'a, 'l, 'c> {
             pin: guest.cpus.pin.clone(),
             emulator: guest.cpus.emulator.clone(),
             memory_bytes: guest.memory.size,
+            merge: guest.memory.merge,
+            balloon: guest.memory.balloon,
             devices: running.connected.devices.iter().map(|device| device.address).collect(),
             cid: self.cid,
             pid: self.pid,
@@ -295,6 +303,25 @@ impl<'a, 'l, 'c> Supervisor<'a, 'l, 'c> {
             (self.launch.tell)(if paused { Told::Paused } else { Told::Resumed });
         }
         Ok(Nothing {})
+    }
+
+    /// Asks the guest to keep so much of its memory, and to give the rest, which it does over time.
+    ///
+    /// # Errors
+    /// It cannot, or its process does not answer.
+    pub fn balloon(&self, wanted: &Balloon) -> Result<Ballooned, Failure> {
+        let Balloon { keep_bytes } = *wanted;
+        let target = balloon::target(self.launch.guest, keep_bytes)?;
+        self.asked(&Request::Balloon { target })?;
+        // The next life begins after whoever asks now is answered.
+        self.target.store(target, Ordering::Relaxed);
+        let told = self.stats()?.balloon;
+        Ok(Ballooned {
+            keep_bytes,
+            target_bytes: target,
+            given_bytes: told.map_or(0, |told| told.given_bytes),
+            driven: told.is_some_and(|told| told.driven),
+        })
     }
 
     fn asked(&self, request: &Request) -> Result<(), Failure> {

@@ -6,7 +6,7 @@ use super::nodes::{self, GuestNode, MAX_NODES, NODE};
 use crate::amounts;
 use crate::error::Report;
 use crate::fields::Fields;
-use crate::grammar::{Field, Form, Mapping, Rule, later, word};
+use crate::grammar::{Field, Form, Mapping, Rule, word};
 use crate::selector::LAST_NODE;
 
 /// Least memory of a guest in bytes; the VMM's own limit.
@@ -33,6 +33,10 @@ pub struct Memory {
     /// [`Pages::huge`].
     #[serde(default)]
     pub merge: bool,
+    /// Whether the host may ask for a part of it back while the guest runs; only without devices, and
+    /// without [`Pages::huge`].
+    #[serde(default)]
+    pub balloon: bool,
 }
 
 impl Memory {
@@ -124,6 +128,15 @@ pub(super) static MEMORY: Mapping = Mapping {
              have. Not for a guest with devices, which pin its memory.",
         )
         .or("false"),
+        Field::new(
+            "balloon",
+            Form::Truth,
+            "true",
+            "Whether the host may ask for a part of it back while the guest runs (`assign balloon`), and has \
+             back what the guest uses for nothing. Needs Linux's virtio_balloon in the guest, or the like. \
+             Not for a guest with devices, which pin its memory, nor for pages that the host has set apart.",
+        )
+        .or("false"),
     ],
     rules: &[
         Rule::Apart {
@@ -144,7 +157,7 @@ pub(super) static MEMORY: Mapping = Mapping {
             accepted: FORM,
         },
     ],
-    later: &[later("balloon", "whether the host may ask for a part of it back")],
+    later: &[],
 };
 
 /// Reads the mapping, of a guest that has `count` vCPUs as far as that is known.
@@ -160,6 +173,16 @@ pub(super) fn read(
     if let Some(given) = fields.get("merge", report).filter(|_| merge && pages.huge().is_some()) {
         let message = format!("pages of {} are not merged", pages.word());
         let form = "`pages: transparent` or `pages: 4KiB` beside it, or merge: false";
+        report.error(given.node.span, message, Some(form));
+    }
+    let balloon = fields.truth("balloon", report).unwrap_or_default();
+    if let Some(given) = fields.get("balloon", report).filter(|_| balloon && pages.huge().is_some())
+    {
+        let message = format!(
+            "pages of {} are not given back: a guest gives 4 KiB at a time, which are a part of one",
+            pages.word()
+        );
+        let form = "`pages: transparent` or `pages: 4KiB` beside it, or balloon: false";
         report.error(given.node.span, message, Some(form));
     }
     let nodes = nodes::read(fields, pages, count, report);
@@ -181,14 +204,20 @@ pub(super) fn read(
         let form = format!("a multiple of {}", pages.word());
         report.error(given.node.span, message, Some(&form));
     }
-    (report.count() == before).then_some(Memory { size, numa, nodes, pages, merge })
+    (report.count() == before).then_some(Memory { size, numa, nodes, pages, merge, balloon })
 }
 
 /// Refuses what cannot be where devices pin the memory. `fields` are those that `memory` was read from.
 pub(super) fn check_pinned(fields: &Fields<'_>, memory: Option<&Memory>, report: &mut Report<'_>) {
-    let merges = memory.is_some_and(|memory| memory.merge);
-    let Some(given) = fields.get("merge", report).filter(|_| merges) else { return };
-    let message =
-        "the guest claims a device, which pins all of its memory, and pinned memory is not merged";
-    report.error(given.node.span, message, Some("merge: false, or a guest without claims"));
+    let Some(&Memory { merge, balloon, .. }) = memory else { return };
+    if let Some(given) = fields.get("merge", report).filter(|_| merge) {
+        let message = "the guest claims a device, which pins all of its memory, and pinned memory is not \
+                       merged";
+        report.error(given.node.span, message, Some("merge: false, or a guest without claims"));
+    }
+    if let Some(given) = fields.get("balloon", report).filter(|_| balloon) {
+        let message = "the guest claims a device, which pins all of its memory, and of pinned memory \
+                       nothing is given back";
+        report.error(given.node.span, message, Some("balloon: false, or a guest without claims"));
+    }
 }

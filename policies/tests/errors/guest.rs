@@ -438,11 +438,9 @@ fn fields_for_a_later_version_are_told_as_such() {
       |                                             ^^^^^^^^
       = accepted: leave it out
     "#);
-    let said = memory("{size: 1GiB, balloon: true}", "");
-    assert!(said.contains("is part of the language"), "{said}");
-    assert_eq!(said.matches("accepted").count(), 1, "{said}");
     let said = guest("networks: [{name: a, claim: {pool: lan}, failover: true}]");
     assert!(said.contains("`failover` is part of the language"), "{said}");
+    assert_eq!(said.matches("accepted").count(), 1, "{said}");
 }
 
 /// What is said of a guest with this memory, and more.
@@ -483,6 +481,18 @@ fn memory_is_told_what_it_cannot_be_made_of() {
     let device = "  devices: [{name: gpu, claim: {pool: gpu}, optional: true}]\n";
     let said = memory("{size: 1GiB, pages: 4KiB, merge: true}", device);
     assert!(said.contains("the guest claims a device"), "{said}");
+    assert_snapshot!(memory("{size: 1GiB, pages: 2MiB, balloon: true}", ""), @r#"
+    host.yaml:5:46: pages of 2MiB are not given back: a guest gives 4 KiB at a time, which are a part of one
+    5 |   memory: {size: 1GiB, pages: 2MiB, balloon: true}
+      |                                              ^^^^
+      = accepted: `pages: transparent` or `pages: 4KiB` beside it, or balloon: false
+    "#);
+    assert_snapshot!(memory("{size: 1GiB, balloon: true}", device), @r#"
+    host.yaml:5:33: the guest claims a device, which pins all of its memory, and of pinned memory nothing is given back
+    5 |   memory: {size: 1GiB, balloon: true}
+      |                                 ^^^^
+      = accepted: balloon: false, or a guest without claims
+    "#);
 }
 
 #[test]

@@ -70,7 +70,7 @@ spec:
     topology: {sockets: 1, cores: 2, threads: 1}
     pin: {0: 2, 1: "2-3"}
     emulator: "0-1,4"
-  memory: {size: 2GiB, numa: 1, pages: 2MiB, merge: false}
+  memory: {size: 2GiB, numa: 1, pages: 2MiB, merge: false, balloon: false}
   boot: {kernel: vmlinuz, initrd: initrd.img, cmdline: console=ttyS0 quiet}
   disks:
     - {name: root, path: root.raw, format: raw, serial: web-1.root, queues: 2}
@@ -185,6 +185,8 @@ pub const RIGHT: &[&str] = &[
     guest!("memory: {nodes: [{size: 64MiB, cpus: 0}]}"),
     guest!("memory: {nodes: [{size: 1GiB, numa: 0}, {size: 1GiB, cpus: \"0\"}], pages: 1GiB}"),
     guest!("memory: {size: 100MiB, pages: 4KiB, merge: true}"),
+    guest!("memory: {size: 100MiB, pages: 4KiB, balloon: true, merge: true}"),
+    guest!("memory: {size: 1GiB, balloon: true}, networks: [{name: a, virtio: {bridge: b}}]"),
     guest!("memory: {size: 1GiB}, limits: {memory: 1072MiB}"),
     guest!("memory: {size: 1GiB}, limits: {cpu: 10000 %, tasks: 17}"),
     guest!("memory: {size: 1GiB}, vsock: TRUE"),
@@ -304,7 +306,8 @@ pub const WRONG: &[&str] = &[
     guest!("memory: {numa: 0, nodes: [{size: 1GiB, cpus: 0}]}"),
     guest!("memory: {size: 1GiB, pages: 2 MiB}"),
     guest!("memory: {size: 1GiB, merge: 1}"),
-    guest!("memory: {size: 1GiB, balloon: true}"),
+    guest!("memory: {size: 1GiB, balloon: 1}"),
+    guest!("memory: {size: 1GiB, balloon: {size: 128MiB}}"),
     guest!("memory: {size: 1GiB}, rng: 1"),
     guest!("memory: {size: 1GiB}, rng: {}"),
     guest!("memory: {size: 1GiB}, vsock: 42"),
@@ -391,6 +394,10 @@ pub const ONLY_THE_READER: &[&str] = &[
     guest!("memory: {size: 1536MiB, pages: 1GiB}"),
     guest!("memory: {size: 1GiB, pages: 2MiB, merge: true}"),
     guest!("memory: {size: 1GiB, merge: true}, networks: [{name: a, claim: {pool: b}}]"),
+    guest!("memory: {size: 1GiB, pages: 1GiB, balloon: true}"),
+    guest!(
+        "memory: {size: 1GiB, balloon: true}, devices: [{name: a, claim: {pool: b}, optional: true}]"
+    ),
     // Amounts out of range.
     guest!("memory: {size: 1MiB}"),
     guest!("memory: {size: 1GiB}, limits: {cpu: 10001%}"),

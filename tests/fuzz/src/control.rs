@@ -5,7 +5,9 @@
 use assign::control::http::{Request, Response};
 use assign::control::route::Route;
 use assign::control::stats::Stats;
-use assign::control::{Attach, Attached, Detach, Detached, Nothing, Running, Stop, Stopped, Watch};
+use assign::control::{
+    Attach, Attached, Balloon, Ballooned, Detach, Detached, Nothing, Running, Stop, Stopped, Watch,
+};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -26,6 +28,7 @@ pub fn control(bytes: &[u8]) {
         );
         for read in [
             understood::<Attached>,
+            understood::<Ballooned>,
             understood::<Detached>,
             understood::<Running>,
             understood::<Stats>,
@@ -40,6 +43,7 @@ pub fn control(bytes: &[u8]) {
 fn asked(route: Route, body: &[u8]) {
     match route {
         Route::Attach => understood::<Attach>(body),
+        Route::Balloon => understood::<Balloon>(body),
         Route::Console => understood::<Watch>(body),
         Route::Detach => understood::<Detach>(body),
         Route::Stop => understood::<Stop>(body),

@@ -13,9 +13,12 @@ const DISK: &[u8] = &[1];
 const READ_ONLY_DISK: &[u8] = &[2];
 const NUMBERS: &[u8] = &[3];
 const SOCKETS: &[u8] = &[4];
+const BALLOON: &[u8] = &[5];
 const TURN: &[u8] = &[11];
 const FIRST: u8 = 0;
 const SECOND: u8 = 1;
+const THIRD: u8 = 2;
+const FOURTH: u8 = 3;
 
 /// Each with how many buffers its device gives back.
 pub fn virtio() -> Vec<Seed<usize>> {
@@ -207,7 +210,77 @@ pub fn virtio() -> Vec<Seed<usize>> {
             ]),
             0,
         ),
+        (
+            "balloon-takes-pages-and-gives-them-back",
+            join(&[
+                BALLOON,
+                &begin(8),
+                // The last page of RAM, one in the hole, and one far away.
+                &put(0x8000, &[0xf, 0, 0, 0, 0x10, 0, 0, 0, 0, 0, 0, 0x80, 9, 0, 0, 0]),
+                &write(FIRST, 0, 16),
+                TURN,
+                &write(SECOND, 0, 16),
+                TURN,
+            ]),
+            2,
+        ),
+        (
+            "balloon-takes-many-pages",
+            join(&[BALLOON, &begin(8), &write(FIRST, 0, 0x1000), TURN, TURN, TURN, TURN]),
+            1,
+        ),
+        (
+            "balloon-hears-of-free-pages",
+            join(&[
+                BALLOON,
+                &begin(8),
+                &describe(FOURTH, 0, 0xa000, 0x2000, 3, 1),
+                &describe(FOURTH, 1, 0x2_2800, 0x1800, 2, 0),
+                &[9 | FOURTH << 4, 0, 10 | FOURTH << 4],
+                TURN,
+                // Over the end of RAM.
+                &describe(FOURTH, 0, 0x2_3000, 0x2000, 2, 0),
+                &[9 | FOURTH << 4, 0, 10 | FOURTH << 4],
+                TURN,
+            ]),
+            1,
+        ),
+        (
+            "balloon-says-how-it-is",
+            join(&[
+                BALLOON,
+                &begin(8),
+                &put(0x8000, &[4, 0, 1, 2, 3, 4, 5, 6, 7, 8, 5, 0, 9, 9]),
+                &write(THIRD, 0, 20),
+                TURN,
+                &asked(100, true),
+                &write(THIRD, 0, 20),
+                &asked(200, false),
+                TURN,
+            ]),
+            1,
+        ),
+        (
+            "balloon-without-event-indexes",
+            join(&[
+                BALLOON,
+                &[5 | 3 << 4, 3],
+                &[3 << 4],
+                &0x2004u16.to_le_bytes(),
+                &[1, 2, 3, 4],
+                &write(FIRST, 0, 64),
+                &asked(7, true),
+                TURN,
+                &vectors(8, 0),
+            ]),
+            1,
+        ),
     ]
+}
+
+/// A balloon's guest is asked for so many pages, and what it has to say.
+fn asked(pages: u16, statistics: bool) -> Vec<u8> {
+    join(&[&[12], &pages.to_le_bytes(), &[statistics.into()]])
 }
 
 fn join(parts: &[&[u8]]) -> Vec<u8> {

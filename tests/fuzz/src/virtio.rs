@@ -5,6 +5,7 @@
 //! ```text
 //! device        0 a network card · 1 a disk · 2 a disk of two queues that is read-only
 //!               3 a source of random numbers · 4 sockets between guest and host (vhost)
+//!               5 a balloon (of bits 0 to 2; 6 and 7 are as 2 and 3)
 //! actions       until the end, each: what (bits 0 to 3) and how (bits 4 to 7, see `act`), then its
 //!               operands
 //! ```
@@ -40,13 +41,21 @@ const NEXT: u16 = 1;
 const WRITE: u16 = 2;
 const MSIX_ON: u16 = 0x8000;
 
-const QUEUES: usize = 3;
+/// Where a good driver has its queues: a balloon has four, sockets have three, and other devices two.
+const BASES: [u64; 4] = [0, 0x4000, 0xc000, 0x2_0000];
+const QUEUES: usize = 2;
+const QUEUES_OF_SOCKETS: usize = 3;
+const QUEUES_OF_BALLOON: usize = 4;
 /// Where a good driver has its buffers.
 const BUFFER: u64 = 0x8000;
 /// The header before each frame.
 const HEADER: usize = 12;
 const RECEIVE: usize = 0;
 const TRANSMIT: usize = 1;
+/// Of a balloon.
+const INFLATE: usize = 0;
+const STATISTICS: usize = 2;
+const REPORT: usize = 3;
 /// Requests to a disk: read, write, flush, identify, discard, write zeroes, and one that there is not.
 const REQUESTS: [u32; 7] = [0, 1, 4, 8, 11, 13, 99];
 
@@ -70,7 +79,7 @@ struct Queue {
 impl Queue {
     /// Where a good driver has queue `index`.
     fn good(index: usize, size: u16) -> Queue {
-        let base = [0, 0x4000, 0x2_0000][index];
+        let base = BASES[index];
         Queue { size, at: [base, base + 0x1000, base + 0x1400], offered: 0, used: 0 }
     }
 }
@@ -78,7 +87,7 @@ impl Queue {
 struct Driver {
     kind: Kind,
     machine: Machine,
-    queues: [Queue; QUEUES],
+    queues: Vec<Queue>,
     turns: usize,
     outcome: Outcome,
     /// Of the capabilities for MSI-X.
@@ -94,11 +103,12 @@ pub fn virtio(bytes: &[u8]) {
 pub fn run(bytes: &[u8]) -> Outcome {
     let mut input = Input(bytes);
     let kind = match input.byte() & 7 {
-        0 | 5 => Kind::Network,
+        0 => Kind::Network,
         1 => Kind::Disk { read_only: false, queues: 1 },
         2 | 6 => Kind::Disk { read_only: true, queues: 2 },
         3 | 7 => Kind::Random,
-        _ => Kind::Sockets,
+        4 => Kind::Sockets,
+        _ => Kind::Balloon,
     };
     let mut driver = Driver::new(kind);
     for _ in 0..MOST_ACTIONS {
@@ -118,7 +128,12 @@ pub fn run(bytes: &[u8]) -> Outcome {
 impl Driver {
     fn new(kind: Kind) -> Driver {
         let machine = Machine::new(kind).expect("a machine");
-        let queues = [0, 1, 2].map(|index| Queue::good(index, 8));
+        let count = match kind {
+            Kind::Balloon => QUEUES_OF_BALLOON,
+            Kind::Sockets => QUEUES_OF_SOCKETS,
+            _ => QUEUES,
+        };
+        let queues = (0..count).map(|index| Queue::good(index, 8)).collect();
         let mut driver =
             Driver { kind, machine, queues, turns: 0, outcome: Outcome::default(), msix: 0 };
         driver.msix = driver.find_msix();
@@ -194,7 +209,7 @@ impl Driver {
     /// Resets the device and has it begin with good queues of `size`.
     fn begin(&mut self, features: u64, size: u16) {
         self.negotiate(features);
-        for index in 0..QUEUES {
+        for index in 0..self.queues.len() {
             let queue = Queue::good(index, size);
             self.machine.put(queue.at[0], &[0; 0x2000]);
             self.lay(index, queue);
@@ -250,7 +265,7 @@ impl Driver {
     /// Turns MSI-X on or off, with vectors that are masked or not.
     fn set_vectors(&self, control: u16, mask: u8) {
         self.machine.write_config(self.msix + 2, &control.to_le_bytes());
-        for vector in 0..=QUEUES as u64 {
+        for vector in 0..=self.queues.len() as u64 {
             let mut entry = 0xfee0_0000u64.to_le_bytes().to_vec();
             entry.extend([0x40 + vector as u8, 0, 0, 0, mask, 0, 0, 0]);
             self.write(MSIX_TABLE + vector * 16, &entry[..8]);
@@ -262,7 +277,7 @@ impl Driver {
     fn act(&mut self, input: &mut Input<'_>) {
         let action = input.byte();
         let how = usize::from(action >> 4);
-        let (queue, width) = (how % QUEUES, how % 8 + 1);
+        let (queue, width) = (how % self.queues.len(), how % 8 + 1);
         match action & 15 {
             0 => {
                 let offset = input.short().into();
@@ -315,6 +330,10 @@ impl Driver {
             11 => {}
             12 => {
                 let (length, fill) = (input.short(), input.byte());
+                self.machine.ask_for(length);
+                if fill & 1 != 0 {
+                    self.machine.ask_for_statistics();
+                }
                 self.machine.arrive(&vec![fill; length.into()]);
             }
             13 => {
@@ -365,6 +384,7 @@ impl Driver {
                 self.serve(TRANSMIT);
                 TRANSMIT
             }
+            Kind::Balloon => self.give_pages(),
         };
         assert_eq!(self.queues[queue].used, 1, "it is used");
         assert!(self.machine.interrupts() > before, "its driver is told");
@@ -378,6 +398,35 @@ impl Driver {
         self.turn();
         let written = self.machine.get(self.queues[queue].at[2] + 8, 4).expect("RAM");
         u32::from_le_bytes([written[0], written[1], written[2], written[3]])
+    }
+
+    /// Pages of a balloon, and others that are free: these are empty then, and no others.
+    fn give_pages(&mut self) -> usize {
+        let (given, kept, free) = (0xb000, 0xa000, 0x2_3000);
+        for page in [given, kept, free] {
+            self.machine.put(page, &[0xee; 4096]);
+        }
+        // There is one of these, and the last one there can be; then the first one behind RAM.
+        let pages = [(given >> 12) as u32, u32::MAX, 0x10];
+        self.machine.put(BUFFER, pages.map(u32::to_le_bytes).as_flattened());
+        self.describe(INFLATE, 0, (BUFFER, 12), 0, 0);
+        assert_eq!(self.serve(INFLATE), 0);
+        self.describe(REPORT, 0, (free, 4096), WRITE, 0);
+        assert_eq!(self.serve(REPORT), 0);
+        let holds = [given, kept, free].map(|page| self.machine.get(page, 4096));
+        assert_eq!(holds, [0, 0xee, 0].map(|byte| Some(vec![byte; 4096])));
+
+        self.machine.put(BUFFER, &[4, 0, 9, 0, 0, 0, 0, 0, 0, 0]);
+        self.describe(STATISTICS, 0, (BUFFER, 10), 0, 0);
+        self.serve(STATISTICS);
+        let said = self.machine.balloon().and_then(|balloon| balloon.said);
+        assert_eq!(said.and_then(|said| said.free), Some(9));
+        assert!(self.machine.ask_for_statistics());
+        self.machine.ask_for(7);
+        let mut wanted = [0; 4];
+        self.read(DEVICE, &mut wanted);
+        assert_eq!(wanted, [7, 0, 0, 0]);
+        INFLATE
     }
 
     fn send_and_receive(&mut self) -> usize {

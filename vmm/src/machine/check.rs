@@ -12,6 +12,7 @@ use crate::spec::{
     MAX_NAME, MAX_NODES, MIN_MEMORY, Memory, MemoryNode, NODE_GRAIN, Vfio, VfioGroup, VirtioNet,
     Vsock,
 };
+use crate::virtio::balloon::check_target;
 
 /// Refuses what cannot be, before anything is opened or pinned for it.
 ///
@@ -28,7 +29,8 @@ pub fn check(spec: &GuestSpec) -> Result<()> {
     check_nodes(spec)?;
     check_command_line(&spec.boot.cmdline)?;
     let passed = spec.vfio.as_ref().map_or(0, |vfio| vfio.devices.len());
-    let single = usize::from(spec.rng) + usize::from(spec.vsock.is_some());
+    let single = [spec.rng, spec.vsock.is_some(), spec.balloon.is_some()];
+    let single = single.into_iter().filter(|has| *has).count();
     let devices = spec.networks.len() + spec.disks.len() + single + passed;
     // The host bridge takes one.
     if devices > SLOTS - 1 {
@@ -37,6 +39,7 @@ pub fn check(spec: &GuestSpec) -> Result<()> {
     spec.networks.iter().try_for_each(check_network)?;
     spec.disks.iter().try_for_each(check_disk)?;
     spec.vsock.as_ref().map_or(Ok(()), check_vsock)?;
+    check_balloon(spec)?;
     let Some(vfio) = &spec.vfio else { return Ok(()) };
     check_vfio(vfio)?;
     let unopened = groups(vfio).iter().find(|group| group.descriptor.is_none());
@@ -96,6 +99,17 @@ fn check_nodes(spec: &GuestSpec) -> Result<()> {
         return refuse("its NUMA nodes are not all of its memory and its vCPUs".to_owned());
     }
     Ok(())
+}
+
+fn check_balloon(spec: &GuestSpec) -> Result<()> {
+    let Some(balloon) = &spec.balloon else { return Ok(()) };
+    if spec.vfio.is_some() {
+        return refuse("a guest with passed-through devices can have no balloon".to_owned());
+    }
+    if spec.memory.pages.huge().is_some() {
+        return refuse("of huge pages no part goes into a balloon".to_owned());
+    }
+    check_target(spec.memory.bytes, balloon.target).map_or_else(refuse, |_| Ok(()))
 }
 
 fn check_disk(disk: &Disk) -> Result<()> {
@@ -199,7 +213,7 @@ fn is_address(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::{Boot, Console, Cpus, Descriptor, Pages, VfioDevice};
+    use crate::spec::{Balloon, Boot, Console, Cpus, Descriptor, Pages, VfioDevice};
 
     fn spec() -> GuestSpec {
         let device = |address: &str, index| VfioDevice {
@@ -230,6 +244,7 @@ mod tests {
             }],
             rng: false,
             vsock: Some(Vsock { vhost: Descriptor(11), cid: FIRST_CID }),
+            balloon: None,
             sandbox: None,
             vfio: Some(Vfio {
                 iommu: Iommu::Type1 {
@@ -258,6 +273,37 @@ mod tests {
         check(&spec).unwrap();
         spec.vfio.as_mut().unwrap().iommu = Iommu::Iommufd { descriptor: Descriptor(7) };
         check(&spec).unwrap();
+    }
+
+    fn balloon(change: impl FnOnce(&mut GuestSpec), target: u64) -> String {
+        refusal(|spec| {
+            (spec.vfio, spec.vsock) = (None, None);
+            spec.memory.bytes = MIN_MEMORY * 2;
+            spec.balloon = Some(Balloon { target });
+            change(spec);
+        })
+    }
+
+    #[test]
+    fn a_balloon_is_for_memory_that_can_be_given_back() {
+        let mut right = spec();
+        right.vfio = None;
+        right.memory.bytes = MIN_MEMORY * 2;
+        right.balloon = Some(Balloon { target: MIN_MEMORY });
+        check(&right).unwrap();
+        for (text, expected) in [
+            (refusal(|spec| spec.balloon = Some(Balloon { target: 0 })), "passed-through devices"),
+            (balloon(|spec| spec.memory.pages = Pages::Huge2M, 0), "of huge pages no part"),
+            (balloon(|_| {}, MIN_MEMORY + 4096), "would leave less than"),
+            (balloon(|_| {}, u64::MAX), "would leave less than"),
+            (balloon(|_| {}, 4095), "no pages of 4096"),
+            (
+                balloon(|spec| spec.disks = vec![spec.disks[0].clone(); 30], MIN_MEMORY),
+                "32 devices; at most 31",
+            ),
+        ] {
+            assert!(text.contains(expected), "{text}");
+        }
     }
 
     fn vfio(change: impl FnOnce(&mut Vfio)) -> String {

@@ -71,6 +71,7 @@ use crate::spec::{Bound, GuestEvent, GuestSpec, Phase, StopReason, VfioDevice, V
 use crate::timeline::Timeline;
 use crate::vfio::arrival::{self, Opening};
 use crate::vfio::dma::IoSpace;
+use crate::virtio::balloon::Balloon;
 use crate::virtio::block::Block;
 use crate::{boot, control, devices};
 
@@ -195,8 +196,18 @@ impl Machine {
         let root = board.root.clone();
         let gate = Arc::new(Gate::new(root.clone(), timeline.clone()));
         insert(&buses.memory, ECAM_BASE, ECAM_SIZE, gate.clone());
-        let rng = spec.rng;
-        let arriving = Some(Arriving { passed, networks, disks, rng, vsock, control, gate });
+        let balloon = spec.balloon.map(|balloon| Balloon::new(spec.memory.bytes, balloon.target));
+        let balloon = balloon.transpose()?.map(Arc::new);
+        let arriving = Some(Arriving {
+            passed,
+            networks,
+            disks,
+            rng: spec.rng,
+            vsock,
+            balloon: balloon.clone(),
+            control,
+            gate,
+        });
         let hotplug = Hotplug::new(vm.clone(), board, controller, reporter.clone())?;
 
         let mut counters = Counters::new(&vm);
@@ -210,7 +221,7 @@ impl Machine {
             })
             .collect::<Result<_>>()?;
         timeline.end(creating);
-        let statistics = Statistics { counters, root, hotplug, memory, timeline };
+        let statistics = Statistics { counters, root, hotplug, balloon, memory, timeline };
         let controls = Arc::new(Controls { statistics, power, pause: Pause::new()? });
         let reporter = reporter.clone();
         let bound = spec.cpus.bound.clone();
@@ -264,7 +275,7 @@ impl Machine {
     /// Puts all devices on the PCI bus, passed-through ones first, lets the guest find them, and lets
     /// the launcher add others.
     fn receive(&self, arriving: Arriving) -> Result<()> {
-        let Arriving { passed, networks, disks, rng, vsock, control, gate } = arriving;
+        let Arriving { passed, networks, disks, rng, vsock, balloon, control, gate } = arriving;
         let Statistics { hotplug, timeline, .. } = &self.controls.statistics;
         let board = hotplug.board();
         let mut allocator = Allocator::new(board.windows.clone());
@@ -291,6 +302,10 @@ impl Machine {
         }
         if let Some((vhost, cid)) = vsock {
             board.add_vsock(vhost, cid, &mut allocator)?;
+        }
+        if let Some(balloon) = balloon {
+            balloon.listen(&board.events)?;
+            board.add_virtio(balloon, &mut allocator)?;
         }
         timeline.end(adding);
         gate.open();
@@ -382,6 +397,7 @@ struct Arriving {
     rng: bool,
     /// `/dev/vhost-vsock`, and the guest's CID.
     vsock: Option<(OwnedFd, u32)>,
+    balloon: Option<Arc<Balloon>>,
     control: Option<OwnedFd>,
     gate: Arc<Gate>,
 }

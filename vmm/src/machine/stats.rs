@@ -18,6 +18,7 @@ use super::{kvm, kvm_stats};
 use crate::pci::root::RootComplex;
 use crate::spec::{AddressRange, KvmStats, Stats};
 use crate::timeline::Timeline;
+use crate::virtio::balloon::Balloon;
 
 /// The counters of the vCPUs, and the files with KVM's own. These have to be opened before a vCPU
 /// runs: as long as it does, KVM answers no other call on it.
@@ -64,6 +65,8 @@ pub struct Statistics {
     pub root: Arc<RootComplex>,
     /// Knows the devices' I/O address space.
     pub hotplug: Arc<Hotplug>,
+    /// Its balloon, where it has one.
+    pub balloon: Option<Arc<Balloon>>,
     /// Guest RAM. It is kept until the process ends, once vCPUs run: these, slots and pinned mappings
     /// refer to it.
     pub memory: GuestMemory,
@@ -83,6 +86,7 @@ impl Statistics {
             kvm: self.counters.kvm(),
             devices: self.root.stats(),
             pinned_bytes: self.hotplug.pinned_bytes(),
+            balloon: self.balloon.as_ref().map(|balloon| balloon.stats()),
             ram: ram.collect(),
             timeline: self.timeline.spans(),
         }

@@ -2,7 +2,7 @@
 //!
 //! All threads of a machine have the list of [`Kind::Any`] from the start, and most a shorter one besides;
 //! the reader of a disk has that of [`Kind::Image`] instead. `ioctl` is allowed by subsystem: KVM, VFIO
-//! with iommufd, vhost, and the few of a TAP. Opening files is refused with an
+//! with iommufd, vhost, and the few of a TAP; `madvise` by what is advised. Opening files is refused with an
 //! error instead, since the standard library tries to read how many CPUs it may use: there are no files.
 
 use std::collections::BTreeMap;
@@ -50,7 +50,6 @@ const OWN: &[i64] = &[
     libc::SYS_getpid,
     libc::SYS_getrandom,
     libc::SYS_gettid,
-    libc::SYS_madvise,
     libc::SYS_mremap,
     libc::SYS_munmap,
     libc::SYS_pread64,
@@ -141,6 +140,20 @@ const SET_GUEST_CID: u64 = 0x4008_af60;
 /// `TUNSETVNETHDRSZ`.
 const REQUESTS: [u64; 3] = [0x5421, 0x4004_54d0, 0x4004_54d8];
 
+/// Advice of madvise(2) that any thread gives: that pages go back to the host, of the guest's memory and, by
+/// the C library, of its own.
+const GIVING_BACK: [u64; 1] = [libc::MADV_DONTNEED as u64];
+/// Others, while the machine is built: which pages the guest's memory is made of, that these are found now;
+/// and the guards of new threads' stacks (`MADV_GUARD_INSTALL`, `MADV_GUARD_REMOVE`; a C library of 2025).
+const BUILDING: [u64; 6] = [
+    libc::MADV_HUGEPAGE as u64,
+    libc::MADV_NOHUGEPAGE as u64,
+    libc::MADV_MERGEABLE as u64,
+    libc::MADV_POPULATE_WRITE as u64,
+    102,
+    103,
+];
+
 /// Flags of clone(2) that make a thread of this process: nothing else is made.
 const THREAD: u64 = (libc::CLONE_VM | libc::CLONE_FILES | libc::CLONE_THREAD) as u64;
 /// Those that make name spaces.
@@ -194,6 +207,7 @@ pub fn restrict(kind: Kind) -> io::Result<()> {
         }
         allowed.insert(libc::SYS_ioctl, requests);
     }
+    let mut advice = any_of(&GIVING_BACK, 2)?;
     // No memory becomes code.
     for call in [libc::SYS_mmap, libc::SYS_mprotect] {
         allowed.insert(call, vec![is(2, libc::PROT_EXEC as u64, 0)?]);
@@ -214,7 +228,9 @@ pub fn restrict(kind: Kind) -> io::Result<()> {
         }
         allowed.insert(libc::SYS_clone, vec![is(0, THREAD | SPACES, THREAD)?]);
         allowed.insert(libc::SYS_prctl, any_of(&NAMES, 0)?);
+        advice.extend(any_of(&BUILDING, 2)?);
     }
+    allowed.insert(libc::SYS_madvise, advice);
     apply(&program(allowed, SeccompAction::KillProcess, SeccompAction::Allow)?)?;
     IS_ON.store(true, Ordering::Relaxed);
     Ok(())

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::AddressRange;
+use super::{AddressRange, BalloonStats};
 
 /// Counters since the guest started, and how its start went.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,6 +18,9 @@ pub struct Stats {
     pub devices: Vec<DeviceStats>,
     /// Bytes of guest RAM that passed-through devices can reach, which are pinned.
     pub pinned_bytes: u64,
+    /// Its balloon, where it has one.
+    #[serde(default)]
+    pub balloon: Option<BalloonStats>,
     /// Where this process has guest RAM: its own addresses.
     pub ram: Vec<AddressRange>,
     /// The guest's start, in no particular order.
@@ -137,7 +140,7 @@ pub enum Phase {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{MAX_CPUS, MAX_NAME, MAX_REQUEST, Reply};
+    use super::super::{GuestSays, MAX_CPUS, MAX_NAME, MAX_REQUEST, Reply};
     use super::*;
 
     #[test]
@@ -172,12 +175,26 @@ mod tests {
             kvm: Some(KvmStats { vcpus: names(80), vm: names(40) }),
             devices: (0..32).map(device).collect(),
             pinned_bytes: most,
+            balloon: Some(BalloonStats {
+                driven: true,
+                target: most,
+                actual: most,
+                inflated: most,
+                reported: most,
+                said: Some(GuestSays {
+                    age_ms: most,
+                    total: Some(most),
+                    free: Some(most),
+                    available: Some(most),
+                    caches: Some(most),
+                }),
+            }),
             ram: vec![AddressRange { first: most, last: most }; 8],
             timeline: vec![span; 128],
         };
-        let text = serde_json::to_vec(&Reply::Stats(stats.clone())).unwrap();
+        let text = serde_json::to_vec(&Reply::Stats(Box::new(stats.clone()))).unwrap();
         assert!(text.len() + MAX_NAME < MAX_REQUEST, "{}", text.len());
         let Reply::Stats(again) = serde_json::from_slice(&text).unwrap() else { panic!() };
-        assert_eq!(again, stats);
+        assert_eq!(*again, stats);
     }
 }

@@ -3,8 +3,10 @@
 //!
 //! [`transport`] is the PCI function any device plugs into and [`structures`] what is in its BAR;
 //! [`net`] is a device, over a [`tap`], and [`vhost::net`] the same with the kernel's help, with which
-//! [`vhost::vsock`] has sockets too; [`block`] is one, over a file; [`rng`] gives random numbers. For tests, `simulated` has a machine with one of them.
+//! [`vhost::vsock`] has sockets too; [`block`] is one, over a file; [`rng`] gives random numbers; [`balloon`]
+//! takes memory that the guest can do without. For tests, `simulated` has a machine with one of them.
 
+pub mod balloon;
 pub mod block;
 pub mod net;
 pub mod queue;
@@ -21,7 +23,7 @@ pub mod vhost;
 #[cfg(test)]
 mod tests;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 
 use virtio_queue::Queue;
@@ -54,6 +56,21 @@ pub trait VirtioDevice: Send + Sync {
     fn kick(&self, index: u16) -> Option<&EventFd>;
     /// Reads its configuration at `offset`; zeroes beyond its end.
     fn read_config(&self, offset: u64, data: &mut [u8]);
+    /// Writes its configuration at `offset`. Most have nothing there that a driver writes.
+    fn write_config(&self, offset: u64, data: &[u8]) {
+        let _ = (offset, data);
+    }
+    /// Is another number after each change of its configuration, so that a driver that reads a field in
+    /// parts notices (virtio 1.3, 4.1.4.3.1). Most never change theirs.
+    fn config_generation(&self) -> u8 {
+        0
+    }
+    /// Whether a driver may do without queue `index`, as where it knows nothing of what it is for. Such a
+    /// queue is not [`ready`](virtio_queue::QueueT::ready) in [`Activation::queues`].
+    fn may_lack(&self, index: usize) -> bool {
+        let _ = index;
+        false
+    }
     /// Who signals its vectors' events. Without more it does that itself, by [`Interrupt::signal`].
     fn source(&self) -> Box<dyn Source> {
         Box::new(Emulated)
@@ -72,10 +89,13 @@ pub trait VirtioDevice: Send + Sync {
 pub struct Activation {
     /// Feature bits both sides agreed on.
     pub features: u64,
-    /// Queues in order, all enabled and within guest memory.
+    /// Queues in order, all enabled and within guest memory, but for those that a driver
+    /// [may do without](VirtioDevice::may_lack).
     pub queues: Vec<Queue>,
     /// Each queue's interrupt.
     pub interrupts: Vec<Interrupt>,
+    /// How its driver is told that the device's configuration is another one.
+    pub changed: Changed,
     /// Guest RAM.
     pub memory: GuestMemory,
     /// What to do when the driver breaks the rules of its queues.
@@ -106,16 +126,33 @@ impl Interrupt {
     }
 }
 
+/// How the driver is told that the device's configuration or status has changed (virtio 1.3, 2.3 and 2.1.2).
+pub struct Changed {
+    isr: Arc<AtomicU8>,
+    interrupt: Interrupt,
+}
+
+/// The interrupt status bit of such a change (virtio 1.3, 4.1.4.5).
+const ISR_CONFIG: u8 = 2;
+
+impl Changed {
+    /// Tells the driver.
+    pub fn tell(&self) {
+        self.isr.fetch_or(ISR_CONFIG, Ordering::AcqRel);
+        self.interrupt.signal();
+    }
+}
+
 /// The device's way to give up (virtio 1.3, 2.1.2).
 pub struct Failure {
     broken: Arc<AtomicBool>,
-    interrupt: Interrupt,
+    changed: Changed,
 }
 
 impl Failure {
     /// The driver sees DEVICE_NEEDS_RESET from now on, until it resets the device.
     pub fn report(&self) {
         self.broken.store(true, Ordering::Release);
-        self.interrupt.signal();
+        self.changed.tell();
     }
 }

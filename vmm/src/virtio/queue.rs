@@ -60,6 +60,8 @@ pub enum Fate {
     Kept,
     /// The same, and there is nothing for it now.
     Idle,
+    /// The device has it, and gives it back later.
+    Held,
 }
 
 /// Offers `each` the buffers of queue `index`, up to a `batch` of them, and tells the driver of those
@@ -90,12 +92,26 @@ pub fn work_off(
                 progress = Progress::Done;
                 break;
             }
+            Fate::Held => {}
         }
     }
     if queue.needs_notification(memory)? {
         active.interrupts[index].signal();
     }
     Ok(progress)
+}
+
+/// Gives the driver a buffer back that the device [held](Fate::Held), and tells it.
+///
+/// # Errors
+/// [`Broken`] where the rings make no sense.
+pub fn give_back(active: &mut Activation, index: usize, head: u16) -> Result<(), Broken> {
+    let (queue, memory) = (&mut active.queues[index], &active.memory);
+    queue.add_used(memory, head, 0)?;
+    if queue.needs_notification(memory)? {
+        active.interrupts[index].signal();
+    }
+    Ok(())
 }
 
 /// Has an active device `work`, and comes back by `kick` where there is more to do. One whose driver

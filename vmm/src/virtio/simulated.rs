@@ -24,6 +24,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use self::kernel::Kernel;
 use super::VirtioDevice;
+use super::balloon::Balloon;
 use super::block::{Block, SECTOR};
 use super::net::{Net, TOKEN_TAP};
 use super::rng::Rng;
@@ -39,7 +40,7 @@ use crate::machine::memory::GuestMemory;
 use crate::pci::bar::Allocator;
 use crate::pci::register;
 use crate::pci::root::RootComplex;
-use crate::spec::{Descriptor, Disk};
+use crate::spec::{BALLOON_PAGE, BalloonStats, Descriptor, Disk};
 use crate::vfio::simulated::{Host, WINDOWS};
 
 mod kernel;
@@ -79,6 +80,8 @@ pub enum Kind {
     Random,
     /// Sockets between guest and host, whose queues are the kernel's.
     Sockets,
+    /// A balloon.
+    Balloon,
 }
 
 /// The machine.
@@ -110,6 +113,7 @@ enum Device {
         vsock: Arc<Vsock>,
         kernel: Arc<Kernel>,
     },
+    Balloon(Arc<Balloon>),
 }
 
 impl Machine {
@@ -185,7 +189,31 @@ impl Machine {
                     vsock.queues.ready(0);
                 }
             }
+            Device::Balloon(balloon) => {
+                let queues = balloon.queue_sizes().len() as u16;
+                for queue in (0..queues).filter(|queue| kicked(&**balloon, *queue)) {
+                    balloon.ready(queue.into());
+                }
+            }
         }
+    }
+
+    /// Asks the guest for so many pages, if the device is a balloon.
+    pub fn ask_for(&self, pages: u16) {
+        if let Device::Balloon(balloon) = &self.device {
+            balloon.set_target(u64::from(pages) * BALLOON_PAGE).expect("the guest has more");
+        }
+    }
+
+    /// Asks what its driver has to say, without waiting for it; whether it can be asked.
+    pub fn ask_for_statistics(&self) -> bool {
+        matches!(&self.device, Device::Balloon(balloon) if balloon.ask())
+    }
+
+    /// What the balloon knows; nothing of another device.
+    pub fn balloon(&self) -> Option<BalloonStats> {
+        let Device::Balloon(balloon) = &self.device else { return None };
+        Some(balloon.known())
     }
 
     /// A frame with its header comes in from outside, if the device is a card.
@@ -298,6 +326,8 @@ impl Device {
                 let vsock = Arc::new(Vsock::over(Box::new(kernel.clone()), CID)?);
                 Device::Sockets { vsock, kernel }
             }
+            // A guest so small has none: it is said to have more.
+            Kind::Balloon => Device::Balloon(Arc::new(Balloon::new(1 << 30, 0)?)),
         })
     }
 
@@ -307,6 +337,7 @@ impl Device {
             Device::Disk { disk, .. } => disk.clone(),
             Device::Random(rng) => rng.clone(),
             Device::Sockets { vsock, .. } => vsock.clone(),
+            Device::Balloon(balloon) => balloon.clone(),
         }
     }
 }

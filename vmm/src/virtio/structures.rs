@@ -8,12 +8,12 @@
 //! Queues and their vectors can be changed until the device is active, and then no more: it works
 //! on a copy that was checked against guest memory.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use virtio_queue::{Queue, QueueT};
 
-use super::{Activation, F_EVENT_IDX, F_VERSION_1, Failure, Interrupt, VirtioDevice};
+use super::{Activation, Changed, F_EVENT_IDX, F_VERSION_1, Failure, Interrupt, VirtioDevice};
 use crate::bus::Access;
 use crate::machine::memory::GuestMemory;
 use crate::pci::msix::Msix;
@@ -101,6 +101,9 @@ pub struct Structures {
     pub(super) msix: Arc<Mutex<Msix>>,
     memory: GuestMemory,
     broken: Arc<AtomicBool>,
+    /// Why the driver was interrupted last; reading it clears it (virtio 1.3, 4.1.4.5). Only changes of
+    /// the configuration are told here: queues have vectors.
+    isr: Arc<AtomicU8>,
     /// Accesses so far: each has cost an exit.
     pub(super) accesses: AtomicU64,
 }
@@ -114,6 +117,7 @@ impl Structures {
             msix: Arc::new(Mutex::new(msix)),
             memory,
             broken: Arc::default(),
+            isr: Arc::default(),
             accesses: AtomicU64::new(0),
         }
     }
@@ -137,6 +141,7 @@ impl Structures {
                 let broken = self.broken.load(Ordering::Acquire);
                 u64::from(common.status | if broken { NEEDS_RESET } else { 0 })
             }
+            0x15 => self.device.config_generation().into(),
             0x16 => select.into(),
             0x18..=0x37 => {
                 let Some((queue, vector)) = common.selected() else { return 0 };
@@ -204,6 +209,7 @@ impl Structures {
         if status == 0 {
             self.device.reset();
             self.broken.store(false, Ordering::Release);
+            self.isr.store(0, Ordering::Release);
             *common = Common::new(&*self.device);
             return;
         }
@@ -221,13 +227,15 @@ impl Structures {
         common.active = true;
         let features = common.driver_features;
         let interrupt = |vector| Interrupt { msix: self.msix.clone(), vector };
-        let failure =
-            Failure { broken: self.broken.clone(), interrupt: interrupt(common.config_vector) };
+        let config_vector = common.config_vector;
+        let changed = || Changed { isr: self.isr.clone(), interrupt: interrupt(config_vector) };
+        let failure = Failure { broken: self.broken.clone(), changed: changed() };
         let mut queues = Vec::new();
         let mut interrupts = Vec::new();
-        for (queue, vector) in &mut common.queues {
+        for (index, (queue, vector)) in common.queues.iter_mut().enumerate() {
             queue.set_event_idx(features & F_EVENT_IDX != 0);
-            if !queue.is_valid(&self.memory) {
+            let is_left_out = !queue.ready() && self.device.may_lack(index);
+            if !is_left_out && !queue.is_valid(&self.memory) {
                 return failure.report();
             }
             // Only this state's bookkeeping is copied; the rings themselves are in guest memory.
@@ -235,8 +243,9 @@ impl Structures {
             queues.push(copy);
             interrupts.push(interrupt(*vector));
         }
-        let memory = self.memory.clone();
-        self.device.activate(Activation { features, queues, interrupts, memory, failure });
+        let (memory, changed) = (self.memory.clone(), changed());
+        let activation = Activation { features, queues, interrupts, changed, memory, failure };
+        self.device.activate(activation);
     }
 }
 
@@ -249,10 +258,15 @@ impl Access for Structures {
                 let bytes = self.read_common(at).to_le_bytes();
                 data.iter_mut().zip(bytes).for_each(|(to, from)| *to = from);
             }
+            STATUS if at == 0 => {
+                data.fill(0);
+                if let Some(status) = data.first_mut() {
+                    *status = self.isr.swap(0, Ordering::AcqRel);
+                }
+            }
             DEVICE => self.device.read_config(at, data),
             MSIX_TABLE => crate::lock(&self.msix).read_table(at as usize, data),
             MSIX_PENDING => crate::lock(&self.msix).read_pending(at as usize, data),
-            // Interrupt status is for INTx only, which this transport does not have.
             _ => data.fill(0),
         }
     }
@@ -265,6 +279,7 @@ impl Access for Structures {
         bytes[..length].copy_from_slice(&data[..length]);
         match part {
             COMMON => self.write_common(at, u64::from_le_bytes(bytes), length),
+            DEVICE => self.device.write_config(at, data),
             NOTIFY => {
                 if let Some(kick) = self.device.kick((at / NOTIFY_STEP) as u16) {
                     // A full counter means that it is kicked already.

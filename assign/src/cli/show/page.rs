@@ -120,6 +120,14 @@ fn giving(page: &mut Page, shown: &Shown) {
         page.line("lease", format!("process {}{}", lease.owner.pid, pool.unwrap_or_default()));
     }
     page.line("next", shown.next.as_deref().unwrap_or_default());
+    for (at, NotFor { guest, because }) in shown.not_for.iter().enumerate() {
+        let field = match because {
+            Unpinned::Merge => "merge",
+            Unpinned::Balloon => "balloon",
+        };
+        let text = format!("{guest}, whose memory it would pin: its document has `{field}: true`");
+        page.line(if at == 0 { "not for" } else { "" }, text);
+    }
     if let Some(group) = &shown.group {
         let own = shown.facts.address;
         let others = group.members.iter().filter(|member| member.address != own);

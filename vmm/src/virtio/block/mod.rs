@@ -199,7 +199,7 @@ impl VirtioDevice for Block {
     }
 
     fn activate(&self, activation: Activation) {
-        let Activation { features, queues, interrupts, memory, failure } = activation;
+        let Activation { features, queues, interrupts, memory, failure, .. } = activation;
         let failure = Arc::new(failure);
         // Who does not flush wants what is written to stay.
         let durable = features & F_FLUSH == 0;

@@ -1,4 +1,4 @@
-//! The driver of a device with one queue.
+//! The driver of a device: of one of its queues at a time, the first one where nothing else is said.
 
 use super::*;
 
@@ -6,8 +6,12 @@ use super::*;
 pub struct Driver {
     pub bar: Structures,
     pub memory: GuestMemory,
-    /// How many buffers were offered since the last start.
+    /// How many buffers were offered in the queue since the last start.
     pub offered: u16,
+    /// Which queues it sets up: all that the device has, at first.
+    pub queues: Vec<u16>,
+    queue: u16,
+    offered_in: Vec<u16>,
 }
 
 impl Driver {
@@ -16,10 +20,19 @@ impl Driver {
         let memory =
             allocate(&Layout::new(MIN_MEMORY, 40, &[]).unwrap(), &Memory::bytes(0)).unwrap();
         let warnings = Arc::new(Warnings::new("test"));
-        let mut msix = Msix::new(2, Arc::new(Nowhere), Box::new(Emulated), warnings);
+        let queues = device.queue_sizes().len() as u16;
+        let mut msix = Msix::new(queues + 1, Arc::new(Nowhere), Box::new(Emulated), warnings);
         msix.set_control(MSIX_ON_ALL_MASKED);
         let bar = Structures::new(device, msix, memory.clone());
-        Driver { bar, memory, offered: 0 }
+        let offered_in = vec![0; queues.into()];
+        Driver { bar, memory, offered: 0, queues: (0..queues).collect(), queue: 0, offered_in }
+    }
+
+    /// From now on it is about this queue.
+    pub fn choose(&mut self, queue: u16) {
+        self.offered_in[usize::from(self.queue)] = self.offered;
+        self.queue = queue;
+        self.offered = self.offered_in[usize::from(queue)];
     }
 
     pub fn write(&self, offset: u64, data: &[u8]) {
@@ -44,23 +57,40 @@ impl Driver {
 
     /// Resets the device, and begins with those of `wanted` features that it offers.
     pub fn start(&mut self, wanted: u64) {
+        self.begin(wanted);
+        assert_eq!(self.status(), ACKNOWLEDGE_DRIVER | FEATURES_OK | DRIVER_OK);
+    }
+
+    /// The same, whatever the device says to it.
+    pub fn begin(&mut self, wanted: u64) {
         self.write(0x14, &[0]);
         self.offered = 0;
-        self.put(base(0), &[0; 0x3000]);
+        self.offered_in.fill(0);
         let features = self.features() & wanted;
         self.write(0x14, &[ACKNOWLEDGE_DRIVER]);
         for select in 0..2u32 {
             self.write(0x08, &select.to_le_bytes());
             self.write(0x0c, &((features >> (32 * select)) as u32).to_le_bytes());
         }
-        self.write(0x18, &QUEUE_SIZE.to_le_bytes());
-        self.write(0x1a, &1u16.to_le_bytes());
-        for (register, part) in [(0x20, 0), (0x28, 0x1000), (0x30, 0x2000)] {
-            self.write(register, &(base(0) + part).to_le_bytes());
+        self.write(0x10, &0u16.to_le_bytes());
+        for queue in self.queues.clone() {
+            self.put(base(queue), &[0; 0x3000]);
+            self.write(0x16, &queue.to_le_bytes());
+            self.write(0x18, &QUEUE_SIZE.to_le_bytes());
+            self.write(0x1a, &(queue + 1).to_le_bytes());
+            for (register, part) in [(0x20, 0), (0x28, 0x1000), (0x30, 0x2000)] {
+                self.write(register, &(base(queue) + part).to_le_bytes());
+            }
+            self.write(0x1c, &1u16.to_le_bytes());
         }
-        self.write(0x1c, &1u16.to_le_bytes());
         self.write(0x14, &[ACKNOWLEDGE_DRIVER | FEATURES_OK | DRIVER_OK]);
-        assert_eq!(self.status(), ACKNOWLEDGE_DRIVER | FEATURES_OK | DRIVER_OK);
+    }
+
+    /// Which vectors are pending: bit 0 for the configuration, then the queues.
+    pub fn pending(&self) -> u8 {
+        let mut data = [0];
+        self.bar.read(MSIX_PENDING, &mut data);
+        data[0]
     }
 
     pub fn put(&self, address: u64, bytes: &[u8]) {
@@ -79,27 +109,29 @@ impl Driver {
         bytes.extend(length.to_le_bytes());
         bytes.extend(flags.to_le_bytes());
         bytes.extend(((index + 1) % QUEUE_SIZE).to_le_bytes());
-        self.put(base(0) + 16 * u64::from(index), &bytes);
+        self.put(base(self.queue) + 16 * u64::from(index), &bytes);
     }
 
     /// Offers the chains at `heads` and kicks.
     pub fn offer(&mut self, heads: &[u16]) {
-        let ring = base(0) + 0x1000;
+        let ring = base(self.queue) + 0x1000;
         for head in heads {
             self.put(ring + 4 + u64::from(self.offered % QUEUE_SIZE) * 2, &head.to_le_bytes());
             self.offered = self.offered.wrapping_add(1);
         }
         self.put(ring + 2, &self.offered.to_le_bytes());
-        self.bar.write(NOTIFY, &[0, 0]);
+        let at = NOTIFY + u64::from(self.queue) * NOTIFY_STEP;
+        self.bar.write(at, &self.queue.to_le_bytes());
     }
 
     pub fn used(&self) -> u16 {
-        u16::from_le_bytes(self.get(base(0) + 0x2002, 2).try_into().unwrap())
+        u16::from_le_bytes(self.get(base(self.queue) + 0x2002, 2).try_into().unwrap())
     }
 
     /// How many bytes the device says that it has written for what was offered last, once it is used.
     pub fn written(&self) -> u32 {
-        let entry = base(0) + 0x2004 + u64::from(self.offered.wrapping_sub(1) % QUEUE_SIZE) * 8;
+        let entry =
+            base(self.queue) + 0x2004 + u64::from(self.offered.wrapping_sub(1) % QUEUE_SIZE) * 8;
         u32::from_le_bytes(self.get(entry + 4, 4).try_into().unwrap())
     }
 }

@@ -1,6 +1,7 @@
-//! Drives the transport, the network card, the disk and the source of random numbers as a driver would,
-//! and as none should.
+//! Drives the transport, the network card, the disk, the source of random numbers and the balloon as a driver
+//! would, and as none should.
 
+mod balloon;
 mod board;
 mod card;
 mod disk;
@@ -19,7 +20,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::VirtioDevice;
 use super::net::Net;
 use super::structures::{
-    COMMON, DEVICE, MSIX_PENDING, MSIX_TABLE, NOTIFY, NOTIFY_STEP, Structures,
+    COMMON, DEVICE, MSIX_PENDING, MSIX_TABLE, NOTIFY, NOTIFY_STEP, STATUS, Structures,
 };
 use crate::bus::Access;
 use crate::error::Result;
