@@ -1,8 +1,8 @@
 //! From a guest's document to a running guest, and back to a host with a free VF.
 //!
 //! ```text
-//!  1 boot files, disks,   nothing touched yet: a wrong path is the likeliest mistake
-//!    /dev/vhost-vsock
+//!  1 boot files, disks,   nothing touched yet: a wrong path is the likeliest mistake; the disk for
+//!    /dev/vhost-vsock     cloud-init is made (seed)
 //!  2 /dev/kvm open        without it there is no guest, so no device need be claimed; then the
 //!                         kernel is taken out of its bzImage, or out of the cache of these; one
 //!                         that is on a disk is read there, by a process of its own (image)
@@ -48,6 +48,7 @@ mod numa;
 mod pages;
 pub(crate) mod placement;
 mod process;
+mod seed;
 mod serve;
 mod session;
 mod spec;
@@ -229,6 +230,7 @@ struct Stays<'a> {
     disks: &'a [OwnedFd],
     /// What it is to give of its memory, in bytes.
     target: &'a AtomicU64,
+    seed: Option<&'a OwnedFd>,
 }
 
 /// A guest's networks with everything behind them that is open.
@@ -264,6 +266,7 @@ impl Launch<'_> {
         let (boot, kvm) = self.open_files()?;
         let disks = disks::open(self.guest)?;
         let vhost = vsock::open(self.root, self.guest)?;
+        let seed = seed::make(self.guest)?;
         if self.sandboxed && !rustix::process::geteuid().is_root() {
             return Err(error::not_shut_in(self.guest));
         }
@@ -291,6 +294,7 @@ impl Launch<'_> {
             console: &console,
             disks: &disks,
             target: &AtomicU64::new(0),
+            seed: seed.as_ref(),
         };
         let mut failed = BTreeMap::new();
         let mut connected = self.connect(&mut failed)?;
@@ -581,6 +585,8 @@ impl Launch<'_> {
             link::pair().map_err(|error| self.system("make a pair of sockets", &error))?;
         let disks = stays.disks.iter().map(OwnedFd::try_clone).collect::<io::Result<_>>();
         let disks = disks.map_err(|error| self.system("share its disks", &error))?;
+        let seed = stays.seed.map(OwnedFd::try_clone).transpose();
+        let seed = seed.map_err(|error| self.system("share its disks", &error))?;
         let sandbox = self.sandboxed.then(sandbox);
         let near = self.wanted_node(&connected.choice);
         let Placement { process: cpus, bound } = Placement::of(self.root, self.guest, near)
@@ -592,6 +598,7 @@ impl Launch<'_> {
             events: events_of_guest,
             control,
             disks,
+            seed,
             cards,
             vsock,
             vfio,

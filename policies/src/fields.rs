@@ -234,6 +234,7 @@ impl<'n> Given<'n> {
             Form::TruthOr(mapping) => format!("true, false, or {}", mapping.form()),
             Form::Text(text) | Form::NumberOr(text) => text.accepted.to_owned(),
             Form::WordOr(word, mapping) => format!("{}, or {}", mapping.form(), word.text),
+            Form::TextOr(text, mapping) => format!("{}, or {}", text.accepted, mapping.form()),
             Form::Numbered(numbered) => {
                 format!("{}; each is {}", self.field.example, numbered.of.accepted)
             }
@@ -270,7 +271,7 @@ impl<'n> Given<'n> {
     pub fn fields(&self, report: &mut Report<'_>) -> Option<Fields<'n>> {
         let mapping = match &self.field.form {
             Form::Map(mapping) | Form::TruthOr(mapping) => mapping,
-            Form::WordOr(_, mapping) if matches!(self.node.value, Value::Map(_)) => mapping,
+            Form::WordOr(_, mapping) | Form::TextOr(_, mapping) if self.is_map() => mapping,
             Form::WordOr(word, _) => {
                 let found = self.node.describe();
                 let why = format!("is a mapping, or the word {}, not {found}", word.text);
@@ -279,6 +280,11 @@ impl<'n> Given<'n> {
             _ => return self.misread(),
         };
         Fields::of(self.node, mapping, report)
+    }
+
+    /// Whether it is a mapping.
+    pub fn is_map(&self) -> bool {
+        matches!(self.node.value, Value::Map(_))
     }
 
     /// Whether it is the word that stands for a mapping.

@@ -112,6 +112,8 @@ pub(crate) enum Form {
     Truth,
     /// Text, of which more is said where it is read.
     Text(Text),
+    /// Text, or a mapping in its place.
+    TextOr(Text, &'static Mapping),
     /// A whole number, or text.
     NumberOr(Text),
     /// A mapping from numbers to numbers or text.

@@ -1,6 +1,7 @@
 //! `kind: Guest`: one machine, what it boots and what it is connected to.
 
 mod boot;
+mod cloud_init;
 mod cpus;
 mod disks;
 mod memory;
@@ -12,6 +13,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 pub use self::boot::{Boot, MAX_CMDLINE};
+pub use self::cloud_init::{CloudInit, MAX_SEED_FILE, SEED, SeedFile};
 pub use self::cpus::{CpuModel, CpuTopology, Cpus, LAST_HOST_CPU, MAX_CPUS};
 pub use self::disks::{DiskFormat, GuestDisk};
 pub use self::memory::{MIN_MEMORY, Memory, Pages};
@@ -52,6 +54,8 @@ pub struct Guest {
     /// Its end of sockets between it and its host (virtio-vsock), where it has one.
     #[serde(default)]
     pub vsock: Option<Vsock>,
+    /// What its cloud-init is told, on a disk of its own behind all others.
+    pub cloud_init: Option<CloudInit>,
     /// What happens where one of its devices fails.
     pub on_device_error: OnDeviceError,
     /// What its process may use of the host.
@@ -176,6 +180,13 @@ pub(crate) static GUEST: Mapping = Mapping {
              name and is the same each time, unless another guest has it. Guests do not reach each other.",
         )
         .or("false"),
+        Field::new(
+            "cloudInit",
+            Form::Map(&cloud_init::CLOUD_INIT),
+            "{userData: {file: user-data.yaml}}",
+            "What cloud-init in the guest is told: by a small read-only disk, behind all others, that it \
+             finds by its label `cidata` (its data source NoCloud).",
+        ),
         Field::new(
             "onDeviceError",
             Form::Words(&[
@@ -352,6 +363,10 @@ pub(crate) fn read(
     }
     let rng = spec.truth("rng", report).unwrap_or(false);
     let vsock = vsock::read(&spec, report);
+    let of_cloud_init = spec.map("cloudInit", report);
+    let name_of = named.as_ref().map(|(name, _)| name.as_str());
+    let cloud_init =
+        of_cloud_init.and_then(|fields| cloud_init::read(&fields, name_of?, folder, known, report));
     let on_device_error = spec.word("onDeviceError", report).unwrap_or_default();
     let claimed = networks.iter().filter(|network: &&GuestNetwork| network.claim.is_some()).count();
     let needs = limits::Needs {
@@ -359,7 +374,8 @@ pub(crate) fn read(
         cpus: count,
         // A virtio card is one as well, and sockets are: each has a task of the kernel's (vhost).
         devices: networks.len() + devices.len() + usize::from(vsock.is_some()),
-        queues: disks.iter().map(|disk| u64::from(disk.queues_of(count.unwrap_or(1)))).sum(),
+        queues: disks.iter().map(|disk| u64::from(disk.queues_of(count.unwrap_or(1)))).sum::<u64>()
+            + u64::from(spec.has("cloudInit")),
     };
     if let Some(fields) = of_memory.filter(|_| claimed + devices.len() > 0) {
         memory::check_pinned(&fields, memory.as_ref(), report);
@@ -381,6 +397,7 @@ pub(crate) fn read(
         devices,
         rng,
         vsock,
+        cloud_init,
         on_device_error,
         limits,
     })

@@ -39,9 +39,10 @@ pub use amounts::parse_size;
 pub use documents::{Documents, Source, parse};
 pub use error::{Error, Errors};
 pub use guest::{
-    Boot, Claim, CpuModel, CpuTopology, Cpus, DiskFormat, FIRST_CID, Guest, GuestDevice, GuestDisk,
-    GuestNetwork, GuestNode, LAST_CID, LAST_HOST_CPU, MAX_CMDLINE, MAX_CPUS, MAX_NODES, MIN_MEMORY,
-    Memory, NumaChoice, OnDeviceError, Pages, Virtio, Vsock,
+    Boot, Claim, CloudInit, CpuModel, CpuTopology, Cpus, DiskFormat, FIRST_CID, Guest, GuestDevice,
+    GuestDisk, GuestNetwork, GuestNode, LAST_CID, LAST_HOST_CPU, MAX_CMDLINE, MAX_CPUS, MAX_NODES,
+    MAX_SEED_FILE, MIN_MEMORY, Memory, NumaChoice, OnDeviceError, Pages, SEED, SeedFile, Virtio,
+    Vsock,
 };
 pub use ids::ClassPrefix;
 pub use indexes::VfIndexes;

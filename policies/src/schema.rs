@@ -102,7 +102,7 @@ fn property(field: &Field) -> Value {
         description.extend(each);
     }
     match &field.form {
-        Form::Text(text) | Form::NumberOr(text) => {
+        Form::Text(text) | Form::NumberOr(text) | Form::TextOr(text, _) => {
             description.push_str(&format!("\n\nAccepted: {}.", text.accepted));
         }
         Form::Numbered(numbered) => {
@@ -141,6 +141,7 @@ fn form(form: &Form) -> Value {
         Form::Truth => json!({"type": "boolean"}),
         Form::TruthOr(of) => json!({"anyOf": [{"type": "boolean"}, mapping(of)]}),
         Form::Text(of) => text(of),
+        Form::TextOr(of, other) => json!({"anyOf": [text(of), mapping(other)]}),
         Form::NumberOr(of) => number_or(of),
         Form::Numbered(numbered) => json!({
             "type": "object",

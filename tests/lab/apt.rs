@@ -137,6 +137,25 @@ impl Apt {
         lines
     }
 
+    /// How the distribution calls this release.
+    pub fn codename(&self) -> &str {
+        &self.codename
+    }
+
+    /// Its archive without the backports, as lines of a sources.list.
+    pub fn own_sources(&self) -> Result<Vec<String>> {
+        let backports = format!(" {}-backports ", self.codename);
+        let sources = self.sources()?;
+        let lines = sources.lines().filter(|line| !line.contains(&backports));
+        Ok(lines.map(str::to_owned).collect())
+    }
+
+    /// By which proxies this machine's apt reaches archives, as options of apt.
+    pub fn proxies(&self) -> Result<Vec<String>> {
+        let all = capture(Command::new("apt-config").env("LC_ALL", "C").arg("dump"))?;
+        Ok(proxies(&all))
+    }
+
     /// The names of all packages, so that the newest of a series can be chosen.
     pub fn names(&self, prefix: &str) -> Result<Vec<String>> {
         let names = capture(self.command("apt-cache").args(["pkgnames", prefix]))?;
@@ -221,6 +240,16 @@ impl Apt {
     }
 }
 
+/// The options of a dump that name a proxy.
+fn proxies(dump: &str) -> Vec<String> {
+    let of_archives = ["Acquire::http::Proxy", "Acquire::https::Proxy"];
+    dump.lines()
+        .filter(|line| of_archives.iter().any(|name| line.starts_with(name)))
+        .filter(|line| !line.ends_with(" \"\";"))
+        .map(|line| line.trim_end_matches(';').to_owned())
+        .collect()
+}
+
 /// Which of these packages are not installed on this machine. None where there is no dpkg.
 pub fn not_installed<'a>(packages: &[&'a str]) -> Vec<&'a str> {
     let mut query = Command::new("dpkg-query");
@@ -269,6 +298,18 @@ mod tests {
         let mint = "ID=linuxmint\nID_LIKE=\"ubuntu debian\"\nUBUNTU_CODENAME=noble\n";
         assert_eq!(identify(mint), Some((Family::Ubuntu, "noble".into())));
         assert_eq!(identify("ID=fedora\nVERSION_CODENAME=\"\"\n"), None);
+    }
+
+    #[test]
+    fn a_machines_proxies_are_found() {
+        let dump = "Acquire \"\";\nAcquire::http \"\";\nAcquire::http::Proxy \"http://proxy:3142\";\n\
+                    Acquire::http::Proxy::mirror \"DIRECT\";\nAcquire::https::Proxy \"\";\n\
+                    Acquire::http::Pipeline-Depth \"0\";\n";
+        let expected = [
+            "Acquire::http::Proxy \"http://proxy:3142\"",
+            "Acquire::http::Proxy::mirror \"DIRECT\"",
+        ];
+        assert_eq!(proxies(dump), expected);
     }
 
     #[test]

@@ -38,6 +38,7 @@ modprobe -a $modules &
 modprobe -a igb igbvf
 option lab.bridge && modprobe virtio_net
 option lab.shared && modprobe e1000e
+option lab.debian && modprobe virtio_blk
 option lab.nvme && modprobe -a nvme crc32c_generic ext4
 wait
 

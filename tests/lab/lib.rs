@@ -14,7 +14,7 @@
 //! Below it, in the order in which things come about:
 //! - `setup` finds or installs QEMU; `apt`, `kernel` and `kit` turn packages of the distribution
 //!   into a kernel with modules and a busybox, which stay in the `cache`. `host_kernel` builds one for
-//!   hosts with iommufd.
+//!   hosts with iommufd, `debian` bootstraps a system for guests to boot, on a `disk`.
 //! - `binaries` builds our own programs; `image` makes file systems of all that (`archive`).
 //! - `shape` turns what the scenario wants into a command line of QEMU; `machine` runs it, watches
 //!   its console and ends it in time.
@@ -30,7 +30,9 @@ mod apt;
 mod archive;
 pub mod binaries;
 mod cache;
+mod debian;
 pub mod demo;
+pub mod disk;
 mod emulator;
 #[cfg(target_arch = "x86_64")]
 pub mod fault;
@@ -56,6 +58,7 @@ mod udevd;
 pub mod uevent;
 pub mod wire;
 
+pub use debian::Debian;
 pub use guest::boot_guest;
 pub use host::Host;
 pub use host_kernel::HostKernel;

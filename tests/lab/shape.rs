@@ -14,6 +14,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use crate::archive::Tree;
+use crate::debian::Debian;
 use crate::host::Host;
 use crate::host_kernel::HostKernel;
 use crate::setup::Ready;
@@ -46,6 +47,7 @@ pub struct Shape {
     frail: bool,
     large_bar: bool,
     bridge: bool,
+    debian: bool,
     shared_group: bool,
     kvm: bool,
     vmlinux: bool,
@@ -70,6 +72,7 @@ impl Host {
             frail: false,
             large_bar: false,
             bridge: false,
+            debian: false,
             shared_group: false,
             kvm: true,
             vmlinux: false,
@@ -115,6 +118,13 @@ impl Shape {
     /// 10.0.3.2 hands out leases and answers pings.
     pub fn bridge(mut self) -> Self {
         self.bridge = true;
+        self
+    }
+
+    /// Gives the host a disk with a stock system of the distribution, for a guest to boot: /dev/vda. What is
+    /// written to it is gone with the host.
+    pub fn debian(mut self) -> Self {
+        self.debian = true;
         self
     }
 
@@ -294,6 +304,9 @@ impl Shape {
         if self.nvme {
             cmdline.push_str(" lab.nvme");
         }
+        if self.debian {
+            cmdline.push_str(" lab.debian");
+        }
         if self.udevd {
             cmdline.push_str(" lab.udevd");
         }
@@ -306,6 +319,12 @@ impl Shape {
         command.args(["-append", &cmdline]);
         for device in self.devices(scratch) {
             command.args(device);
+        }
+        if self.debian {
+            let disk = Debian::present()?.disk();
+            let what = "if=none,id=debian,format=raw,snapshot=on";
+            command.arg("-drive").arg(format!("file={},{what}", disk.display()));
+            command.args(["-device", "virtio-blk-pci,addr=0x16,drive=debian"]);
         }
         Ok(command)
     }

@@ -53,48 +53,6 @@ fn document(name: &str, boot: &str, disk: &str) -> String {
     )
 }
 
-/// The first sectors of a disk of 32 MiB that one partition fills.
-fn partition_table() -> Vec<u8> {
-    let crc = |bytes: &[u8]| {
-        !bytes.iter().fold(!0_u32, |crc, byte| {
-            (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
-                (crc >> 1) ^ (0xedb8_8320 & (crc & 1).wrapping_neg())
-            })
-        })
-    };
-    let last = (32_u64 << 20) / 512 - 34;
-    let mut entries = vec![0; 128 * 128];
-    // Linux filesystem data, of some number.
-    let kind = [
-        0xaf, 0x3d, 0xc6, 0x0f, 0x83, 0x84, 0x72, 0x47, 0x8e, 0x79, 0x3d, 0x69, 0xd8, 0x47, 0x7d,
-        0xe4,
-    ];
-    entries[..16].copy_from_slice(&kind);
-    entries[16..32].fill(7);
-    entries[32..40].copy_from_slice(&64_u64.to_le_bytes());
-    entries[40..48].copy_from_slice(&last.to_le_bytes());
-    let mut header = vec![0; 512];
-    header[..8].copy_from_slice(b"EFI PART");
-    header[8..16].copy_from_slice(&[0, 0, 1, 0, 92, 0, 0, 0]);
-    let fields = [1, last + 33, 34, last];
-    for (place, field) in header[24..56].chunks_exact_mut(8).zip(fields) {
-        place.copy_from_slice(&field.to_le_bytes());
-    }
-    header[56..72].fill(9);
-    header[72..80].copy_from_slice(&2_u64.to_le_bytes());
-    header[80..88].copy_from_slice(&[128, 0, 0, 0, 128, 0, 0, 0]);
-    header[88..92].copy_from_slice(&crc(&entries).to_le_bytes());
-    let sum = crc(&header[..92]);
-    header[16..20].copy_from_slice(&sum.to_le_bytes());
-    let mut table = vec![0; 512];
-    table[446..462]
-        .copy_from_slice(&[0, 0, 2, 0, 0xee, 0xff, 0xff, 0xff, 1, 0, 0, 0, 0xff, 0xff, 0, 0]);
-    table[510..].copy_from_slice(&[0x55, 0xaa]);
-    table.extend(header);
-    table.extend(entries);
-    table
-}
-
 #[test]
 #[ignore = "boots an emulated host: cargo lab test"]
 fn a_guest_boots_what_the_boot_loader_on_its_disk_would() -> Result<()> {
@@ -110,7 +68,7 @@ fn a_guest_boots_what_the_boot_loader_on_its_disk_would() -> Result<()> {
         .file("root/damaged.yaml", document("damaged", "disk: root", "/disks/damaged"))
         .limit(Duration::from_secs(600))
         .boot()?;
-    host.write("/tmp/table", partition_table());
+    host.write("/tmp/table", lab::disk::table(32 << 20, 64).start);
     host.write("/tmp/grub.cfg", GRUB.as_bytes());
     host.ok(&format!(
         "dd if=/tmp/table of={disk} && blockdev --rereadpt {disk} && \

@@ -8,6 +8,7 @@ mod boot;
 mod console;
 mod control;
 mod cpus;
+mod debian;
 mod device_errors;
 mod devices;
 mod disks;

@@ -26,6 +26,15 @@ pub fn disk(guest: &Guest, disk: &str, path: &Path, cause: &str) -> Failure {
     Failure::bad_input(OwnReason::File, &guest.name, message)
 }
 
+/// A file that its cloud-init is to be given cannot be; `field` of `cloudInit` names it.
+pub fn seed_file(guest: &Guest, field: &str, path: &Path, cause: &str) -> Failure {
+    let message = format!("cannot read the file of its cloudInit, {}: {cause}", path.display());
+    Failure::bad_input(OwnReason::File, &guest.name, message).with_remedy(format!(
+        "Correct it, or `cloudInit: {{{field}: {{file: …}}}}` in its document; a relative path starts from \
+         the document's folder."
+    ))
+}
+
 /// Its document names a disk to boot from that it does not have.
 pub fn no_boot_disk(guest: &Guest, disk: &str) -> Failure {
     let message = format!("cannot boot from its disk {disk}: there is none of that name");

@@ -131,7 +131,7 @@ impl Drop for Reader {
 }
 
 /// The same disk, which whoever has this cannot write to. The locks are on the other one.
-fn read_only(disk: &OwnedFd) -> io::Result<File> {
+pub fn read_only(disk: &OwnedFd) -> io::Result<File> {
     File::open(format!("/proc/self/fd/{}", disk.as_raw_fd()))
 }
 

@@ -16,6 +16,7 @@ use vmm::spec::{
 
 use super::console::Ends;
 use super::handles::{BootFiles, Card};
+use super::seed;
 use super::vfio::{Files, VfioFiles};
 use super::vsock::Vsock;
 
@@ -34,6 +35,8 @@ pub struct Parts {
     pub control: OwnedFd,
     /// Its disks, in the order of its document.
     pub disks: Vec<OwnedFd>,
+    /// The disk that its cloud-init reads, behind the others.
+    pub seed: Option<OwnedFd>,
     /// What each virtio network is made of.
     pub cards: Vec<Card>,
     /// Its sockets with the host.
@@ -74,6 +77,7 @@ impl Parts {
                 .iter()
                 .zip(&self.disks)
                 .map(|(disk, file)| described(disk, file, guest.cpus.count))
+                .chain(self.seed.as_ref().map(seed::described))
                 .collect(),
             rng: guest.rng,
             vsock: self.vsock.as_ref().map(sockets),
@@ -102,6 +106,7 @@ impl Parts {
             .chain([&self.events, &self.control])
             .chain(self.boot.initrd.as_ref())
             .chain(&self.disks)
+            .chain(&self.seed)
             .chain(self.cards.iter().flat_map(|card| [&card.tap].into_iter().chain(&card.vhost)))
             .chain(self.vsock.as_ref().map(|vsock| &vsock.vhost))
             .chain(vfio)
@@ -165,7 +170,7 @@ fn pages(pages: policies::Pages) -> Pages {
     }
 }
 
-fn number(descriptor: &OwnedFd) -> Descriptor {
+pub(super) fn number(descriptor: &OwnedFd) -> Descriptor {
     Descriptor(descriptor.as_raw_fd())
 }
 
@@ -242,6 +247,7 @@ mod tests {
             events: null(),
             control: null(),
             disks: vec![null()],
+            seed: Some(null()),
             cards: vec![Card { tap: null(), mac: [2, 0, 0, 0, 0, 1], vhost: Some(null()) }],
             vsock: Some(Vsock { vhost: null(), cid: 42 }),
             sandbox: Some(Sandbox { user: 1, group: 2 }),
@@ -304,6 +310,7 @@ mod tests {
                 "/events",
                 "/control",
                 "/disks/0/file",
+                "/disks/1/file",
                 "/networks/0/tap",
                 "/networks/0/vhost",
                 "/vsock/vhost",
@@ -337,6 +344,11 @@ mod tests {
         assert_eq!(
             (disk.serial.as_str(), disk.queues, disk.read_only),
             ("a-name-of-more-than-", 2, true)
+        );
+        let seed = &spec.disks[1];
+        assert_eq!(
+            (seed.name.as_str(), seed.serial.as_str(), seed.queues, seed.read_only),
+            ("cidata", "cidata", 1, true)
         );
         let vfio = spec.vfio.expect("one device");
         assert_eq!(vfio.devices[0].address, "0000:01:10.0");

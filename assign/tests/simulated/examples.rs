@@ -46,6 +46,12 @@ const EXAMPLES: &[Example] = &[
         given: &[("web-2", "net0", "lan")],
         ..NONE
     },
+    Example {
+        file: "cloud-1.yaml",
+        beside: &["edge-node.yaml"],
+        given: &[("cloud-1", "net0", "lan")],
+        ..NONE
+    },
     Example { file: "nvme-slices.yaml", steps: 8, ..NONE },
     Example {
         file: "whole-gpu.yaml",

@@ -560,6 +560,55 @@ fn sockets() {
 }
 
 #[test]
+fn cloud_init_is_told_what_it_would_not_take() {
+    assert_snapshot!(guest("cloudInit: {userData: \"packages: []\", networkConfig: \"ethernets: {}\"}"), @r#"
+    host.yaml:9:25: `userData` does not say in its first line what it is
+    9 |   cloudInit: {userData: "packages: []", networkConfig: "ethernets: {}"}
+      |                         ^^^^^^^^^^^^^^
+      = accepted: text whose first line says what it is: #cloud-config, #! and a shell, #include, #cloud-boothook, #part-handler, ## template: jinja, or a MIME header, or {file: …}
+
+    host.yaml:9:56: `networkConfig` does not tell its version
+    9 |   cloudInit: {userData: "packages: []", networkConfig: "ethernets: {}"}
+      |                                                        ^^^^^^^^^^^^^^^
+      = accepted: cloud-init's network configuration, with its `version: 1` or `version: 2`, or {file: …}
+    "#);
+    assert_snapshot!(guest("cloudInit: {userData: {}, metaData: {instanceId: .., hostname: a_b}}"), @r#"
+    host.yaml:9:25: a file needs `file`
+    9 |   cloudInit: {userData: {}, metaData: {instanceId: .., hostname: a_b}}
+      |                         ^
+      = accepted: file: user-data.yaml
+
+    host.yaml:9:52: `instanceId` cannot be `..`
+    9 |   cloudInit: {userData: {}, metaData: {instanceId: .., hostname: a_b}}
+      |                                                    ^^
+      = accepted: 1 to 128 letters, digits and any of . _ -, beginning with a letter or digit
+
+    host.yaml:9:66: `hostname` cannot be `a_b`
+    9 |   cloudInit: {userData: {}, metaData: {instanceId: .., hostname: a_b}}
+      |                                                                  ^^^
+      = accepted: a host name (RFC 1123), such as web-1 or web-1.example.net
+    "#);
+    assert_snapshot!(guest("cloudInit: {}"), @r#"
+    host.yaml:9:14: `cloudInit` says nothing: it needs a field, or is left out
+    9 |   cloudInit: {}
+      |              ^
+      = accepted: {userData: {file: user-data.yaml}}
+    "#);
+    let disk = "disks: [{name: cidata, path: a}]\n  cloudInit: {metaData: {hostname: a}}";
+    assert_snapshot!(guest(disk), @r#"
+    host.yaml:10:14: a disk of the guest has the name `cidata`, which that of `cloudInit` has
+    10 |   cloudInit: {metaData: {hostname: a}}
+       |              ^
+       = accepted: another name for that disk
+    "#);
+    let with =
+        |count: usize| guest(&format!("cloudInit: {{userData: \"#!{}\"}}", "x".repeat(count)));
+    assert_eq!(with((1 << 20) - 2), "accepted");
+    let said = with((1 << 20) - 1);
+    assert!(said.contains("`userData` has 1048577 bytes; 1 MiB is the most"), "{said}");
+}
+
+#[test]
 fn limits() {
     assert_snapshot!(guest("limits: {memory: 512MiB, tasks: 8, cpu: 150}"), @r#"
     host.yaml:9:20: a guest with 512 MiB of memory does not run with a limit of 512 MiB: its process and its page tables come on top

@@ -85,6 +85,10 @@ spec:
     - {name: gpu0, claim: {pool: whole, numa: preferred}, optional: true}
   rng: true
   vsock: {cid: 42}
+  cloudInit:
+    userData: {file: user-data.yaml}
+    metaData: {instanceId: web-1.b, hostname: web-1.example.net}
+    networkConfig: {file: /etc/assign/network-config}
   onDeviceError: stop
   limits: {cpu: 150%, cpuWeight: 50, memory: 2304MiB, tasks: 64}
 ---
@@ -101,6 +105,11 @@ spec:
   boot: {disk: root, entry: "Debian GNU/Linux, with Linux 6.1.0-18-amd64", cmdline: console=ttyS0}
   disks:
     - {name: root, path: debian.raw}
+  cloudInit:
+    userData: |
+      #cloud-config
+      packages: [nginx]
+    networkConfig: "{version: 2}"
 "#;
 
 macro_rules! policy {
@@ -187,6 +196,8 @@ pub const RIGHT: &[&str] = &[
     guest!("memory: {size: 100MiB, pages: 4KiB, merge: true}"),
     guest!("memory: {size: 100MiB, pages: 4KiB, balloon: true, merge: true}"),
     guest!("memory: {size: 1GiB, balloon: true}, networks: [{name: a, virtio: {bridge: b}}]"),
+    guest!("memory: {size: 1GiB}, cloudInit: {userData: \"#!/bin/sh\\necho\"}"),
+    guest!("memory: {size: 1GiB}, cloudInit: {metaData: {hostname: A.b-1}}, limits: {tasks: 20}"),
     guest!("memory: {size: 1GiB}, limits: {memory: 1072MiB}"),
     guest!("memory: {size: 1GiB}, limits: {cpu: 10000 %, tasks: 17}"),
     guest!("memory: {size: 1GiB}, vsock: TRUE"),
@@ -317,6 +328,19 @@ pub const WRONG: &[&str] = &[
     guest!("memory: {size: 1GiB}, vsock: {cid: 2}"),
     guest!("memory: {size: 1GiB}, vsock: {cid: 4294967295}"),
     guest!("memory: {size: 1GiB}, vsock: {cid: 42, port: 22}"),
+    guest!("memory: {size: 1GiB}, cloudInit: {}"),
+    guest!("memory: {size: 1GiB}, cloudInit: true"),
+    guest!("memory: {size: 1GiB}, cloudInit: {userData: \"packages: []\"}"),
+    guest!("memory: {size: 1GiB}, cloudInit: {userData: \"\"}"),
+    guest!("memory: {size: 1GiB}, cloudInit: {userData: [a]}"),
+    guest!("memory: {size: 1GiB}, cloudInit: {userData: {}}"),
+    guest!("memory: {size: 1GiB}, cloudInit: {userData: {file: \"\"}}"),
+    guest!("memory: {size: 1GiB}, cloudInit: {userData: {path: a}}"),
+    guest!("memory: {size: 1GiB}, cloudInit: {metaData: {}}"),
+    guest!("memory: {size: 1GiB}, cloudInit: {metaData: {instanceId: ..}}"),
+    guest!("memory: {size: 1GiB}, cloudInit: {metaData: {instanceId: 7}}"),
+    guest!("memory: {size: 1GiB}, cloudInit: {metaData: {hostname: a_b}}"),
+    guest!("memory: {size: 1GiB}, cloudInit: {networkConfig: \"ethernets: {}\"}"),
     guest!("memory: {size: 1GiB}, disks: [{name: a}]"),
     guest!("memory: {size: 1GiB}, disks: [{path: a}]"),
     guest!("memory: {size: 1GiB}, disks: [{name: a, path: \"\"}]"),
@@ -385,6 +409,10 @@ pub const ONLY_THE_READER: &[&str] = &[
     policy!("{name: a, from: {driver: x}, vfs: {count: 4}, expect: {min: 2, max: 1}}"),
     network!("{rate: {min: 2Gbit, max: 1Gbit}}"),
     guest!("memory: {size: 1GiB}, disks: [{name: a, path: b}, {name: a, path: c}]"),
+    guest!(
+        "memory: {size: 1GiB}, disks: [{name: cidata, path: b}], cloudInit: {metaData: {hostname: a}}"
+    ),
+    guest!("memory: {size: 1GiB}, cloudInit: {metaData: {hostname: a}}, limits: {tasks: 19}"),
     guest!("memory: {size: 1GiB}, cpus: {count: 4, topology: {cores: 2}}"),
     guest!("memory: {size: 1GiB}, cpus: {count: 2, pin: {2: 1}}"),
     guest!("memory: {size: 1GiB}, cpus: {count: 2, pin: {0: \"3-1\"}}"),

@@ -4,7 +4,9 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use lab::{Host, HostKernel, Scratch, Shape, Udevd, binaries, demo, image, progress, setup};
+use lab::{
+    Debian, Host, HostKernel, Scratch, Shape, Udevd, binaries, demo, image, progress, setup,
+};
 
 /// An emulated SR-IOV host to try `assign` in: no such hardware, no KVM and no IOMMU is needed.
 #[derive(Parser)]
@@ -94,6 +96,11 @@ fn main() -> ExitCode {
 fn setup() -> Result<()> {
     let ready = setup::ready()?;
     Udevd::ready()?;
+    if rustix::process::geteuid().is_root() {
+        Debian::ready()?;
+    } else {
+        progress::note("for guests that boot a stock system: `cargo lab setup` as root");
+    }
     progress::note(format!("ready: {}, {}", ready.qemu.display(), ready.kit.name()));
     Ok(())
 }
@@ -152,6 +159,9 @@ fn test(arguments: &[String]) -> Result<ExitCode> {
     let asks = |word: &str| arguments.iter().any(|argument| argument.contains(word));
     if arguments.is_empty() || asks("iommufd") {
         HostKernel::ready()?;
+    }
+    if arguments.is_empty() || asks("debian") {
+        Debian::ready()?;
     }
     if arguments.is_empty() || asks("udev") {
         Udevd::ready()?;
