@@ -48,8 +48,8 @@ pub fn present() -> Result<Ready> {
     Ok(Ready { qemu, kit })
 }
 
-/// What benchmarks compare `assign` with.
-const COMPARED: &[&str] = &["pciutils"];
+/// What benchmarks compare `assign` with, and what tests compare its disks with.
+const COMPARED: &[&str] = &["pciutils", "qemu-utils"];
 
 fn install_missing(cache: &Cache, apt: &mut Option<Apt>) -> Result<()> {
     let packages = apt::not_installed(COMPARED);
@@ -66,7 +66,7 @@ fn install_missing(cache: &Cache, apt: &mut Option<Apt>) -> Result<()> {
     if qemu.is_none() && !rustix::process::geteuid().is_root() {
         // Everything else works without.
         let packages = packages.join(" ");
-        progress::note(format!("for `cargo lab bench`: apt-get install {packages}"));
+        progress::note(format!("for benchmarks and tests: apt-get install {packages}"));
         return Ok(());
     }
     apt.insert(Apt::open(cache)?).install(&packages, qemu)

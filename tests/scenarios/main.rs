@@ -35,6 +35,7 @@ mod memory;
 mod nvme;
 mod policy;
 mod protection;
+mod qcow2;
 mod rng;
 mod sandbox;
 mod snapshot;

@@ -58,6 +58,14 @@ pub enum Error {
         /// Why, with the remedy where there is one.
         reason: String,
     },
+    /// A disk is not to be found in its file.
+    #[error("its disk {disk} cannot be used: {source}")]
+    Disk {
+        /// The disk's name.
+        disk: String,
+        /// The file's error, or what is wrong with what it holds.
+        source: io::Error,
+    },
     /// The VMM cannot shut itself in.
     #[error(
         "its sandbox: cannot {action}: {source}; `assign run --no-sandbox` starts it without one"

@@ -4,8 +4,9 @@
 //! way from one to the other is [`machine::Machine::build`] and [`machine::Machine::run`].
 //!
 //! Locks are taken in this order, and several only where named: a PCI function's state, a virtio
-//! device's common configuration, its work, MSI-X, interrupt routes. The bus's own lock is held for
-//! look-ups and changes only, never while a device answers.
+//! device's common configuration, its work (of a disk's: an image's tables, what was unpacked of it, its
+//! leases), MSI-X, interrupt routes. The bus's own lock is held for look-ups and changes only, never while
+//! a device answers.
 
 #![deny(unsafe_code)]
 
@@ -20,6 +21,7 @@ pub mod event;
 pub mod image;
 pub mod machine;
 pub mod pci;
+pub mod qcow2;
 #[allow(unsafe_code)]
 pub mod sandbox;
 pub mod spec;

@@ -126,9 +126,11 @@ pub struct VirtioNet {
 pub struct Disk {
     /// Its name, for messages: as [`GuestSpec::name`].
     pub name: String,
-    /// A regular file or block device, open for reading, and for writing unless it is read-only. Its
-    /// size at the start is the disk's, less what is not a whole sector of 512 bytes.
+    /// A regular file or block device, open for reading, and for writing unless it is read-only.
     pub file: Descriptor,
+    /// How it holds the disk.
+    #[serde(default)]
+    pub format: DiskFormat,
     /// Whether the guest cannot write to it.
     pub read_only: bool,
     /// What the guest reads as its serial number: 20 ASCII characters at most.
@@ -153,6 +155,17 @@ pub struct Vsock {
 pub const FIRST_CID: u32 = 3;
 /// The last one: the next means any.
 pub const LAST_CID: u32 = 0xffff_fffe;
+
+/// How a file holds a disk.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DiskFormat {
+    /// Byte by byte. Its size at the start is the disk's, less what is not a whole sector of 512 bytes.
+    #[default]
+    Raw,
+    /// As an image of QEMU's format, which has nothing in other files.
+    Qcow2,
+}
 
 /// Most queues of a disk, each with a thread.
 pub const MAX_DISK_QUEUES: u16 = 16;

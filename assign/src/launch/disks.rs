@@ -7,7 +7,8 @@ use std::io::{self, ErrorKind};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 
-use policies::{Guest, GuestDisk};
+use policies::{DiskFormat, Guest, GuestDisk};
+use vmm::qcow2::{HEADER, Header, MAGIC};
 
 use super::error;
 use crate::failure::Failure;
@@ -15,10 +16,12 @@ use crate::failure::Failure;
 /// Least size of a disk in bytes: a sector.
 const LEAST: u64 = 512;
 
+const QCOW2: &str = "a qcow2 image";
+
 /// What a file begins with that is no disk's contents as they are: where, which bytes, and what has
 /// them.
 const OTHERS: &[(usize, &[u8], &str)] = &[
-    (0, b"QFI\xfb", "a qcow2 image"),
+    (0, &MAGIC, QCOW2),
     (0, b"KDMV", "a VMDK image"),
     (0, b"# Disk DescriptorFile", "a VMDK image's description"),
     (0, b"vhdxfile", "a VHDX image"),
@@ -78,12 +81,25 @@ fn open_disk(disk: &GuestDisk) -> Result<File, Unusable> {
     if disk.format.is_none()
         && let Some(what) = other_format(&file).map_err(|error| not_opened(disk, &error))?
     {
-        let remedy = format!(
-            "Make a raw image of it, such as by `qemu-img convert -O raw {path} {path}.raw` or by \
-             unpacking it; or, where its contents are meant to begin so, write `format: raw` beside the \
-             path."
-        );
+        // What is read in a file that a guest writes to is said by people, never by the file.
+        let remedy = match what {
+            QCOW2 => "Write `format: qcow2` beside the path if it is one; or, where a guest's raw disk is \
+                      meant to begin so, `format: raw`."
+                .to_owned(),
+            _ => format!(
+                "Make a raw image of it, such as by `qemu-img convert -O raw {path} {path}.raw` or by \
+                 unpacking it; or, where its contents are meant to begin so, write `format: raw` beside \
+                 the path."
+            ),
+        };
         return Err(unusable(&format!("it begins like {what}"), remedy));
+    }
+    if disk.format == Some(DiskFormat::Qcow2) {
+        let mut header = [0; HEADER];
+        let header = &mut header[..size.min(HEADER as u64) as usize];
+        file.read_exact_at(header, 0).map_err(|error| not_opened(disk, &error))?;
+        Header::parse(header, !disk.read_only)
+            .map_err(|why| unusable(&why.to_string(), why.remedy(&path.to_string())))?;
     }
     lock(&file, disk.read_only).map_err(|error| match error.kind() {
         ErrorKind::WouldBlock | ErrorKind::PermissionDenied => {
@@ -247,9 +263,34 @@ mod tests {
             let mut disk = folder.image(&contents);
             let text = refusal(&disk);
             assert!(text.contains(what) && text.contains("`format: raw`"), "{text}");
+            assert_eq!(text.contains("`format: qcow2`"), *what == QCOW2, "{text}");
             disk.format = Some(policies::DiskFormat::Raw);
             assert!(open_disk(&disk).is_ok(), "{what}");
         }
+    }
+
+    #[test]
+    fn a_qcow2_image_is_one_that_can_be_used() {
+        let folder = Folder::new();
+        let mut contents = vec![0; 1024];
+        contents[..4].copy_from_slice(&MAGIC);
+        for (version, backing, expected) in [
+            (9, 0, "version 9; 2 and 3 are known here. `qemu-img convert"),
+            (
+                3,
+                1,
+                "has a backing file, and contents of other files are not read. `qemu-img rebase",
+            ),
+        ] {
+            (contents[7], contents[15]) = (version, backing);
+            contents[23] = 16;
+            contents[102..104].copy_from_slice(&[0, 104]);
+            let disk = GuestDisk { format: Some(DiskFormat::Qcow2), ..folder.image(&contents) };
+            let text = refusal(&disk);
+            assert!(text.contains(expected), "{text}");
+        }
+        let raw = GuestDisk { format: Some(DiskFormat::Qcow2), ..folder.image(&[0; 1024]) };
+        assert!(refusal(&raw).contains("it is no qcow2 image. Leave `format` out"));
     }
 
     #[test]

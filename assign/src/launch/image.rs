@@ -24,6 +24,7 @@ use vmm::spec::{
 use super::error;
 use super::handles::{BootFiles, OnDisk};
 use super::process::{self, Start};
+use super::spec;
 use crate::failure::Failure;
 use crate::visible::visible;
 
@@ -62,6 +63,7 @@ pub fn read(
     let number = |descriptor: &dyn AsRawFd| Descriptor(descriptor.as_raw_fd());
     let spec = ImageSpec {
         disk: number(&file),
+        format: spec::format(disk),
         kernel: number(&kernel),
         initrd: number(&initrd),
         answer: number(&answer),

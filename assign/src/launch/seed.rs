@@ -10,7 +10,7 @@ use std::path::Path;
 
 use policies::{CloudInit, Guest, MAX_SEED_FILE, SEED, SeedFile};
 use rustix::fs::{MemfdFlags, SealFlags};
-use vmm::spec::Disk;
+use vmm::spec::{Disk, DiskFormat};
 
 use self::iso::Entry;
 use super::image::read_only;
@@ -39,6 +39,7 @@ pub fn described(file: &OwnedFd) -> Disk {
     Disk {
         name: SEED.to_owned(),
         file: spec::number(file),
+        format: DiskFormat::Raw,
         read_only: true,
         serial: SEED.to_owned(),
         queues: 1,

@@ -9,9 +9,9 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use policies::{CpuModel, CpuTopology, Guest, GuestDisk};
 use sriov::PciAddress;
 use vmm::spec::{
-    AddressRange, Balloon, Boot, Bound, Console, Cpus, Descriptor, DeviceSource, Disk, GuestSpec,
-    Iommu, Memory, MemoryNode, Model, Pages, Sandbox, Topology, Vfio, VfioDevice, VfioGroup,
-    VirtioNet,
+    AddressRange, Balloon, Boot, Bound, Console, Cpus, Descriptor, DeviceSource, Disk, DiskFormat,
+    GuestSpec, Iommu, Memory, MemoryNode, Model, Pages, Sandbox, Topology, Vfio, VfioDevice,
+    VfioGroup, VirtioNet,
 };
 
 use super::console::Ends;
@@ -129,9 +129,18 @@ fn described(disk: &GuestDisk, file: &OwnedFd, cpus: u8) -> Disk {
     Disk {
         name: name.clone(),
         file: number(file),
+        format: format(disk),
         read_only: *read_only,
         serial: serial.clone(),
         queues: disk.queues_of(cpus),
+    }
+}
+
+/// How a disk is held, as the machine names it.
+pub fn format(disk: &GuestDisk) -> DiskFormat {
+    match disk.format {
+        None | Some(policies::DiskFormat::Raw) => DiskFormat::Raw,
+        Some(policies::DiskFormat::Qcow2) => DiskFormat::Qcow2,
     }
 }
 

@@ -50,6 +50,8 @@ impl GuestDisk {
 pub enum DiskFormat {
     /// Byte by byte.
     Raw,
+    /// As an image of QEMU's format.
+    Qcow2,
 }
 
 const SERIAL: Text = Text {
@@ -79,7 +81,10 @@ pub(super) static DISK: Mapping = Mapping {
             .or("false"),
         Field::new(
             "format",
-            Form::Words(&[word("raw", "the disk's contents and nothing else, whatever they begin with")]),
+            Form::Words(&[
+                word("raw", "the disk's contents and nothing else, whatever they begin with"),
+                word("qcow2", "an image of QEMU's format, complete in this one file"),
+            ]),
             "raw",
             "How the file holds the disk. Left out: raw, and a file that begins like a qcow2 image, a \
              compressed file or anything else that is no disk is refused.",

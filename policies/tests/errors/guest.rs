@@ -520,11 +520,11 @@ fn a_disk_is_told_what_is_wrong_with_it() {
       |                                                       ^^
       = accepted: a whole number from 1 to 16
     "#);
-    assert_snapshot!(guest("disks: [{name: a, path: x.qcow2, format: qcow2}]"), @r#"
-    host.yaml:9:44: `format` cannot be `qcow2`
-    9 |   disks: [{name: a, path: x.qcow2, format: qcow2}]
-      |                                            ^^^^^
-      = accepted: raw
+    assert_snapshot!(guest("disks: [{name: a, path: x.vmdk, format: vmdk}]"), @r#"
+    host.yaml:9:43: `format` cannot be `vmdk`
+    9 |   disks: [{name: a, path: x.vmdk, format: vmdk}]
+      |                                           ^^^^
+      = accepted: raw, qcow2
     "#);
 }
 

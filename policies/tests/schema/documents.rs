@@ -75,6 +75,7 @@ spec:
   disks:
     - {name: root, path: root.raw, format: raw, serial: web-1.root, queues: 2}
     - {name: data, path: /dev/vg0/data, readOnly: true}
+    - {name: image, path: image.qcow2, format: qcow2}
   networks:
     - name: net0
       claim: {pool: parts, numa: required}
@@ -344,7 +345,7 @@ pub const WRONG: &[&str] = &[
     guest!("memory: {size: 1GiB}, disks: [{name: a}]"),
     guest!("memory: {size: 1GiB}, disks: [{path: a}]"),
     guest!("memory: {size: 1GiB}, disks: [{name: a, path: \"\"}]"),
-    guest!("memory: {size: 1GiB}, disks: [{name: a, path: b, format: qcow2}]"),
+    guest!("memory: {size: 1GiB}, disks: [{name: a, path: b, format: vmdk}]"),
     guest!("memory: {size: 1GiB}, disks: [{name: a, path: b, serial: a b}]"),
     guest!("memory: {size: 1GiB}, disks: [{name: a, path: b, serial: 0123456789-0123456789}]"),
     guest!("memory: {size: 1GiB}, disks: [{name: a, path: b, queues: 0}]"),

@@ -1,31 +1,61 @@
 //! The disk and its partitions, as bytes at places.
 
+use std::fmt;
 use std::fs::File;
 use std::io::{self, ErrorKind, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::rc::Rc;
 
+use crate::qcow2::Qcow2;
+use crate::spec::DiskFormat;
+
 /// A disk.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Disk {
-    file: Rc<File>,
+    contents: Rc<Contents>,
     /// In bytes.
     size: u64,
 }
 
+enum Contents {
+    Raw(File),
+    Qcow2(Qcow2<File>),
+}
+
+/// How large a file is, in bytes: a regular one or a block device.
+///
+/// # Errors
+/// The kernel's, where it does not say.
+pub fn size(file: &mut File) -> io::Result<u64> {
+    file.seek(SeekFrom::End(0))
+}
+
 impl Disk {
-    /// The one in `file`, a regular file or a block device.
+    /// The one in `file`, which has `size` bytes, and is read here first.
     ///
     /// # Errors
-    /// The kernel's, where it does not say how large the file is.
-    pub fn new(mut file: File) -> io::Result<Disk> {
-        let size = file.seek(SeekFrom::End(0))?;
-        Ok(Disk { file: Rc::new(file), size })
+    /// Images that cannot be used, and the file's.
+    pub fn open(file: File, size: u64, format: DiskFormat) -> io::Result<Disk> {
+        let (contents, size) = match format {
+            DiskFormat::Raw => (Contents::Raw(file), size),
+            DiskFormat::Qcow2 => {
+                let disk = Qcow2::open(file, size, true)?;
+                let size = disk.size();
+                (Contents::Qcow2(disk), size)
+            }
+        };
+        Ok(Disk { contents: Rc::new(contents), size })
     }
 
     /// All of it.
     pub fn whole(&self) -> Part {
         Part { disk: self.clone(), start: 0, size: self.size }
+    }
+}
+
+impl fmt::Debug for Disk {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "a disk of {} bytes", self.size)
     }
 }
 
@@ -59,7 +89,11 @@ impl Part {
         if end.is_none_or(|end| end > self.size) {
             return Err(io::Error::new(ErrorKind::UnexpectedEof, "it ends before that"));
         }
-        self.disk.file.read_exact_at(bytes, self.start + place)
+        let place = self.start + place;
+        match &*self.disk.contents {
+            Contents::Raw(file) => file.read_exact_at(bytes, place),
+            Contents::Qcow2(disk) => disk.read_bytes(place, bytes),
+        }
     }
 
     /// Whether `bytes` are at `place`.

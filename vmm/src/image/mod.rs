@@ -57,7 +57,7 @@ pub fn serve(spec: &ImageSpec, inherited: &mut Inherited) -> Result<()> {
     let mut take =
         |descriptor: Descriptor, what: &str| inherited.take(descriptor, what).map(File::from);
     let answer = Reporter::new(Some(take(spec.answer, "the answer's pipe")?));
-    let disk = take(spec.disk, "the disk")?;
+    let mut disk = take(spec.disk, "the disk")?;
     let mut kernel = take(spec.kernel, "the file for the kernel")?;
     let mut initrd = take(spec.initrd, "the file for the initrd")?;
     let failed = |action: &'static str| move |source| Error::System { action, source };
@@ -66,11 +66,13 @@ pub fn serve(spec: &ImageSpec, inherited: &mut Inherited) -> Result<()> {
         let limited = setrlimit(resource, limit).map_err(io::Error::from);
         limited.map_err(failed("limit its memory and files"))?;
     }
-    let disk = Disk::new(disk).map_err(failed("find out how large the disk is"))?;
+    let size = disk::size(&mut disk).map_err(failed("find out how large the disk is"))?;
     if let Some(walls) = &spec.sandbox {
         sandbox::enter(walls, &answer, Kind::Image)?;
     }
-    let found = read(&disk, spec.entry.as_deref(), &mut kernel, &mut initrd);
+    let disk = Disk::open(disk, size, spec.format)
+        .map_err(|error| Unbootable::Unreadable { cause: told(&error.to_string()) });
+    let found = disk.and_then(|disk| read(&disk, spec.entry.as_deref(), &mut kernel, &mut initrd));
     answer.send(&match found {
         Ok(entry) => ImageAnswer::Found(entry),
         Err(why) => ImageAnswer::Unbootable { why },

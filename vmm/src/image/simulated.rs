@@ -8,7 +8,7 @@ use rustix::fs::MemfdFlags;
 use super::disk::Disk;
 use super::grub::{Devices, Script, default_of};
 use super::version;
-use crate::spec::{FoundEntry, Unbootable};
+use crate::spec::{DiskFormat, FoundEntry, Unbootable};
 
 /// What is booted from a disk with these contents; its files go nowhere.
 ///
@@ -24,7 +24,8 @@ pub fn disk(contents: &[u8], wanted: Option<&str>) -> Result<FoundEntry, Unboota
     };
     let mut file = memory();
     file.write_all(contents).expect("memory");
-    let disk = Disk::new(file).expect("a file has a size");
+    let size = contents.len() as u64;
+    let disk = Disk::open(file, size, DiskFormat::Raw).expect("a raw disk is as it is");
     super::read(&disk, wanted, &mut memory(), &mut memory())
 }
 

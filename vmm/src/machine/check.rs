@@ -213,7 +213,7 @@ fn is_address(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::{Balloon, Boot, Console, Cpus, Descriptor, Pages, VfioDevice};
+    use crate::spec::{Balloon, Boot, Console, Cpus, Descriptor, DiskFormat, Pages, VfioDevice};
 
     fn spec() -> GuestSpec {
         let device = |address: &str, index| VfioDevice {
@@ -238,6 +238,7 @@ mod tests {
             disks: vec![Disk {
                 name: "root".into(),
                 file: Descriptor(9),
+                format: DiskFormat::Raw,
                 read_only: false,
                 serial: "root".into(),
                 queues: 1,

@@ -90,6 +90,7 @@ pub struct Machine {
     stop: Arc<Stop>,
     controls: Arc<Controls>,
     reporter: Arc<Reporter>,
+    disks: Vec<Arc<Block>>,
     // When the VM's descriptor is closed, KVM lets go of all events, also while vCPUs run.
     _vm: Arc<VmFd>,
 }
@@ -123,6 +124,7 @@ impl Machine {
         inherited: &mut Inherited,
         reporter: &Arc<Reporter>,
     ) -> Result<Self> {
+        disks.iter().try_for_each(|disk| disk.open())?;
         let timeline = Arc::new(Timeline::default());
         let creating = timeline.begin(Phase::CreateVm, None);
         let kvm = kvm::open(inherited.take(spec.kvm, "/dev/kvm")?)?;
@@ -198,6 +200,7 @@ impl Machine {
         insert(&buses.memory, ECAM_BASE, ECAM_SIZE, gate.clone());
         let balloon = spec.balloon.map(|balloon| Balloon::new(spec.memory.bytes, balloon.target));
         let balloon = balloon.transpose()?.map(Arc::new);
+        let kept = disks.clone();
         let arriving = Some(Arriving {
             passed,
             networks,
@@ -225,7 +228,19 @@ impl Machine {
         let controls = Arc::new(Controls { statistics, power, pause: Pause::new()? });
         let reporter = reporter.clone();
         let bound = spec.cpus.bound.clone();
-        Ok(Machine { vcpus, bound, arriving, buses, events, stop, controls, reporter, _vm: vm })
+        let disks = kept;
+        Ok(Machine {
+            vcpus,
+            bound,
+            arriving,
+            buses,
+            events,
+            stop,
+            controls,
+            reporter,
+            disks,
+            _vm: vm,
+        })
     }
 
     /// Starts the vCPUs, puts the devices on the bus, and serves the guest until it stops. The vCPUs'
@@ -269,7 +284,9 @@ impl Machine {
             return Err(error);
         }
         sandbox::restrict(Kind::Events);
-        machine.events.run(|| machine.stop.reason())
+        let reason = machine.events.run(|| machine.stop.reason());
+        machine.disks.iter().for_each(|disk| disk.close());
+        reason
     }
 
     /// Puts all devices on the PCI bus, passed-through ones first, lets the guest find them, and lets

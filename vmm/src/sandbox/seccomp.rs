@@ -83,7 +83,14 @@ const EACH: &[i64] = &[
 ];
 
 /// What the event loop needs besides.
-const EVENTS: &[i64] = &[libc::SYS_epoll_pwait, libc::SYS_epoll_wait, libc::SYS_readv];
+const EVENTS: &[i64] = &[
+    libc::SYS_epoll_pwait,
+    libc::SYS_epoll_wait,
+    libc::SYS_readv,
+    // Closing disks at the end.
+    libc::SYS_fallocate,
+    libc::SYS_fdatasync,
+];
 
 /// What a disk's queue needs besides. A ring of io_uring is restricted itself, before this list, and no
 /// other can be made.

@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Descriptor, Sandbox};
+use super::{Descriptor, DiskFormat, Sandbox};
 
 /// Longest answer, in bytes.
 pub const MAX_ANSWER: usize = 64 << 10;
@@ -20,6 +20,8 @@ pub const MAX_DISK_INITRD: u64 = 1 << 30;
 pub struct ImageSpec {
     /// A regular file or block device, open for reading: the contents of the disk.
     pub disk: Descriptor,
+    /// How it holds them.
+    pub format: DiskFormat,
     /// An empty file, open for writing: the kernel goes there, [`MAX_DISK_KERNEL`] bytes at most.
     pub kernel: Descriptor,
     /// The same for the initial RAM disk, [`MAX_DISK_INITRD`] bytes at most.

@@ -40,7 +40,7 @@ use crate::machine::memory::GuestMemory;
 use crate::pci::bar::Allocator;
 use crate::pci::register;
 use crate::pci::root::RootComplex;
-use crate::spec::{BALLOON_PAGE, BalloonStats, Descriptor, Disk};
+use crate::spec::{BALLOON_PAGE, BalloonStats, Descriptor, Disk, DiskFormat};
 use crate::vfio::simulated::{Host, WINDOWS};
 
 mod kernel;
@@ -312,6 +312,7 @@ impl Device {
                 let disk = Disk {
                     name: "disk".into(),
                     file: Descriptor(-1),
+                    format: DiskFormat::Raw,
                     read_only,
                     serial: "serial-1".into(),
                     queues,

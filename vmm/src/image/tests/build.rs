@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 
 use super::super::disk::{Disk, Part};
+use crate::spec::DiskFormat;
 
 const SECTOR: usize = 512;
 
@@ -14,7 +15,8 @@ pub fn file(contents: &[u8]) -> File {
 }
 
 pub fn disk(contents: &[u8]) -> Disk {
-    Disk::new(file(contents)).expect("a file has a size")
+    let size = contents.len() as u64;
+    Disk::open(file(contents), size, DiskFormat::Raw).expect("a raw disk is as it is")
 }
 
 pub fn part(contents: &[u8]) -> Part {

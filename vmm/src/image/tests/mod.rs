@@ -2,10 +2,13 @@
 
 mod build;
 
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::os::unix::fs::FileExt;
 
 use super::*;
+use crate::qcow2::simulated::{self, Ram, Shape};
+use crate::spec::DiskFormat;
 use build::{disk, ext, fat, file, gpt, mbr, part};
 
 /// What was read: the entry, the kernel and the initial RAM disk.
@@ -157,6 +160,23 @@ fn a_damaged_partition_table_is_told() {
     assert!(matches!(cut, Unbootable::NoFilesystem { .. }), "{cut:?}");
 }
 
+#[test]
+fn a_disk_in_an_image_is_read_as_well() {
+    let contents = ext();
+    let shape = Shape { version: 3, cluster_bits: 12, count_order: 4, size: contents.len() as u64 };
+    let image = Ram::new(shape.make(&BTreeMap::new(), false), 64 << 20);
+    let disk = simulated::Disk::open(&image, false).expect("an empty disk");
+    disk.write(0, &contents).expect("room");
+    disk.qcow2.flush().expect("room");
+    let open = |format| {
+        let bytes = image.bytes();
+        Disk::open(file(&bytes), bytes.len() as u64, format).expect("a disk")
+    };
+    let plain = boot(&contents, None).expect("an entry").0;
+    assert_eq!(boot_from(&open(DiskFormat::Qcow2), None).expect("an entry").0, plain);
+    assert!(boot_from(&open(DiskFormat::Raw), None).is_err(), "nobody looks what it is");
+}
+
 /// Whatever is on a disk, there is an answer. The bytes that are changed are those that are not zero.
 #[test]
 fn damage_never_does_more_than_harm_the_result() {
@@ -165,7 +185,9 @@ fn damage_never_does_more_than_harm_the_result() {
     {
         let places: Vec<usize> = (0..contents.len()).filter(|at| contents[*at] != 0).collect();
         let file = file(&contents);
-        let disk = Disk::new(file.try_clone().expect("a file")).expect("a size");
+        let shared = file.try_clone().expect("a file");
+        let size = contents.len() as u64;
+        let disk = Disk::open(shared, size, DiskFormat::Raw).expect("a raw disk is as it is");
         // Every so many, for time.
         let step = places.len() / 400 + 1;
         for at in places.into_iter().step_by(step) {

@@ -1,5 +1,6 @@
 //! How a queue's requests are carried out.
 
+use std::collections::VecDeque;
 use std::io;
 
 use vmm_sys_util::eventfd::EventFd;
@@ -12,7 +13,11 @@ use super::worker::Places;
 /// One of two ways.
 pub enum Engine {
     /// By io_uring, all at a time.
-    Ring(Box<Ring>),
+    Ring {
+        ring: Box<Ring>,
+        /// The places of those that it cannot do: they are done by system calls, one at a time.
+        others: VecDeque<usize>,
+    },
     /// By system calls, one at a time: where there is no io_uring.
     Calls {
         /// The place of the next.
@@ -23,8 +28,10 @@ pub enum Engine {
 impl Engine {
     /// The better of those that this kernel has, for requests to `image` that `kick` tells of.
     pub fn new(image: &Image, kick: &EventFd) -> Engine {
-        Ring::new(&image.file, kick)
-            .map_or_else(|_| Engine::calls(), |ring| Engine::Ring(Box::new(ring)))
+        Ring::new(&image.file, kick).map_or_else(
+            |_| Engine::calls(),
+            |ring| Engine::Ring { ring: Box::new(ring), others: VecDeque::new() },
+        )
     }
 
     /// By system calls.
@@ -36,19 +43,22 @@ impl Engine {
     pub fn has_room(&self) -> bool {
         match self {
             // It has as many entries as there are places.
-            Engine::Ring(_) => true,
+            Engine::Ring { .. } => true,
             Engine::Calls { pending } => pending.is_none(),
         }
     }
 
-    /// Has the request at `place` begin with the next [`Engine::wait`]. False where it cannot.
-    pub fn submit(&mut self, place: usize, operation: &Operation, durable: bool) -> bool {
+    /// Has the request at `place` begin with the next [`Engine::wait`]; `at` is where its data is in the
+    /// file, if it can be moved there as it is.
+    pub fn submit(&mut self, place: usize, operation: &Operation, at: Option<u64>, durable: bool) {
         match self {
-            Engine::Ring(ring) => ring.submit(place, operation, durable),
-            Engine::Calls { pending } => {
-                *pending = Some(place);
-                true
+            Engine::Ring { ring, others } => {
+                let is_begun = at.is_some_and(|at| ring.submit(place, operation, at, durable));
+                if !is_begun {
+                    others.push_back(place);
+                }
             }
+            Engine::Calls { pending } => *pending = Some(place),
         }
     }
 
@@ -64,16 +74,22 @@ impl Engine {
         image: &Image,
         mut over: impl FnMut(usize, io::Result<u64>),
     ) -> io::Result<()> {
-        match self {
-            Engine::Ring(ring) => ring.wait(over),
-            Engine::Calls { pending } => {
-                let Some(place) = pending.take() else { return kick.read().map(drop) };
-                if let Some(Request { operation, durable, .. }) = places.get(place) {
-                    let done = image.carry_out(operation, 0, *durable);
-                    over(place, done.map(|()| operation.length()));
-                }
-                Ok(())
+        let next = match self {
+            Engine::Ring { ring, others } => {
+                let next = others.pop_front();
+                ring.wait(next.is_some(), &mut over)?;
+                next
             }
+            Engine::Calls { pending } => match pending.take() {
+                None => return kick.read().map(drop),
+                next => next,
+            },
+        };
+        if let Some((place, request)) = next.and_then(|place| Some((place, places.get(place)?))) {
+            let Request { operation, durable, .. } = request;
+            let done = image.carry_out(operation, 0, *durable);
+            over(place, done.map(|()| operation.length()));
         }
+        Ok(())
     }
 }

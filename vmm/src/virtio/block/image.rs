@@ -3,15 +3,17 @@
 use std::fs::File;
 use std::io::{self, ErrorKind, Seek, SeekFrom};
 use std::os::fd::AsRawFd;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use rustix::fs::FallocateFlags;
 
 use super::SECTOR;
-use super::request::{Operation, Range, Transfer};
+use super::pieces::{self, Range};
+use super::request::{Operation, Transfer};
 use crate::event::Reporter;
-use crate::spec::{Disk, GuestEvent};
+use crate::qcow2::{Lease, Qcow2, Sink};
+use crate::spec::{Disk, DiskFormat, GuestEvent};
 
 /// Bytes of a serial number (virtio 1.3, `VIRTIO_BLK_ID_BYTES`).
 const SERIAL: usize = 20;
@@ -28,7 +30,11 @@ pub const ZEROES: FallocateFlags = FallocateFlags::ZERO_RANGE.union(FallocateFla
 pub struct Image {
     pub(super) file: File,
     name: String,
-    sectors: u64,
+    /// Of the file, in bytes.
+    size: u64,
+    format: DiskFormat,
+    /// The disk in the file, once it is open.
+    qcow2: OnceLock<Qcow2<File>>,
     serial: [u8; SERIAL],
     read_only: bool,
     reporter: Arc<Reporter>,
@@ -36,7 +42,8 @@ pub struct Image {
 }
 
 impl Image {
-    /// What `file` holds, as it is now: a part of a sector at its end is not seen.
+    /// What `file` holds, as large as it is now: a part of a sector at its end is not seen. Nothing of
+    /// it is read before [`Image::open`].
     ///
     /// # Errors
     /// Where it has no size, as a pipe.
@@ -47,7 +54,9 @@ impl Image {
         Ok(Image {
             file,
             name: disk.name.clone(),
-            sectors: size / SECTOR,
+            size,
+            format: disk.format,
+            qcow2: OnceLock::new(),
             serial,
             read_only: disk.read_only,
             reporter,
@@ -60,9 +69,64 @@ impl Image {
         &self.name
     }
 
+    /// Finds the disk in the file.
+    ///
+    /// # Errors
+    /// The file's, and images that cannot be used.
+    pub fn open(&self) -> io::Result<()> {
+        if self.format == DiskFormat::Qcow2 {
+            let found = Qcow2::open(self.file.try_clone()?, self.size, self.read_only)?;
+            // It is opened once.
+            let _ = self.qcow2.set(found);
+        }
+        Ok(())
+    }
+
+    /// What was written stays, as far as possible: this process ends.
+    pub fn close(&self) {
+        if let Some(qcow2) = self.qcow2.get().filter(|_| !self.read_only)
+            && let Err(error) = qcow2.flush()
+        {
+            self.failed(&Operation::Flush, &error);
+        }
+    }
+
     /// Its size, in units of 512 bytes.
     pub fn sectors(&self) -> u64 {
-        self.sectors
+        match self.format {
+            DiskFormat::Raw => self.size / SECTOR,
+            DiskFormat::Qcow2 => self.qcow2.get().map_or(0, Qcow2::size) / SECTOR,
+        }
+    }
+
+    /// The unit in which room is given back, in the same units.
+    pub fn granule(&self) -> u64 {
+        self.qcow2.get().map_or(1, |qcow2| qcow2.cluster() / SECTOR)
+    }
+
+    /// Where in the file `operation` is carried out, which may be done there as long as the lease is;
+    /// none where there is more to do ([`Image::carry_out`] does it).
+    pub fn place(&self, operation: &Operation, durable: bool) -> Option<(u64, Option<Lease>)> {
+        let (qcow2, (range, written)) = match (self.format, operation) {
+            (
+                DiskFormat::Raw,
+                Operation::Read(Transfer { range, .. }) | Operation::Write(Transfer { range, .. }),
+            ) => {
+                return Some((range.offset, None));
+            }
+            (DiskFormat::Raw, _) => return Some((0, None)),
+            (DiskFormat::Qcow2, operation) => (
+                self.qcow2.get()?,
+                match operation {
+                    Operation::Read(Transfer { range, .. }) => (range, false),
+                    // What is durable may have tables to wait for.
+                    Operation::Write(Transfer { range, .. }) if !durable => (range, true),
+                    Operation::Flush if self.qcow2.get()?.is_written() => return Some((0, None)),
+                    _ => return None,
+                },
+            ),
+        };
+        qcow2.place(range.offset, range.length, written).map(|(at, lease)| (at, Some(lease)))
     }
 
     /// Its serial number, with zeroes at its end.
@@ -80,20 +144,18 @@ impl Image {
     /// # Errors
     /// The file's.
     pub fn carry_out(&self, operation: &Operation, done: u64, durable: bool) -> io::Result<()> {
+        if let Some(qcow2) = self.qcow2.get() {
+            return self.carry_out_in(qcow2, operation, done, durable);
+        }
         match operation {
-            Operation::Read(transfer) => self.transfer(transfer, done, |pieces, offset| {
-                // SAFETY: the pieces are guest memory, which stays mapped as long as the process, and
-                // which nobody holds references into.
-                unsafe {
-                    libc::preadv(self.file.as_raw_fd(), pieces.as_ptr(), count(pieces), offset)
-                }
-            }),
-            Operation::Write(transfer) => self.transfer(transfer, done, |pieces, offset| {
-                let flags = if durable { libc::RWF_DSYNC } else { 0 };
-                let file = self.file.as_raw_fd();
-                // SAFETY: as above; they are only read.
-                unsafe { libc::pwritev2(file, pieces.as_ptr(), count(pieces), offset, flags) }
-            }),
+            Operation::Read(transfer) => {
+                let (left, at) = transfer.left(done);
+                self.expect_all(left, self.read(&transfer.pieces, left, at)?)
+            }
+            Operation::Write(transfer) => {
+                let (left, at) = transfer.left(done);
+                self.expect_all(left, self.write(&transfer.pieces, left, at, durable)?)
+            }
             Operation::Flush => Ok(rustix::fs::fdatasync(&self.file)?),
             Operation::Discard(range) => match self.allocate(*range, HOLE) {
                 // It was a hint.
@@ -113,32 +175,58 @@ impl Image {
         }
     }
 
-    /// Calls `each` with what is left until nothing is.
-    fn transfer(
+    /// The same for a disk in an image.
+    fn carry_out_in(
         &self,
-        transfer: &Transfer,
-        mut done: u64,
-        each: impl Fn(&[libc::iovec], i64) -> isize,
+        qcow2: &Qcow2<File>,
+        operation: &Operation,
+        done: u64,
+        durable: bool,
     ) -> io::Result<()> {
-        let Range { offset, length } = transfer.range;
-        while done < length {
-            let left = without(&transfer.pieces, done);
-            let at = i64::try_from(offset + done).map_err(io::Error::other)?;
-            match each(&left, at) {
-                0 => return Err(self.ends()),
-                moved if moved > 0 => done += moved.unsigned_abs() as u64,
-                _ => match io::Error::last_os_error() {
-                    error if error.kind() == ErrorKind::Interrupted => {}
-                    error => return Err(error),
-                },
+        match operation {
+            Operation::Read(Transfer { pieces, range }) => {
+                let mut to = Memory { image: self, pieces, done };
+                return qcow2.read(range.offset + done, range.length - done, &mut to);
             }
+            Operation::Write(Transfer { pieces, range }) => {
+                let mut from = |place, length, at| {
+                    let part = Range { offset: done + place, length };
+                    self.expect_all(part, self.write(pieces, part, at, false)?)
+                };
+                qcow2.write(range.offset + done, range.length - done, &mut from)?;
+            }
+            Operation::Flush => return qcow2.flush(),
+            Operation::Discard(range) => return qcow2.zero(range.offset, range.length, false),
+            Operation::Zero { range, unmap } => qcow2.zero(range.offset, range.length, !unmap)?,
+            Operation::Over(_) => return Ok(()),
         }
-        Ok(())
+        if durable { qcow2.flush() } else { Ok(()) }
+    }
+
+    fn read(&self, pieces: &[libc::iovec], part: Range, at: u64) -> io::Result<u64> {
+        pieces::transfer(pieces, part, at, |pieces, at| {
+            // SAFETY: the pieces are guest memory, which stays mapped as long as the process, and which
+            // nobody holds references into.
+            unsafe { libc::preadv(self.file.as_raw_fd(), pieces.as_ptr(), count(pieces), at) }
+        })
+    }
+
+    fn write(&self, pieces: &[libc::iovec], part: Range, at: u64, stays: bool) -> io::Result<u64> {
+        let flags = if stays { libc::RWF_DSYNC } else { 0 };
+        pieces::transfer(pieces, part, at, |pieces, at| {
+            let file = self.file.as_raw_fd();
+            // SAFETY: as above; they are only read.
+            unsafe { libc::pwritev2(file, pieces.as_ptr(), count(pieces), at, flags) }
+        })
+    }
+
+    fn expect_all(&self, part: Range, moved: u64) -> io::Result<()> {
+        if moved == part.length { Ok(()) } else { Err(self.ends()) }
     }
 
     fn ends(&self) -> io::Error {
         let size = self.file.metadata().map_or(0, |metadata| metadata.len());
-        let expected = self.sectors * SECTOR;
+        let expected = self.sectors() * SECTOR;
         io::Error::other(format!("the file has {size} bytes; it had {expected} at the start"))
     }
 
@@ -184,19 +272,28 @@ fn count(pieces: &[libc::iovec]) -> libc::c_int {
     pieces.len() as libc::c_int
 }
 
-/// `pieces` but for their first `done` bytes.
-fn without(pieces: &[libc::iovec], mut done: u64) -> Vec<libc::iovec> {
-    let mut left = Vec::with_capacity(pieces.len());
-    for piece in pieces {
-        let skipped = done.min(piece.iov_len as u64);
-        done -= skipped;
-        if (skipped as usize) < piece.iov_len {
-            left.push(libc::iovec {
-                // SAFETY: it is within the piece.
-                iov_base: unsafe { piece.iov_base.cast::<u8>().add(skipped as usize) }.cast(),
-                iov_len: piece.iov_len - skipped as usize,
-            });
-        }
+/// Guest memory that a disk in an image is read to.
+struct Memory<'t> {
+    image: &'t Image,
+    pieces: &'t [libc::iovec],
+    /// Bytes of it that are read already.
+    done: u64,
+}
+
+impl Sink for Memory<'_> {
+    fn file(&mut self, place: u64, length: u64, at: u64) -> io::Result<()> {
+        let part = Range { offset: self.done + place, length };
+        let moved = self.image.read(self.pieces, part, at)?;
+        // The file may end within the image's last cluster.
+        self.zeroes(place + moved, length - moved);
+        Ok(())
     }
-    left
+
+    fn bytes(&mut self, place: u64, bytes: &[u8]) {
+        pieces::put(self.pieces, self.done + place, bytes);
+    }
+
+    fn zeroes(&mut self, place: u64, length: u64) {
+        pieces::clear(self.pieces, Range { offset: self.done + place, length });
+    }
 }

@@ -1,4 +1,4 @@
-//! virtio-blk over a file or a block device (virtio 1.3, section 5.2).
+//! virtio-blk over a file or a block device (virtio 1.3, section 5.2), raw or a qcow2 image.
 //!
 //! ```text
 //! driver ─ kick ─► lane: a queue and its thread ─ request ─► engine: io_uring, or system calls
@@ -10,6 +10,8 @@
 mod engine;
 #[allow(unsafe_code)]
 mod image;
+#[allow(unsafe_code)]
+mod pieces;
 mod request;
 #[allow(unsafe_code)]
 mod ring;
@@ -63,7 +65,6 @@ pub struct Block {
     /// Of the lanes, until their threads have them.
     engines: Mutex<Vec<Engine>>,
     sizes: Vec<u16>,
-    config: [u8; 60],
 }
 
 impl Block {
@@ -97,14 +98,28 @@ impl Block {
             engines.push(engine(&image, &kick));
             lanes.push(Arc::new(Lane::new(kick)));
         }
-        let config = config(&image, disk.queues);
         let sizes = vec![QUEUE_SIZE; usize::from(disk.queues)];
-        Ok(Block { image: Arc::new(image), lanes, engines: Mutex::new(engines), sizes, config })
+        Ok(Block { image: Arc::new(image), lanes, engines: Mutex::new(engines), sizes })
+    }
+
+    /// Finds the disk in its file, which is read here first: once this process is shut in, and before
+    /// anybody else looks at the disk.
+    ///
+    /// # Errors
+    /// [`Error::Disk`] where what the file holds cannot be used.
+    pub fn open(&self) -> Result<()> {
+        let disk = self.image.name();
+        self.image.open().map_err(|source| Error::Disk { disk: disk.to_owned(), source })
+    }
+
+    /// What was written stays, as far as possible: this process ends.
+    pub fn close(&self) {
+        self.image.close();
     }
 
     #[cfg(test)]
     pub(super) fn has_ring(&self) -> bool {
-        crate::lock(&self.engines).iter().all(|engine| matches!(engine, Engine::Ring(_)))
+        crate::lock(&self.engines).iter().all(|engine| matches!(engine, Engine::Ring { .. }))
     }
 
     /// Works off those of its queues that the driver has kicked, on the caller's thread and up to
@@ -148,16 +163,16 @@ impl Block {
 }
 
 /// `struct virtio_blk_config` as far as `write_zeroes_may_unmap` (virtio 1.3, 5.2.4).
-fn config(image: &Image, queues: u16) -> [u8; 60] {
+fn config(image: &Image, queues: usize) -> [u8; 60] {
     let mut config = [0; 60];
     let mut put = |at: usize, bytes: &[u8]| config[at..at + bytes.len()].copy_from_slice(bytes);
     put(0, &image.sectors().to_le_bytes());
     put(12, &MOST_SEGMENTS.to_le_bytes());
     put(20, &(SECTOR as u32).to_le_bytes());
-    put(34, &queues.to_le_bytes());
+    put(34, &(queues as u16).to_le_bytes());
     put(36, &MOST_DISCARDED.to_le_bytes());
     put(40, &1u32.to_le_bytes());
-    put(44, &1u32.to_le_bytes());
+    put(44, &(image.granule() as u32).to_le_bytes());
     put(48, &MOST_ZEROED.to_le_bytes());
     put(52, &1u32.to_le_bytes());
     put(56, &[1]);
@@ -193,8 +208,9 @@ impl VirtioDevice for Block {
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
+        let config = config(&self.image, self.lanes.len());
         for (at, byte) in (offset as usize..).zip(data) {
-            *byte = self.config.get(at).copied().unwrap_or(0);
+            *byte = config.get(at).copied().unwrap_or(0);
         }
     }
 

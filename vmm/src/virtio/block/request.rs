@@ -3,8 +3,10 @@
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
 use super::image::Image;
+use super::pieces::Range;
 use super::{MOST_DISCARDED, MOST_ZEROED, SECTOR};
 use crate::machine::memory::GuestMemory;
+use crate::qcow2::Lease;
 use crate::virtio::queue::{Broken, Chain};
 
 const HEADER: usize = 16;
@@ -32,18 +34,19 @@ pub enum Status {
     Unsupported = 2,
 }
 
-/// A part of the disk, in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Range {
-    pub offset: u64,
-    pub length: u64,
-}
-
 /// Guest memory, and where on the disk it goes or comes from.
 #[derive(Debug)]
 pub struct Transfer {
     pub pieces: Vec<libc::iovec>,
     pub range: Range,
+}
+
+impl Transfer {
+    /// What is left of it when `done` bytes are done: of its pieces, and where on the disk.
+    pub fn left(&self, done: u64) -> (Range, u64) {
+        let Range { offset, length } = self.range;
+        (Range { offset: done, length: length.saturating_sub(done) }, offset + done)
+    }
 }
 
 /// What is asked for.
@@ -79,6 +82,8 @@ pub struct Request {
     pub operation: Operation,
     /// Whether what it writes is to stay when it is over.
     pub durable: bool,
+    /// What it has of the file, while it is carried out there.
+    pub lease: Option<Lease>,
     /// Bytes that the device writes where it succeeds, the outcome among them.
     written: u32,
     outcome: GuestAddress,
@@ -142,7 +147,7 @@ impl Request {
             _ => Some(Operation::Over(Status::Unsupported)),
         };
         let operation = operation.unwrap_or(Operation::Over(Status::Failed));
-        Ok(Request { head, operation, durable, written, outcome })
+        Ok(Request { head, operation, durable, lease: None, written, outcome })
     }
 
     /// Tells the driver's memory how it ended, and how many bytes of it were written.

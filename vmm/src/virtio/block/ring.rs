@@ -16,7 +16,8 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::QUEUE_SIZE;
 use super::image::{HOLE, ZEROES};
-use super::request::{Operation, Range, Transfer};
+use super::pieces::Range;
+use super::request::{Operation, Transfer};
 
 /// Places in the ring: all requests that are under way, and the wait for a kick.
 const ENTRIES: u32 = (QUEUE_SIZE as u32 + 1).next_power_of_two();
@@ -59,21 +60,19 @@ impl Ring {
         Ok(Ring { ring, kicks: Box::new(0), waits_for_kick: false })
     }
 
-    /// Has the request at `place` begin with the next [`Ring::wait`]. Where the ring cannot do it, the
-    /// answer is false.
-    pub fn submit(&mut self, place: usize, operation: &Operation, durable: bool) -> bool {
+    /// Has the request at `place` begin with the next [`Ring::wait`]; its data is at `at` in the file.
+    /// Where the ring cannot do it, the answer is false.
+    pub fn submit(&mut self, place: usize, operation: &Operation, at: u64, durable: bool) -> bool {
         let allocate = |Range { offset, length }: &Range, how: u32| {
             opcode::Fallocate::new(IMAGE, *length).offset(*offset).mode(how as i32).build()
         };
         let entry = match operation {
-            Operation::Read(Transfer { pieces, range }) => {
-                opcode::Readv::new(IMAGE, pieces.as_ptr(), pieces.len() as u32)
-                    .offset(range.offset)
-                    .build()
+            Operation::Read(Transfer { pieces, .. }) => {
+                opcode::Readv::new(IMAGE, pieces.as_ptr(), pieces.len() as u32).offset(at).build()
             }
-            Operation::Write(Transfer { pieces, range }) => {
+            Operation::Write(Transfer { pieces, .. }) => {
                 opcode::Writev::new(IMAGE, pieces.as_ptr(), pieces.len() as u32)
-                    .offset(range.offset)
+                    .offset(at)
                     .rw_flags(if durable { libc::RWF_DSYNC } else { 0 })
                     .build()
             }
@@ -87,18 +86,22 @@ impl Ring {
         self.push(&entry.user_data(place as u64))
     }
 
-    /// Begins what was submitted, and waits until a request is over, or the driver kicks. Each result is
-    /// given to `over` with its place.
+    /// Begins what was submitted, and waits until a request is over, or the driver kicks; or, where the
+    /// caller is `busy`, does not wait. Each result is given to `over` with its place.
     ///
     /// # Errors
     /// The ring's.
-    pub fn wait(&mut self, mut over: impl FnMut(usize, io::Result<u64>)) -> io::Result<()> {
+    pub fn wait(
+        &mut self,
+        busy: bool,
+        mut over: impl FnMut(usize, io::Result<u64>),
+    ) -> io::Result<()> {
         if !self.waits_for_kick {
             let kicks: *mut u64 = &mut *self.kicks;
             let entry = opcode::Read::new(KICK, kicks.cast(), 8).build();
             self.waits_for_kick = self.push(&entry.user_data(KICKED));
         }
-        match self.ring.submit_and_wait(1) {
+        match self.ring.submit_and_wait(usize::from(!busy)) {
             Ok(_) => {}
             // Woken by a signal, or by more results than there is room for.
             Err(error) if matches!(error.raw_os_error(), Some(libc::EINTR | libc::EBUSY)) => {}

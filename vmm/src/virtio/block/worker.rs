@@ -81,14 +81,12 @@ impl Lane {
                     continue;
                 }
                 let place = places.put(request);
-                let Some(request) = places.get(place) else { continue };
-                if engine.submit(place, &request.operation, request.durable) {
-                    state.under_way += 1;
-                } else if let Some(request) = places.remove(place) {
-                    let refused = Err(io::ErrorKind::Unsupported.into());
-                    let status = finish(&request, refused, image);
-                    active.give_back(&request, status)?;
-                }
+                let Some(request) = places.get_mut(place) else { continue };
+                let found = image.place(&request.operation, request.durable);
+                let (at, lease) = found.unzip();
+                request.lease = lease.flatten();
+                engine.submit(place, &request.operation, at, request.durable);
+                state.under_way += 1;
             }
             active.notify()
         };
@@ -210,6 +208,10 @@ impl Places {
     /// What is at `place`.
     pub fn get(&self, place: usize) -> Option<&Request> {
         self.requests.get(place)?.as_ref()
+    }
+
+    fn get_mut(&mut self, place: usize) -> Option<&mut Request> {
+        self.requests.get_mut(place)?.as_mut()
     }
 
     fn have_room(&self) -> bool {

@@ -8,34 +8,35 @@ use super::driver::Driver;
 use super::*;
 use crate::devices::power::Stop;
 use crate::event::Reporter;
-use crate::spec::{Descriptor, Disk};
+use crate::spec::{Descriptor, Disk, DiskFormat};
 use crate::virtio::block::Block;
 
-const HEADER: u64 = BUFFER;
+pub const HEADER: u64 = BUFFER;
 const OUTCOME: u64 = BUFFER + 0x100;
-const DATA: u64 = BUFFER + 0x1000;
+pub const DATA: u64 = BUFFER + 0x1000;
 const SECTORS: u64 = 64;
 
-const READ: u32 = 0;
-const WRITE: u32 = 1;
-const FLUSH: u32 = 4;
+pub const READ: u32 = 0;
+pub const WRITE: u32 = 1;
+pub const FLUSH: u32 = 4;
 const IDENTIFY: u32 = 8;
-const DISCARD: u32 = 11;
-const WRITE_ZEROES: u32 = 13;
+pub const DISCARD: u32 = 11;
+pub const WRITE_ZEROES: u32 = 13;
 
-const OK: u8 = 0;
-const FAILED: u8 = 1;
+pub const OK: u8 = 0;
+pub const FAILED: u8 = 1;
 const UNSUPPORTED: u8 = 2;
 /// No device writes that.
 const NOTHING: u8 = 0xee;
 
-const FLUSHES: u64 = 1 << 9;
+pub const FLUSHES: u64 = 1 << 9;
 
 /// A disk, its driver, its file and what it reports.
-struct Machine {
+pub struct Machine {
     driver: Driver,
-    file: File,
-    reports: File,
+    pub block: Arc<Block>,
+    pub file: File,
+    pub reports: File,
 }
 
 impl Deref for Machine {
@@ -57,9 +58,14 @@ impl Machine {
         let file = tempfile::tempfile().unwrap();
         // A part of a sector at the end is not seen.
         file.set_len(SECTORS * 512 + 100).unwrap();
+        Machine::over(file, DiskFormat::Raw, read_only, by_calls)
+    }
+
+    pub fn over(file: File, format: DiskFormat, read_only: bool, by_calls: bool) -> Machine {
         let disk = Disk {
             name: "root".into(),
             file: Descriptor(-1),
+            format,
             read_only,
             serial: "serial-1".into(),
             queues: 1,
@@ -74,10 +80,12 @@ impl Machine {
             assert!(block.has_ring(), "this kernel has no io_uring, or it is switched off");
             block
         };
+        block.open().unwrap();
         block.start(&Arc::new(Stop::new(EventFd::new(0).unwrap()))).unwrap();
-        let driver = Driver::new(Arc::new(block));
+        let block = Arc::new(block);
+        let driver = Driver::new(block.clone());
         let reports = OwnedFd::from(reports).into();
-        Machine { driver, file, reports }
+        Machine { driver, block, file, reports }
     }
 
     fn both() -> [Machine; 2] {
@@ -85,13 +93,13 @@ impl Machine {
     }
 
     /// Resets the disk, and begins with those of `wanted` features that it offers.
-    fn started(mut self, wanted: u64) -> Machine {
+    pub fn started(mut self, wanted: u64) -> Machine {
         self.start(wanted);
         self
     }
 
     /// Waits until all that was offered is used, or the disk stopped.
-    fn wait(&self) -> bool {
+    pub fn wait(&self) -> bool {
         let end = Instant::now() + Duration::from_secs(20);
         while self.used() != self.offered {
             assert!(Instant::now() < end, "{} of {} are used", self.used(), self.offered);
@@ -105,7 +113,7 @@ impl Machine {
 
     /// The request `kind` at `sector` with `length` bytes at [`DATA`]: its outcome, and how many bytes
     /// the disk says that it wrote.
-    fn ask(&mut self, kind: u32, sector: u64, length: u32) -> (u8, u32) {
+    pub fn ask(&mut self, kind: u32, sector: u64, length: u32) -> (u8, u32) {
         let mut header = kind.to_le_bytes().to_vec();
         header.extend([0; 4]);
         header.extend(sector.to_le_bytes());
@@ -123,7 +131,7 @@ impl Machine {
         (self.get(OUTCOME, 1)[0], self.written())
     }
 
-    fn erase(&mut self, kind: u32, sector: u64, count: u32, flags: u32) -> u8 {
+    pub fn erase(&mut self, kind: u32, sector: u64, count: u32, flags: u32) -> u8 {
         let mut range = sector.to_le_bytes().to_vec();
         range.extend(count.to_le_bytes());
         range.extend(flags.to_le_bytes());
@@ -138,7 +146,7 @@ impl Machine {
     }
 }
 
-fn pattern(length: usize) -> Vec<u8> {
+pub fn pattern(length: usize) -> Vec<u8> {
     (0..length).map(|at| (at * 7 + at / 512) as u8 | 1).collect()
 }
 

@@ -7,6 +7,7 @@ mod card;
 mod disk;
 mod driver;
 mod kernel;
+mod qcow2;
 mod rng;
 
 use std::fs::File;
