@@ -76,7 +76,7 @@ fn seeds() -> Vec<(&'static str, Vec<u8>, usize)> {
         ("image-with-promises", image(&|image| image[95] = 3), 9),
         ("image-of-nothing", image(&|image| image.fill(0)), 0),
         ("image-with-data-in-its-header", entry(1, 1 << 63), 5),
-        ("image-with-data-in-its-counts", entry(1, 1 << 63 | 2 * 512), 7),
+        ("image-with-data-in-its-counts", entry(1, (1 << 63) | (2 * 512)), 7),
         ("image-with-data-in-its-map", entry(4, 4 * 512), 7),
         ("image-that-unpacks-nothing", entry(1, 1 << 62 | 600), 5),
         ("image-that-counts-nothing", image(&|image| image[1024..1536].fill(0)), 6),

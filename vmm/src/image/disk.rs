@@ -19,7 +19,7 @@ pub struct Disk {
 
 enum Contents {
     Raw(File),
-    Qcow2(Qcow2<File>),
+    Qcow2(Box<Qcow2<File>>),
 }
 
 /// How large a file is, in bytes: a regular one or a block device.
@@ -41,7 +41,7 @@ impl Disk {
             DiskFormat::Qcow2 => {
                 let disk = Qcow2::open(file, size, true)?;
                 let size = disk.size();
-                (Contents::Qcow2(disk), size)
+                (Contents::Qcow2(Box::new(disk)), size)
             }
         };
         Ok(Disk { contents: Rc::new(contents), size })

@@ -133,10 +133,11 @@ impl Unusable {
                 "`qemu-img check -r all {path}` repairs what can be repaired: copy the image first."
             ),
             Unusable::SmallClusters { .. } => convert("-o cluster_size=64k "),
-            Unusable::Encrypted => format!(
-                "`qemu-img convert` with the image's secret makes one of it that is not: see `man qemu-img`, \
-                 `--object secret`."
-            ),
+            Unusable::Encrypted => {
+                "`qemu-img convert` with the image's secret makes one of it that is not: see `man \
+                 qemu-img`, `--object secret`."
+                    .to_owned()
+            }
             _ => convert(""),
         }
     }

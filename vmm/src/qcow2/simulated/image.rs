@@ -177,7 +177,7 @@ pub fn check(file: &[u8]) -> Found {
         }
     }
     let mut counts = BTreeMap::new();
-    let per_block = cluster * 8 >> header.count_order;
+    let per_block = (cluster * 8) >> header.count_order;
     for index in 0..header.counts_clusters * cluster / 8 {
         let block = long(header.counts_at + index * 8);
         if block == 0 {
