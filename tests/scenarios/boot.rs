@@ -108,6 +108,22 @@ fn commands_run_side_by_side_and_hanging_ones_are_killed() -> Result<()> {
 
 #[test]
 #[ignore = "boots an emulated host: cargo lab test"]
+fn what_a_command_says_last_on_a_terminal_is_seen() -> Result<()> {
+    let host = Host::intel().boot()?;
+    let expected: String = (1..=12).map(|line| format!("{line}\r\n")).collect();
+    host.ok("seq 12 >lines");
+    for round in 0..300 {
+        // In one piece, by the program that leads the session unless somebody else does.
+        let said = host.spawn_on_terminal("exec cat lines", 80).wait(Duration::from_secs(30))?;
+        assert_eq!((said.code, said.stdout), (0, expected.clone()), "round {round}");
+    }
+    let ended = host.spawn_on_terminal("kill -9 $$", 80).wait(Duration::from_secs(30))?;
+    assert_eq!(ended.code, 128 + 9);
+    Ok(())
+}
+
+#[test]
+#[ignore = "boots an emulated host: cargo lab test"]
 fn the_guest_reports_its_network_and_powers_off() -> Result<()> {
     let guest = boot_guest("net")?;
     guest.wait_for_end(Duration::from_secs(90))?;

@@ -8,7 +8,8 @@
 //! A command has pipes or, where the lab asks for it, a terminal: then it finds itself in a session
 //! of its own, and its errors come mixed with its output, as they would on a screen.
 //!
-//! Started with `uevent`, it sends one device event and ends.
+//! Started with `uevent`, it sends one device event and ends; with `terminal`, it leads such a session
+//! ([`lead`]).
 //!
 //! As process 1 it inherits every orphan and has to reap them all. Therefore only the reaper waits
 //! for processes; those that are commands are passed on to the thread that follows them.
@@ -16,8 +17,8 @@
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
-use std::os::fd::OwnedFd;
-use std::os::unix::process::CommandExt;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -26,6 +27,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use lab::wire::{CHUNK, End, Event, Message, Request, VERSION};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::FdFlags;
+use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitOptions};
 use rustix::pty::OpenptFlags;
 use rustix::termios::Winsize;
@@ -54,6 +58,7 @@ fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.split_first() {
         Some((verb, rest)) if verb == "uevent" => lab::uevent::send(rest),
+        Some((verb, rest)) if verb == "terminal" => lead(rest),
         Some((verb, _)) => anyhow::bail!("there is no verb {verb}"),
         None => serve(),
     }
@@ -95,8 +100,69 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Lets a command run on a new terminal, in a session of its own; returns the screen's side.
-fn give_terminal(command: &mut Command, columns: u16) -> Result<OwnedFd> {
+/// A terminal, without what shows it.
+struct Terminal {
+    screen: OwnedFd,
+    /// Closed when all that came to the screen was read.
+    seen: OwnedFd,
+}
+
+/// The command that runs `program` on a new terminal, in a session that [`lead`] leads.
+fn on_terminal(program: &str, arguments: &[String], columns: u16) -> Result<(Command, Terminal)> {
+    let (waits, seen) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+    let mut command = Command::new("/proc/self/exe");
+    command.args(["terminal", &waits.as_raw_fd().to_string(), program]).args(arguments);
+    let screen = give_terminal(&mut command, columns, waits)?;
+    Ok((command, Terminal { screen, seen }))
+}
+
+/// Leads the session of a command on a terminal: runs it, and ends as it did once its output was seen, which
+/// the pipe named by the first argument tells by its end. The kernel takes the terminal away when the leader
+/// ends, and what nobody has read by then is lost (drivers/tty/pty.c, `pty_flush_buffer`): were it the command
+/// itself, its last words would be.
+fn lead(arguments: &[String]) -> Result<()> {
+    let [pipe, program, arguments @ ..] = arguments else {
+        anyhow::bail!("it takes the number of a pipe and a command");
+    };
+    let pipe: RawFd = pipe.parse().context("the number of a pipe")?;
+    // SAFETY: whoever started this has handed the pipe to it under this number, for nothing else.
+    let pipe = unsafe { OwnedFd::from_raw_fd(pipe) };
+    rustix::io::fcntl_setfd(&pipe, FdFlags::CLOEXEC)?;
+    // What is typed to the command and sent to it is not for its leader.
+    mask_signals(true);
+    let mut command = Command::new(program);
+    command.args(arguments);
+    // SAFETY: the closure runs between fork and exec and makes one system call.
+    unsafe {
+        command.pre_exec(|| {
+            mask_signals(false);
+            Ok(())
+        });
+    }
+    let mut child = command.spawn().context(program.clone())?;
+    let status = child.wait()?;
+    for end in 0..3 {
+        // SAFETY: nothing is read or written any more by this process.
+        drop(unsafe { OwnedFd::from_raw_fd(end) });
+    }
+    let limit = Timespec::try_from(GRACE).context("a time")?;
+    rustix::event::poll(&mut [PollFd::new(&pipe, PollFlags::IN)], Some(&limit)).ok();
+    let signal = status.signal().map(|signal| 128 + signal);
+    std::process::exit(status.code().or(signal).unwrap_or(1))
+}
+
+/// Has no signal come to this thread but those that always do, or all of them.
+fn mask_signals(all: bool) {
+    // SAFETY: the set is filled before it is read, and lives until the calls return.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        let _ = if all { libc::sigfillset(&raw mut set) } else { libc::sigemptyset(&raw mut set) };
+        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const set, std::ptr::null_mut());
+    }
+}
+
+/// Lets a command run on a new terminal, in a session of its own, with `kept` open; returns the screen's side.
+fn give_terminal(command: &mut Command, columns: u16, kept: OwnedFd) -> Result<OwnedFd> {
     let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
     let screen = rustix::pty::openpt(flags)?;
     rustix::pty::unlockpt(&screen)?;
@@ -105,10 +171,11 @@ fn give_terminal(command: &mut Command, columns: u16) -> Result<OwnedFd> {
     let keyboard = rustix::pty::ioctl_tiocgptpeer(&screen, flags)?;
     command.stdin(keyboard.try_clone()?).stdout(keyboard.try_clone()?);
     command.stderr(keyboard.try_clone()?);
-    // SAFETY: the closure runs between fork and exec and makes two system calls; it neither
-    // allocates nor takes a lock, and owns the descriptor it uses.
+    // SAFETY: the closure runs between fork and exec and makes three system calls; it neither
+    // allocates nor takes a lock, and owns the descriptors it uses.
     unsafe {
         command.pre_exec(move || {
+            rustix::io::fcntl_setfd(&kept, FdFlags::empty())?;
             rustix::process::setsid()?;
             Ok(rustix::process::ioctl_tiocsctty(&keyboard)?)
         });
@@ -172,16 +239,20 @@ impl Agent {
         let (program, arguments) = argv.split_first().context("an empty command")?;
         let (news, follower_news) = mpsc::channel();
         let (stdin, input) = mpsc::channel();
-        let mut command = Command::new(program);
-        command.args(arguments).envs(env).current_dir("/root");
-        let screen = match terminal {
-            Some(columns) => Some(give_terminal(&mut command, columns).context("a terminal")?),
-            None => None,
+        let (mut command, terminal) = match terminal {
+            Some(columns) => {
+                let (command, terminal) =
+                    on_terminal(program, arguments, columns).context("a terminal")?;
+                (command, Some(terminal))
+            }
+            None => {
+                let mut command = Command::new(program);
+                command.args(arguments).process_group(0);
+                command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+                (command, None)
+            }
         };
-        if screen.is_none() {
-            command.process_group(0);
-            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        }
+        command.envs(env).current_dir("/root");
         // The lock is held over the spawn: the reaper must find the job when its process ends.
         let mut jobs = lock(&self.jobs);
         let mut child = command.spawn().with_context(|| format!("cannot start {program}"))?;
@@ -193,27 +264,30 @@ impl Agent {
         // The command's side of the terminal is held by `command` too; its end must be seen.
         drop(command);
         let mut open = 0;
-        let mut listen = |from: Box<dyn Read + Send>, event: fn(u32, Vec<u8>) -> Event| {
+        let mut listen = |from: Box<dyn Read + Send>,
+                          event: fn(u32, Vec<u8>) -> Event,
+                          seen: Option<OwnedFd>| {
             open += 1;
             let (agent, news) = (self.clone(), news.clone());
             thread::spawn(move || {
                 agent.relay(from, |bytes| event(id, bytes));
                 let _ = news.send(News::OutputClosed);
+                drop(seen);
             });
         };
         if let Some(stdout) = child.stdout.take() {
-            listen(Box::new(stdout), |id, bytes| Event::Stdout { id, bytes });
+            listen(Box::new(stdout), |id, bytes| Event::Stdout { id, bytes }, None);
         }
         if let Some(stderr) = child.stderr.take() {
-            listen(Box::new(stderr), |id, bytes| Event::Stderr { id, bytes });
+            listen(Box::new(stderr), |id, bytes| Event::Stderr { id, bytes }, None);
         }
-        if let Some(screen) = &screen {
-            let screen = Box::new(File::from(screen.try_clone()?));
-            listen(screen, |id, bytes| Event::Stdout { id, bytes });
-        }
-        match (child.stdin.take(), screen) {
+        match (child.stdin.take(), terminal) {
             (Some(stdin), _) => feed(stdin, input),
-            (None, Some(screen)) => feed(File::from(screen), input),
+            (None, Some(Terminal { screen, seen })) => {
+                let shown = Box::new(File::from(screen.try_clone()?));
+                listen(shown, |id, bytes| Event::Stdout { id, bytes }, Some(seen));
+                feed(File::from(screen), input);
+            }
             (None, None) => {}
         }
         self.follow(id, open, follower_news);
