@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use sriov::facts::platform::CpuSet;
 
-use crate::document::Value;
+use crate::document::{Span, Value};
 use crate::error::Report;
 use crate::fields::{Fields, Given};
 use crate::grammar::{Field, Form, Mapping, Numbered, Text, word};
@@ -157,12 +157,7 @@ pub(super) fn read(fields: &Fields<'_>, report: &mut Report<'_>) -> Option<Cpus>
     for (vcpu, at, given) in fields.numbered("pin", report) {
         let Ok(vcpu) = u8::try_from(vcpu) else { continue };
         if let Some(count) = count.filter(|count| *count <= vcpu) {
-            let message = format!("there is no vCPU {vcpu}: the guest has {count}");
-            let accepted = match count {
-                1 => "0".to_owned(),
-                _ => format!("0 to {}", count - 1),
-            };
-            report.error(at, message, Some(&accepted));
+            no_such(vcpu.into(), count, at, report);
         }
         pin.extend(host_cpus(given, report).map(|cpus| (vcpu, cpus)));
     }
@@ -193,11 +188,35 @@ fn topology(
     Some(CpuTopology { sockets, cores, threads })
 }
 
+/// Says that a guest with `count` vCPUs has no `vcpu`.
+pub(super) fn no_such(vcpu: u32, count: u8, at: Span, report: &mut Report<'_>) {
+    let message = format!("there is no vCPU {vcpu}: the guest has {count}");
+    let accepted = match count {
+        1 => "0".to_owned(),
+        _ => format!("0 to {}", count - 1),
+    };
+    report.error(at, message, Some(&accepted));
+}
+
 fn host_cpus(given: Given<'_>, report: &mut Report<'_>) -> Option<CpuSet> {
+    set(given, parse, report)
+}
+
+/// A set of CPUs, by what `parse` makes of its text.
+pub(super) fn set(
+    given: Given<'_>,
+    parse: impl Fn(&str) -> Result<CpuSet, String>,
+    report: &mut Report<'_>,
+) -> Option<CpuSet> {
     let Value::Scalar { text, .. } = &given.node.value else {
         return given.wrong(format!("is text, not {}", given.node.describe()), report);
     };
     parse(text).map_err(|why| given.wrong::<()>(format!("cannot be that: {why}"), report)).ok()
+}
+
+/// The CPUs of these ranges.
+pub(super) fn of_ranges(ranges: Vec<(u16, u16)>) -> CpuSet {
+    ranges.into_iter().map(|(first, last)| first.into()..=last.into()).collect()
 }
 
 fn parse(text: &str) -> Result<CpuSet, String> {
@@ -207,7 +226,7 @@ fn parse(text: &str) -> Result<CpuSet, String> {
             "CPU {last} is beyond {LAST_HOST_CPU}, the last one that can be named"
         ));
     }
-    Ok(ranges.into_iter().map(|(first, last)| first.into()..=last.into()).collect())
+    Ok(of_ranges(ranges))
 }
 
 #[cfg(test)]

@@ -1,16 +1,14 @@
 //! `nodes` of a guest's memory: its NUMA nodes, and which node of the host each one is on.
 
-use std::ops::RangeInclusive;
-
 use serde::{Deserialize, Serialize};
 use sriov::facts::platform::CpuSet;
 
-use super::cpus::MAX_CPUS;
+use super::cpus::{self, MAX_CPUS};
 use super::memory::{MIN_MEMORY, Pages};
 use crate::amounts;
-use crate::document::{Span, Value};
+use crate::document::Span;
 use crate::error::Report;
-use crate::fields::{Fields, Given};
+use crate::fields::Fields;
 use crate::grammar::{Field, Form, Mapping, Text};
 use crate::indexes;
 use crate::selector::LAST_NODE;
@@ -77,13 +75,13 @@ pub(super) fn read(
     let mut nodes: Vec<GuestNode> = Vec::new();
     for fields in memory.list("nodes", report) {
         let size = size(&fields, pages, report);
-        let mut cpus = CpuSet::default();
+        let mut near_to_it = CpuSet::default();
         if let Some(given) = fields.get("cpus", report) {
-            cpus = vcpus(given, report).unwrap_or_default();
-            near(&cpus, given.node.span, &nodes, count, report);
+            near_to_it = cpus::set(given, parse, report).unwrap_or_default();
+            near(&near_to_it, given.node.span, &nodes, count, report);
         }
         let numa = fields.number("numa", report);
-        nodes.push(GuestNode { size: size.unwrap_or_default(), cpus, numa });
+        nodes.push(GuestNode { size: size.unwrap_or_default(), cpus: near_to_it, numa });
     }
     // What is wrong by itself may well be the one that is missing.
     if report.count() > before {
@@ -106,12 +104,7 @@ fn near(cpus: &CpuSet, at: Span, before: &[GuestNode], count: Option<u8>, report
     if let Some(count) = count
         && let Some(beyond) = cpus.iter().find(|cpu| *cpu >= count.into())
     {
-        let message = format!("there is no vCPU {beyond}: the guest has {count}");
-        let accepted = match count {
-            1 => "0".to_owned(),
-            _ => format!("0 to {}", count - 1),
-        };
-        report.error(at, message, Some(&accepted));
+        cpus::no_such(beyond, count, at, report);
     }
     let twice = cpus.iter().find(|cpu| before.iter().any(|node| node.cpus.contains(*cpu)));
     if let Some(twice) = twice {
@@ -135,18 +128,10 @@ fn size(fields: &Fields<'_>, pages: Pages, report: &mut Report<'_>) -> Option<u6
     Some(size)
 }
 
-fn vcpus(given: Given<'_>, report: &mut Report<'_>) -> Option<CpuSet> {
-    let Value::Scalar { text, .. } = &given.node.value else {
-        return given.wrong(format!("is text, not {}", given.node.describe()), report);
-    };
-    let read = || -> Result<CpuSet, String> {
-        let ranges = indexes::ranges(text, "number of a vCPU", "vCPU")?;
-        if let Some((_, last)) = ranges.last().filter(|(_, last)| *last >= MAX_CPUS.into()) {
-            return Err(format!("a guest has no vCPU {last}"));
-        }
-        let range =
-            |(first, last): (u16, u16)| -> RangeInclusive<u32> { first.into()..=last.into() };
-        Ok(ranges.into_iter().map(range).collect())
-    };
-    read().map_err(|why| given.wrong::<()>(format!("cannot be that: {why}"), report)).ok()
+fn parse(text: &str) -> Result<CpuSet, String> {
+    let ranges = indexes::ranges(text, "number of a vCPU", "vCPU")?;
+    if let Some((_, last)) = ranges.last().filter(|(_, last)| *last >= MAX_CPUS.into()) {
+        return Err(format!("a guest has no vCPU {last}"));
+    }
+    Ok(cpus::of_ranges(ranges))
 }

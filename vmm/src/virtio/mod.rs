@@ -40,6 +40,13 @@ pub const F_INDIRECT_DESC: u64 = 1 << 28;
 /// Feature bit: either side says at which index it wants to be told.
 pub const F_EVENT_IDX: u64 = 1 << 29;
 
+/// Reads what `config` has from `offset` on; zeroes beyond its end.
+fn read_bytes(config: &[u8], offset: u64, data: &mut [u8]) {
+    for (at, byte) in (offset..).zip(data) {
+        *byte = usize::try_from(at).ok().and_then(|at| config.get(at)).copied().unwrap_or(0);
+    }
+}
+
 /// A device behind the transport.
 pub trait VirtioDevice: Send + Sync {
     /// What messages call it.

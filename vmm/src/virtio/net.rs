@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::queue::{self, Broken, Fate, Progress, work_off};
-use super::{Activation, F_EVENT_IDX, F_INDIRECT_DESC, VirtioDevice, tap};
+use super::{Activation, F_EVENT_IDX, F_INDIRECT_DESC, VirtioDevice, read_bytes, tap};
 use crate::descriptor::borrow;
 use crate::error::{Result, Trying};
 use crate::machine::event_loop::{EventLoop, Ready, Trigger};
@@ -104,9 +104,7 @@ pub(super) fn name(mac: [u8; 6]) -> String {
 
 /// Reads a card's configuration, which is its address.
 pub(super) fn read_config(mac: [u8; 6], offset: u64, data: &mut [u8]) {
-    for (at, byte) in (offset as usize..).zip(data) {
-        *byte = mac.get(at).copied().unwrap_or(0);
-    }
+    read_bytes(&mac, offset, data);
 }
 
 /// Moves frames from the TAP into the guest's buffers.

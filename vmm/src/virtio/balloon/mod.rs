@@ -27,7 +27,7 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use self::buffers::{Giving, hear};
 use super::queue::{self, Fate, Progress, work_off};
-use super::{Activation, F_EVENT_IDX, F_INDIRECT_DESC, VirtioDevice};
+use super::{Activation, F_EVENT_IDX, F_INDIRECT_DESC, VirtioDevice, read_bytes};
 use crate::descriptor::borrow;
 use crate::error::{Error, Result, Trying};
 use crate::machine::event_loop::{EventLoop, Ready, Trigger};
@@ -282,11 +282,7 @@ impl VirtioDevice for Balloon {
     fn read_config(&self, offset: u64, data: &mut [u8]) {
         let wanted = (self.wanted.load(Ordering::Acquire) as u32).to_le_bytes();
         let actual = self.actual.load(Ordering::Acquire).to_le_bytes();
-        let config = [wanted, actual];
-        for (at, byte) in (offset..).zip(data) {
-            let of_config = usize::try_from(at).ok().and_then(|at| config.as_flattened().get(at));
-            *byte = of_config.copied().unwrap_or(0);
-        }
+        read_bytes([wanted, actual].as_flattened(), offset, data);
     }
 
     /// Only how much was given is the driver's to write.

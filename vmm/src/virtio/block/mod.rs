@@ -28,7 +28,7 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EventFd};
 use self::engine::Engine;
 use self::image::Image;
 use self::worker::Lane;
-use super::{Activation, F_EVENT_IDX, F_INDIRECT_DESC, VirtioDevice};
+use super::{Activation, F_EVENT_IDX, F_INDIRECT_DESC, VirtioDevice, read_bytes};
 use crate::devices::power::Stop;
 use crate::error::{Error, Result, Trying};
 use crate::event::Reporter;
@@ -208,10 +208,7 @@ impl VirtioDevice for Block {
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        let config = config(&self.image, self.lanes.len());
-        for (at, byte) in (offset as usize..).zip(data) {
-            *byte = config.get(at).copied().unwrap_or(0);
-        }
+        read_bytes(&config(&self.image, self.lanes.len()), offset, data);
     }
 
     fn activate(&self, activation: Activation) {

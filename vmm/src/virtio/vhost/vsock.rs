@@ -16,7 +16,7 @@ use crate::error::Result;
 use crate::machine::event_loop::EventLoop;
 use crate::machine::memory::GuestMemory;
 use crate::pci::vector::Source;
-use crate::virtio::{Activation, VirtioDevice};
+use crate::virtio::{Activation, VirtioDevice, read_bytes};
 
 /// A socket device (virtio 1.3, section 5).
 const KIND_SOCKET: u16 = 19;
@@ -92,10 +92,7 @@ impl VirtioDevice for Vsock {
 
     /// It is the CID, of which the upper half is reserved (virtio 1.3, 5.10.4).
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        let cid = u64::from(self.cid).to_le_bytes();
-        for (at, byte) in (offset as usize..).zip(data) {
-            *byte = cid.get(at).copied().unwrap_or(0);
-        }
+        read_bytes(&u64::from(self.cid).to_le_bytes(), offset, data);
     }
 
     fn source(&self) -> Box<dyn Source> {
