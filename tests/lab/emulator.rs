@@ -30,6 +30,10 @@ const STALE_BREAKPOINT: &str = "Oops: int3: 0000 [";
 /// program of ours can.
 const STRAY_INTERRUPT: &str = "BUG: ENTRY_TRAMPOLINE stack guard page was hit";
 
+// The same within the kernel is worse to see: what was interrupted holds a lock, the interrupt's handler
+// waits for it, and the guest spins with interrupts off for ever. Nothing outside of a guest ends such a
+// loop or begins it. [`crate::monitor::Place::spins`] knows it.
+
 /// What it says where it ends itself for an error in its own code, whichever that is. That it cannot
 /// mount what it should, or that its first program ends, it says in other words.
 const CRASHED: &str = "Kernel panic - not syncing: Fatal exception";
@@ -44,6 +48,8 @@ pub(crate) fn fault(state: &State) -> Option<&'static str> {
         Some("QEMU has executed an instruction that was no longer there")
     } else if state.jobs.values().any(|job| contains(&job.both, STRAY_INTERRUPT)) {
         Some("QEMU has interrupted a guest that had forbidden it")
+    } else if state.spins {
+        Some("QEMU has a guest wait for itself, with interrupts off")
     } else {
         None
     }

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
 
-use crate::host::Link;
-use crate::machine::{InVain, Machine, State, contains};
+use crate::contact::Contact;
+use crate::machine::{InVain, State, contains};
 use crate::wire::{CHUNK, End, Request};
 
 /// What a command has done.
@@ -66,15 +66,14 @@ pub(crate) enum Line {
 /// A command that was started and may still be running. Dropping it leaves the command alone.
 pub struct Job {
     pub(crate) id: u32,
-    pub(crate) machine: Arc<Machine>,
-    pub(crate) link: Arc<Link>,
+    pub(crate) contact: Arc<Contact>,
 }
 
 impl Job {
     /// Everything the command has printed so far, standard output and standard error in the order
     /// they came.
     pub fn output_so_far(&self) -> String {
-        let state = self.machine.shared.lock();
+        let state = self.contact.machine.shared.lock();
         let job = state.jobs.get(&self.id);
         job.map(|job| String::from_utf8_lossy(&job.both).into_owned()).unwrap_or_default()
     }
@@ -82,7 +81,7 @@ impl Job {
     /// What it has printed on its standard output alone: whole lines, where what it says on its standard
     /// error comes in between.
     pub fn stdout_so_far(&self) -> String {
-        let state = self.machine.shared.lock();
+        let state = self.contact.machine.shared.lock();
         let job = state.jobs.get(&self.id);
         job.map(|job| String::from_utf8_lossy(&job.stdout).into_owned()).unwrap_or_default()
     }
@@ -101,7 +100,7 @@ impl Job {
                 None => None,
             }
         };
-        match self.machine.shared.wait(limit, look) {
+        match self.contact.machine.shared.wait(limit, look) {
             Ok(Some(line)) => {
                 *seen += line.len();
                 Ok(Line::Printed(String::from_utf8_lossy(&line).trim_end().to_owned()))
@@ -122,7 +121,7 @@ impl Job {
             }
             job.end.is_some().then_some(false)
         };
-        match self.machine.shared.wait(limit, look) {
+        match self.contact.machine.shared.wait(limit, look) {
             Ok(true) => Ok(()),
             Ok(false) => Err(self.error(format!("the command ended without printing {text:?}"))),
             Err(why) => Err(self.in_vain(why, limit, &format!("waiting for {text:?}"))),
@@ -146,12 +145,22 @@ impl Job {
             let end = job.end.clone()?;
             Some(end.map(|end| (end, job.stdout.clone(), job.stderr.clone())))
         };
-        match self.machine.shared.wait(limit, look) {
+        match self.contact.machine.shared.wait(limit, look) {
             Ok(Ok((End::Code(code), stdout, stderr))) => Ok((code, stdout, stderr)),
             Ok(Ok((End::Signal(signal), stdout, stderr))) => Ok((128 + signal, stdout, stderr)),
             Ok(Err(message)) => Err(self.error(message)),
             Err(why) => Err(self.in_vain(why, limit, "waiting for the command to end")),
         }
+    }
+
+    /// What it printed on its standard output, where it ends in time; who asks knows that something is
+    /// wrong.
+    pub(crate) fn answer(&self, limit: Duration) -> Option<String> {
+        let look = |state: &State| {
+            let job = state.jobs.get(&self.id)?;
+            job.end.is_some().then(|| String::from_utf8_lossy(&job.stdout).into_owned())
+        };
+        self.contact.machine.shared.wait(limit, look).ok()
     }
 
     /// Types text into the command's standard input.
@@ -161,7 +170,7 @@ impl Job {
 
     /// Ends the command's standard input.
     pub fn close_stdin(&self) {
-        self.link.send(&Request::CloseStdin { id: self.id });
+        self.contact.send(&Request::CloseStdin { id: self.id });
     }
 
     /// Kills the command and everything in its process group, without a chance to tidy up.
@@ -172,21 +181,21 @@ impl Job {
     /// Sends a signal, by number, to the command and everything in its process group: 2 is what
     /// Ctrl-C sends, 15 what a service manager does.
     pub fn signal(&self, signal: i32) {
-        self.link.send(&Request::Signal { id: self.id, signal });
+        self.contact.send(&Request::Signal { id: self.id, signal });
     }
 
     pub(crate) fn feed(&self, bytes: &[u8]) {
         for chunk in bytes.chunks(CHUNK) {
-            self.link.send(&Request::Stdin { id: self.id, bytes: chunk.to_vec() });
+            self.contact.send(&Request::Stdin { id: self.id, bytes: chunk.to_vec() });
         }
     }
 
     /// The command with its output, and the end of the host's console.
     pub(crate) fn report(&self) -> String {
-        let state = self.machine.shared.lock();
+        let state = self.contact.machine.shared.lock();
         let job = state.jobs.get(&self.id).map(JobState::report).unwrap_or_default();
         drop(state);
-        format!("command: {job}\n{}", self.machine.tail())
+        format!("command: {job}\n{}", self.contact.machine.tail())
     }
 
     /// An error about the command, with all that is known.
@@ -196,7 +205,10 @@ impl Job {
 
     fn in_vain(&self, why: InVain, limit: Duration, what: &str) -> anyhow::Error {
         match why {
-            InVain::TimedOut => self.error(format!("{what}: not within {} s", limit.as_secs())),
+            InVain::TimedOut => {
+                let (waits, seconds) = (self.contact.waits(), limit.as_secs());
+                self.error(format!("{what}: not within {seconds} s; {waits}"))
+            }
             InVain::Ended(reason) => self.error(format!("{what}: {reason}")),
         }
     }

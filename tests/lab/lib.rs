@@ -30,6 +30,7 @@ mod apt;
 mod archive;
 pub mod binaries;
 mod cache;
+mod contact;
 mod debian;
 pub mod demo;
 pub mod disk;

@@ -39,6 +39,8 @@ pub(crate) struct State {
     /// It has ended because QEMU found itself in a state it takes for impossible (SIGABRT). No guest
     /// is to be able to do that, so it says nothing about what runs in the machine.
     pub aborted: bool,
+    /// While it answered, its processor was in one loop with interrupts off: a guest's.
+    pub spins: bool,
     stop: bool,
 }
 
