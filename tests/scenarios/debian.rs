@@ -1,9 +1,10 @@
 //! A guest that boots a stock system of a distribution: its own kernel, initrd, systemd and cloud-init.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use lab::Host;
+use serde_json::Value;
 
 /// From the start of the guest to its login prompt, and as long again until cloud-init is done.
 const BOOT_TIME: Duration = Duration::from_secs(400);
@@ -16,7 +17,8 @@ apiVersion: assign/v1
 kind: Guest
 metadata: {name: web}
 spec:
-  memory: {size: 512MiB}
+  memory: {size: 512MiB, balloon: true}
+  vsock: {cid: 42}
   boot: {disk: root}
   disks: [{name: root, path: /dev/vda}]
   networks: [{name: net0, virtio: {bridge: br0}}]
@@ -30,6 +32,11 @@ spec:
         ens1: {dhcp4: true, addresses: [10.0.3.40/24]}
 "#;
 
+/// A program of the guest that sends back, once, what comes to it by vsock, in the other order.
+const MIRROR: &str = "python3 -c 'import socket as s; a = s.socket(s.AF_VSOCK); a.bind((s.VMADDR_CID_ANY, 5000)); \
+                      a.listen(); print(\"mirror\" + \"s\"); b, _ = a.accept(); b.sendall(b.recv(99)[::-1])' &";
+const MIB: u64 = 1 << 20;
+
 #[test]
 #[ignore = "boots an emulated host: cargo lab test"]
 fn a_stock_debian_boots_as_cloud_init_is_told_runs_and_powers_off() -> Result<()> {
@@ -40,6 +47,7 @@ fn a_stock_debian_boots_as_cloud_init_is_told_runs_and_powers_off() -> Result<()
         .file("root/user-data", USER_DATA)
         .limit(Duration::from_secs(850))
         .boot()?;
+    host.ok("modprobe vhost_vsock");
     let started = host.run_within("assign run -f web.yaml --detach", BOOT_TIME)?;
     assert_eq!(started.code, 0, "{started:?}");
     let told = "web: boots Debian GNU/Linux, of its disk root\n";
@@ -92,6 +100,37 @@ fn a_stock_debian_boots_as_cloud_init_is_told_runs_and_powers_off() -> Result<()
     for address in ["10.0.3.15", "10.0.3.40"] {
         assert!(pings(address).contains(" 0% packet loss"));
     }
+
+    // So do they without a network.
+    ask(MIRROR, "mirrors")?;
+    assert_eq!(host.ok("printf 'stressed' | lab-vsock send 42 5000"), "desserts");
+
+    // It gives memory back when asked, and has it again.
+    let given = |mib: u64| -> Result<()> {
+        let limit = Instant::now() + SOON;
+        loop {
+            let stats: Value = serde_json::from_str(&host.ok("assign stats web -o json"))?;
+            if stats["balloon"]["given_bytes"] == mib * MIB {
+                return Ok(());
+            }
+            assert!(Instant::now() < limit, "{:#}", stats["balloon"]);
+            std::thread::sleep(Duration::from_secs(1));
+        }
+    };
+    // Of what it has its kernel keeps a part to itself.
+    let has = |least: u64, most: u64| {
+        let total = "$(($(grep -m1 -o '[0-9]*' /proc/meminfo) / 1024";
+        let answer = format!("echo memory: {total} > {least})) {total} < {most}))");
+        ask(&answer, "memory: 1 1")
+    };
+    has(400, 512)?;
+    host.ok("assign balloon web 384MiB");
+    given(128)?;
+    has(280, 384)?;
+    host.ok("assign balloon web 512MiB");
+    given(0)?;
+    has(400, 512)?;
+
     host.ok("assign pause web");
     assert_ne!(host.run("ping -c 1 -W 3 10.0.3.15")?.code, 0);
     host.ok("assign resume web");
