@@ -28,6 +28,7 @@
 
 mod apt;
 mod archive;
+pub mod bare;
 pub mod binaries;
 mod cache;
 mod contact;

@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod balloon;
+mod bare;
 mod binding;
 mod boot;
 mod console;
