@@ -42,6 +42,7 @@ pub struct Shape {
     igb: u8,
     nvme: bool,
     nodes: bool,
+    giant_page: bool,
     display: bool,
     cards: bool,
     frail: bool,
@@ -67,6 +68,7 @@ impl Host {
             igb: 0,
             nvme: false,
             nodes: false,
+            giant_page: false,
             display: false,
             cards: false,
             frail: false,
@@ -139,6 +141,12 @@ impl Shape {
     /// Gives the host two NUMA nodes, each with half of the memory. The processor is in node 0.
     pub fn nodes(mut self) -> Self {
         self.nodes = true;
+        self
+    }
+
+    /// Has the host set one page of 1 GiB apart when it starts: later there is hardly one whole.
+    pub fn giant_page(mut self) -> Self {
+        self.giant_page = true;
         self
     }
 
@@ -291,6 +299,9 @@ impl Shape {
                 let half = format!("memory-backend-ram,id=half{node},size={HALF}");
                 command.args(["-object", &half, "-numa", &format!("{of_node}half{node}")]);
             }
+        }
+        if self.giant_page {
+            cmdline.push_str(" hugepagesz=1G hugepages=1");
         }
         if !self.kvm {
             cmdline.push_str(" lab.kvm=no");

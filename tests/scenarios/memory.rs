@@ -43,6 +43,11 @@ fn a_guest_has_huge_pages_of_the_hosts_and_gives_them_back() -> Result<()> {
             "root/giant.yaml",
             Guest::new("giant", "hold").memory("{size: 1GiB, pages: 1GiB}").to_string(),
         )
+        .file(
+            "root/two.yaml",
+            Guest::new("two", "hold").memory("{size: 2GiB, pages: 1GiB}").to_string(),
+        )
+        .giant_page()
         .limit(Duration::from_secs(600))
         .boot()?;
     host.ok("assign apply -f policy.yaml");
@@ -52,8 +57,9 @@ fn a_guest_has_huge_pages_of_the_hosts_and_gives_them_back() -> Result<()> {
                > /sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages` sets enough apart";
     assert_eq!(refused.code, 1, "{}", refused.stderr);
     assert!(refused.stderr.contains(why), "{}", refused.stderr);
-    let giant = host.run("assign run -f giant.yaml")?;
-    assert!(giant.code == 1 && giant.stderr.contains("needs 1 page of 1GiB"), "{}", giant.stderr);
+    let two = host.run("assign run -f two.yaml")?;
+    let why = "two: needs 2 pages of 1GiB, and 1 of the 1 that this host has set apart is free";
+    assert!(two.code == 1 && two.stderr.contains(why), "{}", two.stderr);
     // Nothing was taken for them.
     assert_eq!(host.ok("assign ps -o json").trim(), "[]");
 
@@ -76,6 +82,16 @@ fn a_guest_has_huge_pages_of_the_hosts_and_gives_them_back() -> Result<()> {
     let db = guests::start(&host, "assign run -f db.yaml", GUEST_TIME)?;
     assert_eq!(free(&host), 12);
     guests::stop(&db)?;
+
+    // One page is all of a guest's memory.
+    let left = || host.ok("cat /sys/kernel/mm/hugepages/hugepages-1048576kB/free_hugepages");
+    let giant = guests::start(&host, "assign run -f giant.yaml", GUEST_TIME)?;
+    assert_eq!((memory(&host, "giant")?["pages"].as_str(), left().trim()), (Some("1GiB"), "0"));
+    let page = "awk '/^KernelPageSize: *1048576/ { found = 1 } END { exit !found }' \
+                /proc/$(pidof assign-vmm)/smaps";
+    host.ok(page);
+    guests::stop(&giant)?;
+    assert_eq!(left().trim(), "1");
     Ok(())
 }
 

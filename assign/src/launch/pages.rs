@@ -66,8 +66,10 @@ fn check_part(
     let on = node.map(|node| format!(" on node {node}")).unwrap_or_default();
     let plural = if needed == 1 { "" } else { "s" };
     let message = format!(
-        "needs {needed} page{plural} of {word}, and {} of the {} that this host has set apart{on} are free",
-        pool.free, pool.total
+        "needs {needed} page{plural} of {word}, and {} of the {} that this host has set apart{on} {} free",
+        pool.free,
+        pool.total,
+        if pool.free == 1 { "is" } else { "are" }
     );
     let enough = pool.total + (needed - pool.free);
     Err(failed(message).with_remedy(format!(
