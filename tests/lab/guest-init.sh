@@ -431,11 +431,13 @@ come_and_go() {
             modprobe "$alias" 2>/dev/null
         done
     fi
-    for interface in $interfaces; do
-        [ -e "/sys/class/net/$interface" ] || say "$interface: went"
-    done
+    # Looked at once: what goes between two looks would neither have gone nor be there.
     before=$interfaces
     interfaces=$(ls /sys/class/net | grep -v '^lo$')
+    for interface in $before; do
+        case " $(echo $interfaces) " in *" $interface "*) continue ;; esac
+        say "$interface: went"
+    done
     for interface in $interfaces; do
         case " $(echo $before) " in *" $interface "*) continue ;; esac
         at="$(basename "$(readlink -f "/sys/class/net/$interface/device/driver")")"
