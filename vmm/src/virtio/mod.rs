@@ -26,9 +26,9 @@ mod tests;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 
-use virtio_queue::Queue;
 use vmm_sys_util::eventfd::EventFd;
 
+use self::queue::Queue;
 use crate::machine::memory::GuestMemory;
 use crate::pci::msix::Msix;
 use crate::pci::vector::{Emulated, Source};
@@ -73,7 +73,7 @@ pub trait VirtioDevice: Send + Sync {
         0
     }
     /// Whether a driver may do without queue `index`, as where it knows nothing of what it is for. Such a
-    /// queue is not [`ready`](virtio_queue::QueueT::ready) in [`Activation::queues`].
+    /// queue is not [`ready`](Queue::is_ready) in [`Activation::queues`].
     fn may_lack(&self, index: usize) -> bool {
         let _ = index;
         false

@@ -1,23 +1,93 @@
-//! What all devices do with their queues.
+//! What all devices do with their queues, whichever kind of ring these have.
+//!
+//! [`setup`] is what the driver says of a queue, [`split`] the ring that is made of it, and [`chain`] a buffer
+//! that was offered there.
 
-use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
+pub mod chain;
+pub mod setup;
+pub mod split;
+
 use vmm_sys_util::eventfd::EventFd;
 
-use super::Activation;
+use self::chain::Descriptor;
+pub use self::chain::{Chain, Head};
+use self::setup::Setup;
+use super::{Activation, F_EVENT_IDX};
 use crate::machine::memory::GuestMemory;
 
 /// The driver broke its queue: the device stops until it is reset.
 #[derive(Debug)]
 pub struct Broken;
 
-impl From<virtio_queue::Error> for Broken {
-    fn from(_: virtio_queue::Error) -> Self {
-        Broken
-    }
+/// A queue in the device's hands.
+#[derive(Debug)]
+pub struct Queue {
+    setup: Setup,
+    ring: split::Ring,
+    /// The descriptors of the buffer that was taken last.
+    chain: Vec<Descriptor>,
 }
 
-/// A buffer that the driver offers: descriptors one after the other.
-pub type Chain<'a> = DescriptorChain<&'a GuestMemory>;
+impl Queue {
+    /// What the driver has set up, with the `features` that were agreed on.
+    ///
+    /// # Errors
+    /// [`Broken`] where it is not ready, not all in memory, or makes no sense.
+    pub fn new(setup: Setup, features: u64, memory: &GuestMemory) -> Result<Self, Broken> {
+        let ring = split::Ring::new(&setup, features & F_EVENT_IDX != 0, memory)?;
+        Ok(Queue { setup, ring, chain: Vec::new() })
+    }
+
+    /// One that the driver does without, and that nobody uses.
+    ///
+    /// # Errors
+    /// [`Broken`] where no queue can have `most` entries.
+    pub fn absent(most: u16) -> Result<Self, Broken> {
+        let setup = Setup::new(most);
+        Ok(Queue { setup, ring: split::Ring::unchecked(&setup, false)?, chain: Vec::new() })
+    }
+
+    /// What the driver has said of it.
+    pub fn setup(&self) -> &Setup {
+        &self.setup
+    }
+
+    /// Whether the driver uses it at all.
+    pub fn is_ready(&self) -> bool {
+        self.setup.is_ready
+    }
+
+    /// Offers what was taken last again, which was not given back.
+    fn put_back(&mut self) {
+        self.ring.put_back();
+    }
+
+    /// Gives the driver a buffer back, into which so many bytes were written.
+    ///
+    /// # Errors
+    /// [`Broken`] where there is no such buffer.
+    pub fn add_used(
+        &mut self,
+        memory: &GuestMemory,
+        head: Head,
+        length: u32,
+    ) -> Result<(), Broken> {
+        self.ring.add_used(memory, head, length)
+    }
+
+    /// Whether the driver wants to be told of what was given back since this was asked last.
+    ///
+    /// # Errors
+    /// [`Broken`] where the rings make no sense.
+    pub fn needs_notification(&mut self, memory: &GuestMemory) -> Result<bool, Broken> {
+        self.ring.needs_notification(memory)
+    }
+
+    fn take(&mut self, memory: &GuestMemory) -> Result<Option<Head>, Broken> {
+        self.chain.clear();
+        self.ring.take(memory, self.setup.most.into(), &mut self.chain)
+    }
+}
 
 /// The next buffer the driver offers. Where there is none, it is asked to tell of the next.
 ///
@@ -26,22 +96,16 @@ pub type Chain<'a> = DescriptorChain<&'a GuestMemory>;
 /// device may have entries (virtio 1.3, 2.7.5.3.1): with a table of 65,535 of them, each buffer would
 /// keep other devices waiting for milliseconds.
 pub fn next_chain<'a>(
-    queue: &mut Queue,
-    memory: &'a GuestMemory,
+    queue: &'a mut Queue,
+    memory: &GuestMemory,
 ) -> Result<Option<Chain<'a>>, Broken> {
-    let most = usize::from(queue.max_size());
-    let checked = |chain: Chain<'a>| match chain.clone().nth(most) {
-        None => Ok(chain),
-        Some(_) => Err(Broken),
+    let head = match queue.take(memory)? {
+        Some(head) => head,
+        None if !queue.ring.ask_for_more(memory)? => return Ok(None),
+        // One came just now. A driver that took it back since would keep us here for ever.
+        None => queue.take(memory)?.ok_or(Broken)?,
     };
-    if let Some(chain) = queue.iter(memory)?.next() {
-        return checked(chain).map(Some);
-    }
-    if !queue.enable_notification(memory)? {
-        return Ok(None);
-    }
-    // One came just now. A driver that took it back since would keep us here for ever.
-    queue.iter(memory)?.next().ok_or(Broken).and_then(checked).map(Some)
+    Ok(Some(Chain { head, descriptors: &queue.chain }))
 }
 
 /// Whether a queue is worked off.
@@ -83,12 +147,12 @@ pub fn work_off(
             progress = Progress::Done;
             break;
         };
-        let head = chain.head_index();
+        let head = chain.head();
         match each(memory, chain)? {
             Fate::Used(length) => queue.add_used(memory, head, length)?,
-            Fate::Kept => queue.go_to_previous_position(),
+            Fate::Kept => queue.put_back(),
             Fate::Idle => {
-                queue.go_to_previous_position();
+                queue.put_back();
                 progress = Progress::Done;
                 break;
             }
@@ -105,7 +169,7 @@ pub fn work_off(
 ///
 /// # Errors
 /// [`Broken`] where the rings make no sense.
-pub fn give_back(active: &mut Activation, index: usize, head: u16) -> Result<(), Broken> {
+pub fn give_back(active: &mut Activation, index: usize, head: Head) -> Result<(), Broken> {
     let (queue, memory) = (&mut active.queues[index], &active.memory);
     queue.add_used(memory, head, 0)?;
     if queue.needs_notification(memory)? {

@@ -11,9 +11,9 @@
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use virtio_queue::{Queue, QueueT};
-
-use super::{Activation, Changed, F_EVENT_IDX, F_VERSION_1, Failure, Interrupt, VirtioDevice};
+use super::queue::Queue;
+use super::queue::setup::{Setup, set_address};
+use super::{Activation, Changed, F_VERSION_1, Failure, Interrupt, VirtioDevice};
 use crate::bus::Access;
 use crate::machine::memory::GuestMemory;
 use crate::pci::msix::Msix;
@@ -55,7 +55,7 @@ struct Common {
     config_vector: u16,
     status: u8,
     queue_select: u16,
-    queues: Vec<(Queue, u16)>,
+    queues: Vec<(Setup, u16)>,
     active: bool,
 }
 
@@ -69,16 +69,12 @@ impl Common {
             config_vector: NO_VECTOR,
             status: 0,
             queue_select: 0,
-            // A size that is no power of two is a mistake in a device of ours; it gets no queue.
-            queues: queues
-                .filter_map(|&size| Queue::new(size).ok())
-                .map(|queue| (queue, NO_VECTOR))
-                .collect(),
+            queues: queues.map(|&size| (Setup::new(size), NO_VECTOR)).collect(),
             active: false,
         }
     }
 
-    fn selected(&mut self) -> Option<&mut (Queue, u16)> {
+    fn selected(&mut self) -> Option<&mut (Setup, u16)> {
         self.queues.get_mut(usize::from(self.queue_select))
     }
 }
@@ -146,16 +142,16 @@ impl Structures {
             0x18..=0x37 => {
                 let Some((queue, vector)) = common.selected() else { return 0 };
                 match offset {
-                    0x18 => queue.size().into(),
+                    0x18 => queue.size.into(),
                     0x1a => (*vector).into(),
-                    0x1c => queue.ready().into(),
+                    0x1c => queue.is_ready.into(),
                     0x1e => select.into(),
-                    0x20 => queue.desc_table(),
-                    0x24 => queue.desc_table() >> 32,
-                    0x28 => queue.avail_ring(),
-                    0x2c => queue.avail_ring() >> 32,
-                    0x30 => queue.used_ring(),
-                    0x34 => queue.used_ring() >> 32,
+                    0x20 => queue.descriptors,
+                    0x24 => queue.descriptors >> 32,
+                    0x28 => queue.driver,
+                    0x2c => queue.driver >> 32,
+                    0x30 => queue.device,
+                    0x34 => queue.device >> 32,
                     _ => 0,
                 }
             }
@@ -191,13 +187,13 @@ impl Structures {
                 match offset {
                     0x18 => queue.set_size(value as u16),
                     0x1a => *queue_vector = vector,
-                    0x1c => queue.set_ready(value == 1),
-                    0x20 => queue.set_desc_table_address(low, high),
-                    0x24 => queue.set_desc_table_address(None, low),
-                    0x28 => queue.set_avail_ring_address(low, high),
-                    0x2c => queue.set_avail_ring_address(None, low),
-                    0x30 => queue.set_used_ring_address(low, high),
-                    0x34 => queue.set_used_ring_address(None, low),
+                    0x1c => queue.is_ready = value == 1,
+                    0x20 => set_address(&mut queue.descriptors, low, high),
+                    0x24 => set_address(&mut queue.descriptors, None, low),
+                    0x28 => set_address(&mut queue.driver, low, high),
+                    0x2c => set_address(&mut queue.driver, None, low),
+                    0x30 => set_address(&mut queue.device, low, high),
+                    0x34 => set_address(&mut queue.device, None, low),
                     _ => {}
                 }
             }
@@ -232,15 +228,15 @@ impl Structures {
         let failure = Failure { broken: self.broken.clone(), changed: changed() };
         let mut queues = Vec::new();
         let mut interrupts = Vec::new();
-        for (index, (queue, vector)) in common.queues.iter_mut().enumerate() {
-            queue.set_event_idx(features & F_EVENT_IDX != 0);
-            let is_left_out = !queue.ready() && self.device.may_lack(index);
-            if !is_left_out && !queue.is_valid(&self.memory) {
-                return failure.report();
-            }
-            // Only this state's bookkeeping is copied; the rings themselves are in guest memory.
-            let Ok(copy) = Queue::try_from(queue.state()) else { return failure.report() };
-            queues.push(copy);
+        for (index, (setup, vector)) in common.queues.iter().enumerate() {
+            let is_left_out = !setup.is_ready && self.device.may_lack(index);
+            let queue = if is_left_out {
+                Queue::absent(setup.most)
+            } else {
+                Queue::new(*setup, features, &self.memory)
+            };
+            let Ok(queue) = queue else { return failure.report() };
+            queues.push(queue);
             interrupts.push(interrupt(*vector));
         }
         let (memory, changed) = (self.memory.clone(), changed());

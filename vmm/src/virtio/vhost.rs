@@ -13,7 +13,6 @@
 
 use std::sync::{Arc, Mutex};
 
-use virtio_queue::QueueT;
 use vm_memory::{GuestAddress, GuestMemoryBackend};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
@@ -181,7 +180,8 @@ impl Queues {
         let engine = &self.inner.engine;
         engine.set_features(features & (self.features | F_VERSION_1), *features)?;
         for ((index, queue), kick) in (0..).zip(queues).zip(&self.kicks) {
-            let entries = usize::from(queue.size());
+            let setup = queue.setup();
+            let entries = usize::from(setup.size);
             let at = |address: u64, bytes: usize| {
                 let whole = memory.get_slice(GuestAddress(address), bytes);
                 let outside = |_| Error::Spec(format!("queue {index} is not in memory"));
@@ -189,10 +189,10 @@ impl Queues {
             };
             // Their sizes: virtio 1.3, section 2.7.
             let rings = Rings {
-                size: queue.size().into(),
-                descriptors: at(queue.desc_table(), 16 * entries)?,
-                available: at(queue.avail_ring(), 6 + 2 * entries)?,
-                used: at(queue.used_ring(), 6 + 8 * entries)?,
+                size: setup.size.into(),
+                descriptors: at(setup.descriptors, 16 * entries)?,
+                available: at(setup.driver, 6 + 2 * entries)?,
+                used: at(setup.device, 6 + 8 * entries)?,
             };
             engine.set_queue(index, &rings, kick, &self.broken)?;
         }

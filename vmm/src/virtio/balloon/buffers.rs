@@ -91,7 +91,7 @@ impl Giving {
     ) -> Result<Fate, Broken> {
         let (mut before, mut room) = (0, MOST_BYTES);
         for descriptor in chain.writable() {
-            let (start, length) = (descriptor.addr(), u64::from(descriptor.len()));
+            let (start, length) = (descriptor.address, u64::from(descriptor.length));
             if !memory.check_range(start, length as usize) {
                 return Err(Broken);
             }

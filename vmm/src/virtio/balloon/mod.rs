@@ -22,11 +22,10 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use virtio_queue::QueueT;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use self::buffers::{Giving, hear};
-use super::queue::{self, Fate, Progress, work_off};
+use super::queue::{self, Fate, Head, Progress, work_off};
 use super::{Activation, F_EVENT_IDX, F_INDIRECT_DESC, VirtioDevice, read_bytes};
 use crate::descriptor::borrow;
 use crate::error::{Error, Result, Trying};
@@ -89,7 +88,7 @@ struct State {
     /// Of both queues.
     reporting: [Giving; 2],
     /// The buffer by which the driver is asked for statistics.
-    held: Option<u16>,
+    held: Option<Head>,
     said: Option<(Instant, GuestSays)>,
 }
 
@@ -222,7 +221,7 @@ impl Ready for Balloon {
         let warn = |error| self.warn(&error);
         let State { active, inflating, reporting, held, said } = &mut *crate::lock(&self.state);
         queue::turn(active, kick, |active| {
-            if !active.queues[index].ready() {
+            if !active.queues[index].is_ready() {
                 return Ok(Progress::Done);
             }
             match index {
@@ -234,7 +233,7 @@ impl Ready for Balloon {
                 STATS => {
                     let mut surplus = None;
                     let progress = work_off(active, index, 1, |memory, chain| {
-                        let head = chain.head_index();
+                        let head = chain.head();
                         *said = Some((Instant::now(), hear(memory, chain)?));
                         surplus = held.replace(head);
                         Ok(Fate::Held)

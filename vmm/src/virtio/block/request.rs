@@ -7,7 +7,7 @@ use super::pieces::Range;
 use super::{MOST_DISCARDED, MOST_ZEROED, SECTOR};
 use crate::machine::memory::GuestMemory;
 use crate::qcow2::Lease;
-use crate::virtio::queue::{Broken, Chain};
+use crate::virtio::queue::{Broken, Chain, Head};
 
 const HEADER: usize = 16;
 const READ: u32 = 0;
@@ -78,7 +78,7 @@ impl Operation {
 #[derive(Debug)]
 pub struct Request {
     /// By which the driver knows it.
-    pub head: u16,
+    pub head: Head,
     pub operation: Operation,
     /// Whether what it writes is to stay when it is over.
     pub durable: bool,
@@ -103,11 +103,11 @@ impl Request {
         image: &Image,
         durable: bool,
     ) -> Result<Request, Broken> {
-        let head = chain.head_index();
+        let head = chain.head();
         let (mut readable, mut writable) = (Vec::<Piece>::new(), Vec::<Piece>::new());
-        for descriptor in chain {
-            let piece = (descriptor.addr(), u64::from(descriptor.len()));
-            match (descriptor.is_write_only(), writable.is_empty()) {
+        for descriptor in chain.descriptors() {
+            let piece = (descriptor.address, u64::from(descriptor.length));
+            match (descriptor.is_writable, writable.is_empty()) {
                 (true, _) => writable.push(piece),
                 (false, true) => readable.push(piece),
                 (false, false) => return Err(Broken),

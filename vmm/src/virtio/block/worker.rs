@@ -3,7 +3,6 @@
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
-use virtio_queue::{Queue, QueueT};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::QUEUE_SIZE;
@@ -11,7 +10,7 @@ use super::engine::Engine;
 use super::image::Image;
 use super::request::{Operation, Request, Status};
 use crate::machine::memory::GuestMemory;
-use crate::virtio::queue::{Broken, next_chain};
+use crate::virtio::queue::{Broken, Queue, next_chain};
 use crate::virtio::{Failure, Interrupt};
 
 /// A queue of the disk.
@@ -120,7 +119,7 @@ impl Lane {
 impl Active {
     fn give_back(&mut self, request: &Request, status: Status) -> Result<(), Broken> {
         let written = request.end(&self.memory, status)?;
-        Ok(self.queue.add_used(&self.memory, request.head, written)?)
+        self.queue.add_used(&self.memory, request.head, written)
     }
 
     fn notify(&mut self) -> Result<(), Broken> {

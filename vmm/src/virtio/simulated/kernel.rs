@@ -5,14 +5,14 @@
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
-use virtio_queue::{Queue, QueueT};
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::take_signal;
 use crate::error::{Error, Result, Trying};
 use crate::machine::memory::GuestMemory;
-use crate::virtio::queue::next_chain;
+use crate::virtio::queue::setup::Setup;
+use crate::virtio::queue::{Queue, next_chain};
 use crate::virtio::vhost::Engine;
 use crate::virtio::vhost::sys::Rings;
 use crate::virtio::{F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1};
@@ -76,7 +76,7 @@ impl Kernel {
         let mut used = 0;
         for _ in 0..most {
             let head = match next_chain(queue, &self.memory) {
-                Ok(Some(chain)) => chain.head_index(),
+                Ok(Some(chain)) => chain.head(),
                 Ok(None) => break,
                 Err(_) => return broken.write(1).is_ok(),
             };
@@ -111,19 +111,11 @@ impl Kernel {
         let entries = u64::from(size);
         let places =
             [(descriptors, 16 * entries), (available, 6 + 2 * entries), (used, 6 + 8 * entries)];
-        let [descriptors, available, used] = places.map(|(at, length)| self.find(at, length).0);
-        let no_size = |_| Error::Spec(format!("no queue has {size} entries"));
-        let mut queue = Queue::new(size as u16).map_err(no_size)?;
-        let halves = |address: u64| (Some(address as u32), Some((address >> 32) as u32));
-        let (low, high) = halves(descriptors);
-        queue.set_desc_table_address(low, high);
-        let (low, high) = halves(available);
-        queue.set_avail_ring_address(low, high);
-        let (low, high) = halves(used);
-        queue.set_used_ring_address(low, high);
-        queue.set_event_idx(features & F_EVENT_IDX != 0);
-        queue.set_ready(true);
-        Ok(queue)
+        let [descriptors, driver, device] = places.map(|(at, length)| self.find(at, length).0);
+        let refused = |_| Error::Spec(format!("no queue is made of {rings:?}"));
+        let size = size as u16;
+        let setup = Setup { most: size, size, is_ready: true, descriptors, driver, device };
+        Queue::new(setup, features, &self.memory).map_err(refused)
     }
 }
 
