@@ -58,6 +58,10 @@ pub struct GuestSpec {
     /// Whether it has a source of random numbers (virtio-rng).
     #[serde(default)]
     pub rng: bool,
+    /// Whether drivers of its virtio devices may choose packed rings (virtio 1.3, 2.8), where no vhost of
+    /// the kernel, which has none, works them off.
+    #[serde(default)]
+    pub packed_rings: bool,
     /// Its end of sockets between it and its host (virtio-vsock).
     #[serde(default)]
     pub vsock: Option<Vsock>,

@@ -319,6 +319,7 @@ mod tests {
             networks: Vec::new(),
             disks: Vec::new(),
             rng: false,
+            packed_rings: false,
             vsock: None,
             balloon: None,
             vfio: has_vfio.then_some(vfio),

@@ -80,6 +80,7 @@ impl Parts {
                 .chain(self.seed.as_ref().map(seed::described))
                 .collect(),
             rng: guest.rng,
+            packed_rings: false,
             vsock: self.vsock.as_ref().map(sockets),
             balloon: guest.memory.balloon.then_some(Balloon { target: self.target }),
             control: Some(number(&self.control)),

@@ -14,6 +14,11 @@ const READ_ONLY_DISK: &[u8] = &[2];
 const NUMBERS: &[u8] = &[3];
 const SOCKETS: &[u8] = &[4];
 const BALLOON: &[u8] = &[5];
+/// The good driver that comes in the end has packed rings.
+const CARD_PACKED: &[u8] = &[8];
+const DISK_PACKED: &[u8] = &[9];
+const NUMBERS_PACKED: &[u8] = &[11];
+const BALLOON_PACKED: &[u8] = &[13];
 const TURN: &[u8] = &[11];
 const FIRST: u8 = 0;
 const SECOND: u8 = 1;
@@ -22,6 +27,10 @@ const FOURTH: u8 = 3;
 
 /// Each with how many buffers its device gives back.
 pub fn virtio() -> Vec<Seed<usize>> {
+    [split(), packed()].concat()
+}
+
+fn split() -> Vec<Seed<usize>> {
     let read = |queue, sector, length| request(queue, 0, sector, length);
     let write = |queue, sector, length| request(queue, 1, sector, length);
     let range = put(0x8100, &[[1, 0, 0, 0, 0, 0, 0, 0], [8, 0, 0, 0, 0, 0, 0, 0]].concat());
@@ -278,6 +287,79 @@ pub fn virtio() -> Vec<Seed<usize>> {
     ]
 }
 
+/// The same by packed rings.
+fn packed() -> Vec<Seed<usize>> {
+    let read = |queue, sector, length| request(queue, 0, sector, length);
+    let write = |queue, sector, length| request(queue, 1, sector, length);
+    let many = [read(FIRST, 0, 512), TURN.to_vec()].concat().repeat(12);
+    // Descriptors in the ring itself: one that is available, and one that ends no list.
+    let (available, endless) = (32 | 8 | 2, 32 | 8 | 1);
+    let circle: Vec<u8> =
+        (0..7).flat_map(|index| describe(FIRST, index, 0x8000, 64, endless, 1)).collect();
+    vec![
+        (
+            "packed-card-sends-and-receives",
+            join(&[
+                CARD_PACKED,
+                &begin_packed(8),
+                &write(SECOND, 0, 112),
+                &read(FIRST, 0, 2048),
+                TURN,
+                &frame(100),
+                TURN,
+            ]),
+            2,
+        ),
+        (
+            "packed-card-with-a-table",
+            join(&[
+                CARD_PACKED,
+                &begin_packed(8),
+                &put(0x9000, &[0, 0x80, 0, 0, 0, 0, 0, 0, 90, 0, 0, 0, 7, 7, 0, 0]),
+                &describe(SECOND, 0, 0x9000, 16, 4, 0),
+                &[9 | SECOND << 4, 0, 10 | SECOND << 4],
+                TURN,
+            ]),
+            1,
+        ),
+        ("packed-disk-goes-round", join(&[DISK_PACKED, &begin_packed(16), &many]), 12),
+        (
+            "packed-disk-without-event-indexes",
+            join(&[DISK_PACKED, &[5 | 3 << 4, 2 | 8], &many, &vectors(8, 0)]),
+            12,
+        ),
+        (
+            "packed-numbers-by-the-ring-alone",
+            join(&[
+                NUMBERS_PACKED,
+                &begin_packed(8),
+                &describe(FIRST, 0, 0x8000, 64, available, 3),
+                &[10],
+                TURN,
+                &circle,
+                &[10],
+                TURN,
+            ]),
+            1,
+        ),
+        (
+            "packed-balloon-says-how-it-is",
+            join(&[
+                BALLOON_PACKED,
+                &begin_packed(8),
+                &put(0x8000, &[4, 0, 1, 2, 3, 4, 5, 6, 7, 8, 5, 0, 9, 9]),
+                &write(THIRD, 0, 20),
+                TURN,
+                &asked(100, true),
+                &write(THIRD, 0, 20),
+                &asked(200, false),
+                TURN,
+            ]),
+            1,
+        ),
+    ]
+}
+
 /// A balloon's guest is asked for so many pages, and what it has to say.
 fn asked(pages: u16, statistics: bool) -> Vec<u8> {
     join(&[&[12], &pages.to_le_bytes(), &[statistics.into()]])
@@ -290,6 +372,11 @@ fn join(parts: &[&[u8]]) -> Vec<u8> {
 /// Good queues of `size`, a power of two.
 fn begin(size: u16) -> Vec<u8> {
     vec![5 | (size.ilog2() as u8) << 4, 0]
+}
+
+/// Good packed rings of a size that is one less than `size`, a power of two.
+fn begin_packed(size: u16) -> Vec<u8> {
+    vec![5 | (size.ilog2() as u8) << 4, 8]
 }
 
 fn request(queue: u8, kind: u8, sector: u16, length: u16) -> Vec<u8> {

@@ -5,7 +5,8 @@
 //! ```text
 //! device        0 a network card · 1 a disk · 2 a disk of two queues that is read-only
 //!               3 a source of random numbers · 4 sockets between guest and host (vhost)
-//!               5 a balloon (of bits 0 to 2; 6 and 7 are as 2 and 3)
+//!               5 a balloon (of bits 0 to 2; 6 and 7 are as 2 and 3); with bit 3, the good driver that
+//!               comes in the end has packed rings
 //! actions       until the end, each: what (bits 0 to 3) and how (bits 4 to 7, see `act`), then its
 //!               operands
 //! ```
@@ -39,7 +40,10 @@ const NEEDS_RESET: u8 = 64;
 
 const NEXT: u16 = 1;
 const WRITE: u16 = 2;
+const AVAILABLE: u16 = 1 << 7;
+const USED: u16 = 1 << 15;
 const MSIX_ON: u16 = 0x8000;
+const RING_PACKED: u64 = 1 << 34;
 
 /// Where a good driver has its queues: a balloon has four, sockets have three, and other devices two.
 const BASES: [u64; 4] = [0, 0x4000, 0xc000, 0x2_0000];
@@ -70,17 +74,45 @@ pub struct Outcome {
 #[derive(Debug, Clone, Copy)]
 struct Queue {
     size: u16,
-    /// Descriptors, available ring, used ring.
+    /// Descriptors, available ring, used ring; of a packed ring, the ring and what each side wants to be told.
     at: [u64; 3],
     offered: u16,
     used: u16,
+    packed: Packed,
+}
+
+/// Descriptors that packed rings are filled from.
+const PLACES: usize = 8;
+
+/// The driver's side of a packed ring, counted in descriptors since its start.
+#[derive(Debug, Clone, Copy, Default)]
+struct Packed {
+    /// Address and length, flags, and which one is next.
+    places: [((u64, u32), u16, u16); PLACES],
+    offered: u32,
+    used: u32,
+    /// Descriptors of the buffers with the IDs 0 to 7.
+    lists: [u16; PLACES],
+    /// Of the buffer that was used last.
+    written: u32,
 }
 
 impl Queue {
+    fn new(size: u16, at: [u64; 3]) -> Queue {
+        Queue { size, at, offered: 0, used: 0, packed: Packed::default() }
+    }
+
+    /// The place of a descriptor in a packed ring, and whether its end was passed an even number of times.
+    fn turn(&self, count: u32) -> (u64, bool) {
+        let size = u32::from(self.size.max(1));
+        let place = self.at[0].wrapping_add(u64::from(count % size) * 16);
+        (place, (count / size).is_multiple_of(2))
+    }
+
     /// Where a good driver has queue `index`.
     fn good(index: usize, size: u16) -> Queue {
         let base = BASES[index];
-        Queue { size, at: [base, base + 0x1000, base + 0x1400], offered: 0, used: 0 }
+        Queue::new(size, [base, base + 0x1000, base + 0x1400])
     }
 }
 
@@ -88,6 +120,8 @@ struct Driver {
     kind: Kind,
     machine: Machine,
     queues: Vec<Queue>,
+    /// Whether the driver has chosen packed rings.
+    packed: bool,
     turns: usize,
     outcome: Outcome,
     /// Of the capabilities for MSI-X.
@@ -110,6 +144,7 @@ pub fn run(bytes: &[u8]) -> Outcome {
         4 => Kind::Sockets,
         _ => Kind::Balloon,
     };
+    let good = if bytes.first().is_some_and(|device| device & 8 != 0) { 0 } else { RING_PACKED };
     let mut driver = Driver::new(kind);
     for _ in 0..MOST_ACTIONS {
         if input.0.is_empty() {
@@ -119,7 +154,7 @@ pub fn run(bytes: &[u8]) -> Outcome {
     }
     let outcome = std::mem::take(&mut driver.outcome);
     driver.machine.check();
-    driver.be_good();
+    driver.be_good(!good);
     driver.machine.check();
     driver.machine.end();
     outcome
@@ -134,8 +169,8 @@ impl Driver {
             _ => QUEUES,
         };
         let queues = (0..count).map(|index| Queue::good(index, 8)).collect();
-        let mut driver =
-            Driver { kind, machine, queues, turns: 0, outcome: Outcome::default(), msix: 0 };
+        let (packed, outcome) = (false, Outcome::default());
+        let mut driver = Driver { kind, machine, queues, packed, turns: 0, outcome, msix: 0 };
         driver.msix = driver.find_msix();
         driver.decode();
         driver
@@ -180,7 +215,7 @@ impl Driver {
     }
 
     /// Agrees on those of `features` that are there; the status is left for later.
-    fn negotiate(&self, features: u64) {
+    fn negotiate(&mut self, features: u64) {
         self.write(COMMON + STATUS, &[0]);
         self.write(COMMON + STATUS, &[FOUND]);
         for select in 0..2u32 {
@@ -190,6 +225,7 @@ impl Driver {
             let wanted = (features >> (32 * select)) as u32 & u32::from_le_bytes(offered);
             self.write(COMMON + DRIVER_SELECT, &select.to_le_bytes());
             self.write(COMMON + DRIVER_FEATURES, &wanted.to_le_bytes());
+            self.packed = select == 1 && u64::from(wanted) << 32 & RING_PACKED != 0;
         }
         self.write(COMMON + STATUS, &[FOUND | FEATURES_OK]);
     }
@@ -217,15 +253,57 @@ impl Driver {
         self.write(COMMON + STATUS, &[FOUND | FEATURES_OK | DRIVER_OK]);
     }
 
-    fn describe(&self, queue: usize, index: u16, piece: (u64, u32), flags: u16, next: u16) {
+    /// What is written by [`Driver::offer`] into a packed ring, or at once where rings are split.
+    fn describe(&mut self, queue: usize, index: u16, piece: (u64, u32), flags: u16, next: u16) {
+        if self.packed {
+            let places = &mut self.queues[queue].packed.places;
+            places[usize::from(index) % PLACES] = (piece, flags, next);
+            return;
+        }
+        self.put_descriptor(queue, index, piece, flags, next);
+    }
+
+    /// Writes descriptor `index`, of which the last two fields are others in a packed ring.
+    fn put_descriptor(&self, queue: usize, index: u16, piece: (u64, u32), third: u16, last: u16) {
         let mut bytes = piece.0.to_le_bytes().to_vec();
         bytes.extend(piece.1.to_le_bytes());
-        bytes.extend(flags.to_le_bytes());
-        bytes.extend(next.to_le_bytes());
+        bytes.extend(third.to_le_bytes());
+        bytes.extend(last.to_le_bytes());
         self.machine.put(self.queues[queue].at[0] + u64::from(index) * 16, &bytes);
     }
 
+    /// The list that begins in this place, up to as many as there are: the first one is available last.
+    fn offer_packed(&mut self, index: usize, head: u16) {
+        let mut queue = self.queues[index];
+        let (mut at, mut list) = (usize::from(head) % PLACES, Vec::new());
+        for _ in 0..PLACES {
+            let (piece, flags, next) = queue.packed.places[at];
+            list.push((piece, flags));
+            if flags & NEXT == 0 {
+                break;
+            }
+            at = usize::from(next) % PLACES;
+        }
+        let id = queue.offered % PLACES as u16;
+        for (count, ((address, length), flags)) in list.iter().enumerate().rev() {
+            let (place, wrap) = queue.turn(queue.packed.offered.wrapping_add(count as u32));
+            let flags = flags | if wrap { AVAILABLE } else { USED };
+            let mut bytes = address.to_le_bytes().to_vec();
+            bytes.extend(length.to_le_bytes());
+            bytes.extend(id.to_le_bytes());
+            bytes.extend(flags.to_le_bytes());
+            self.machine.put(place, &bytes);
+        }
+        queue.packed.offered = queue.packed.offered.wrapping_add(list.len() as u32);
+        queue.packed.lists[usize::from(id)] = list.len() as u16;
+        queue.offered = queue.offered.wrapping_add(1);
+        self.queues[index] = queue;
+    }
+
     fn offer(&mut self, queue: usize, head: u16) {
+        if self.packed {
+            return self.offer_packed(queue, head);
+        }
         let Queue { size, at, offered, .. } = self.queues[queue];
         let entry = at[1] + 4 + u64::from(offered % size) * 2;
         self.queues[queue].offered = offered.wrapping_add(1);
@@ -242,6 +320,10 @@ impl Driver {
         self.machine.turn();
         self.machine.sent();
         for queue in &mut self.queues {
+            if self.packed {
+                self.outcome.used += collect(queue, &self.machine);
+                continue;
+            }
             let index = self.machine.get(queue.at[2] + 2, 2);
             let index = index.map_or(0, |bytes| u16::from_le_bytes([bytes[0], bytes[1]]));
             self.outcome.used += usize::from(index.wrapping_sub(queue.used).min(queue.size));
@@ -300,23 +382,32 @@ impl Driver {
                 self.machine.put(address, &input.few(how + 1));
             }
             5 => {
-                // What it does without: indirect descriptors, event indexes, flushes.
+                // What it does without: indirect descriptors, event indexes, flushes; and what it does only
+                // where it says so: packed rings, which can have a size that is no power of two.
                 let without = u64::from(input.byte());
                 let bit = |at: u32, feature: u32| (without >> at & 1) << feature;
-                let features = !(bit(0, 28) | bit(1, 29) | bit(2, 9));
-                self.begin(features, 1 << how.min(9));
+                let features = !(bit(0, 28) | bit(1, 29) | bit(2, 9) | bit(3, 34) ^ RING_PACKED);
+                let less = u16::from(features & RING_PACKED != 0 && how > 1);
+                self.begin(features, (1 << how.min(9)) - less);
             }
             6 => {
                 let size = 1 << (input.byte() & 15);
                 let at = [(); 3].map(|()| u64::from(input.short()) << 2);
-                self.lay(queue, Queue { size, at, offered: 0, used: 0 });
+                self.lay(queue, Queue::new(size, at));
             }
             7 => self.write(COMMON + STATUS, &[input.byte()]),
             8 => {
                 let (index, address) = (input.byte(), input.word());
                 let (length, flags, next) = (input.short(), input.byte(), input.byte());
                 let piece = (address.into(), length.into());
-                self.describe(queue, index.into(), piece, flags.into(), next.into());
+                let (index, flags, next) = (index.into(), u16::from(flags), next.into());
+                if self.packed && flags & 32 != 0 {
+                    // In the ring itself, whoever's turn it is.
+                    let flags = flags & 31 | (flags & 8) << 4 | (flags & 16) << 11;
+                    self.put_descriptor(queue, index, piece, next, flags);
+                } else {
+                    self.describe(queue, index, piece, flags, next);
+                }
             }
             9 => {
                 let head = input.byte();
@@ -349,15 +440,16 @@ impl Driver {
                 self.kick(queue);
             }
             14 => self.set_vectors((how as u16) << 12, input.byte()),
-            _ => self.negotiate(input.long()),
+            // Without packed rings where all bits are set.
+            _ => self.negotiate(input.long() ^ RING_PACKED),
         }
     }
 
     /// What a good driver asks for after a reset is done.
-    fn be_good(&mut self) {
+    fn be_good(&mut self, features: u64) {
         self.decode();
         self.set_vectors(MSIX_ON, 0);
-        self.begin(u64::MAX, 8);
+        self.begin(features, 8);
         assert_eq!(self.status(), FOUND | FEATURES_OK | DRIVER_OK, "the device is reset");
         self.machine.clear_wire();
         let before = self.machine.interrupts();
@@ -396,6 +488,9 @@ impl Driver {
         self.offer(queue, 0);
         self.kick(queue);
         self.turn();
+        if self.packed {
+            return self.queues[queue].packed.written;
+        }
         let written = self.machine.get(self.queues[queue].at[2] + 8, 4).expect("RAM");
         u32::from_le_bytes([written[0], written[1], written[2], written[3]])
     }
@@ -455,4 +550,22 @@ impl Driver {
         assert_eq!(self.machine.get(BUFFER + 16, 1), Some(vec![0]), "it is done");
         assert_eq!(self.machine.get(BUFFER + 0x100, 512), self.machine.on_disk(sector, 512));
     }
+}
+
+/// Takes back what was used in a packed ring: how many buffers these are.
+fn collect(queue: &mut Queue, machine: &Machine) -> usize {
+    for count in 0..usize::from(queue.size) {
+        let (place, wrap) = queue.turn(queue.packed.used);
+        let Some(bytes) = machine.get(place.wrapping_add(8), 8) else { return count };
+        let half = |at: usize| u16::from_le_bytes([bytes[at], bytes[at + 1]]);
+        let flags = half(6);
+        if [AVAILABLE, USED].map(|flag| flags & flag != 0) != [wrap; 2] {
+            return count;
+        }
+        let list = queue.packed.lists[usize::from(half(4)) % PLACES];
+        queue.packed.used = queue.packed.used.wrapping_add(list.max(1).into());
+        queue.packed.written = u32::from(half(0)) | u32::from(half(2)) << 16;
+        queue.used = queue.used.wrapping_add(1);
+    }
+    queue.size.into()
 }

@@ -40,6 +40,8 @@ pub struct Board {
     pub doorbells: Arc<dyn Doorbells>,
     /// The PCI bus.
     pub root: Arc<RootComplex>,
+    /// Whether drivers of virtio devices may choose packed rings.
+    pub packed_rings: bool,
     /// Where BARs may decode.
     pub windows: Windows,
     /// Who waits for events.
@@ -149,6 +151,7 @@ impl Board {
             interrupts: &self.interrupts,
             allocator,
             memory: &self.memory,
+            packed_rings: self.packed_rings,
         };
         self.root.put(slot, Arc::new(VirtioFunction::new(device, surroundings)?));
         Ok(())

@@ -244,6 +244,7 @@ mod tests {
                 queues: 1,
             }],
             rng: false,
+            packed_rings: false,
             vsock: Some(Vsock { vhost: Descriptor(11), cid: FIRST_CID }),
             balloon: None,
             sandbox: None,

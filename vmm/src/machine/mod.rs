@@ -158,6 +158,7 @@ impl Machine {
             lines: interrupts.clone(),
             doorbells: vm.clone(),
             root: Arc::new(RootComplex::new()),
+            packed_rings: spec.packed_rings,
             windows: Windows { low: WINDOW_32, high: layout.window_64.clone(), ports: WINDOW_IO },
             events: events.clone(),
             timeline: timeline.clone(),

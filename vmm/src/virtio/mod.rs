@@ -1,5 +1,5 @@
 //! virtio devices, for what no physical device is given. Version 1.x only (virtio 1.3): no legacy
-//! interface, split rings, MSI-X.
+//! interface, MSI-X, rings split or packed.
 //!
 //! [`transport`] is the PCI function any device plugs into and [`structures`] what is in its BAR;
 //! [`net`] is a device, over a [`tap`], and [`vhost::net`] the same with the kernel's help, with which
@@ -39,6 +39,9 @@ pub const F_VERSION_1: u64 = 1 << 32;
 pub const F_INDIRECT_DESC: u64 = 1 << 28;
 /// Feature bit: either side says at which index it wants to be told.
 pub const F_EVENT_IDX: u64 = 1 << 29;
+
+/// Feature bit: rings may be packed (virtio 1.3, 2.8).
+pub const F_RING_PACKED: u64 = 1 << 34;
 
 /// Reads what `config` has from `offset` on; zeroes beyond its end.
 fn read_bytes(config: &[u8], offset: u64, data: &mut [u8]) {

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::queue::{self, Broken, Fate, Progress, work_off};
-use super::{Activation, F_EVENT_IDX, F_INDIRECT_DESC, VirtioDevice, read_bytes, tap};
+use super::{Activation, VirtioDevice, read_bytes, tap};
 use crate::descriptor::borrow;
 use crate::error::{Result, Trying};
 use crate::machine::event_loop::{EventLoop, Ready, Trigger};
@@ -170,7 +170,7 @@ impl VirtioDevice for Net {
     }
 
     fn features(&self) -> u64 {
-        F_MAC | F_EVENT_IDX | F_INDIRECT_DESC
+        F_MAC | queue::FEATURES
     }
 
     fn queue_sizes(&self) -> &[u16] {

@@ -1,9 +1,10 @@
 //! What all devices do with their queues, whichever kind of ring these have.
 //!
-//! [`setup`] is what the driver says of a queue, [`split`] the ring that is made of it, and [`chain`] a buffer
-//! that was offered there.
+//! [`setup`] is what the driver says of a queue, [`split`] or [`packed`] the ring that is made of it, and
+//! [`chain`] a buffer that was offered there.
 
 pub mod chain;
+pub mod packed;
 pub mod setup;
 pub mod split;
 
@@ -12,18 +13,27 @@ use vmm_sys_util::eventfd::EventFd;
 use self::chain::Descriptor;
 pub use self::chain::{Chain, Head};
 use self::setup::Setup;
-use super::{Activation, F_EVENT_IDX};
+use super::{Activation, F_EVENT_IDX, F_INDIRECT_DESC, F_RING_PACKED};
 use crate::machine::memory::GuestMemory;
 
 /// The driver broke its queue: the device stops until it is reset.
 #[derive(Debug)]
 pub struct Broken;
 
+/// Feature bits of what queues here can do, for any device whose queues nobody else works off.
+pub const FEATURES: u64 = F_EVENT_IDX | F_INDIRECT_DESC | F_RING_PACKED;
+
+#[derive(Debug)]
+enum Ring {
+    Split(split::Ring),
+    Packed(packed::Ring),
+}
+
 /// A queue in the device's hands.
 #[derive(Debug)]
 pub struct Queue {
     setup: Setup,
-    ring: split::Ring,
+    ring: Ring,
     /// The descriptors of the buffer that was taken last.
     chain: Vec<Descriptor>,
 }
@@ -34,7 +44,13 @@ impl Queue {
     /// # Errors
     /// [`Broken`] where it is not ready, not all in memory, or makes no sense.
     pub fn new(setup: Setup, features: u64, memory: &GuestMemory) -> Result<Self, Broken> {
-        let ring = split::Ring::new(&setup, features & F_EVENT_IDX != 0, memory)?;
+        let [event_idx, indirect, packed] =
+            [F_EVENT_IDX, F_INDIRECT_DESC, F_RING_PACKED].map(|feature| features & feature != 0);
+        let ring = if packed {
+            Ring::Packed(packed::Ring::new(&setup, event_idx, indirect, memory)?)
+        } else {
+            Ring::Split(split::Ring::new(&setup, event_idx, memory)?)
+        };
         Ok(Queue { setup, ring, chain: Vec::new() })
     }
 
@@ -44,7 +60,8 @@ impl Queue {
     /// [`Broken`] where no queue can have `most` entries.
     pub fn absent(most: u16) -> Result<Self, Broken> {
         let setup = Setup::new(most);
-        Ok(Queue { setup, ring: split::Ring::unchecked(&setup, false)?, chain: Vec::new() })
+        let ring = Ring::Split(split::Ring::unchecked(&setup, false)?);
+        Ok(Queue { setup, ring, chain: Vec::new() })
     }
 
     /// What the driver has said of it.
@@ -58,8 +75,11 @@ impl Queue {
     }
 
     /// Offers what was taken last again, which was not given back.
-    fn put_back(&mut self) {
-        self.ring.put_back();
+    pub fn put_back(&mut self, head: Head) {
+        match &mut self.ring {
+            Ring::Split(ring) => ring.put_back(),
+            Ring::Packed(ring) => ring.put_back(head),
+        }
     }
 
     /// Gives the driver a buffer back, into which so many bytes were written.
@@ -72,7 +92,10 @@ impl Queue {
         head: Head,
         length: u32,
     ) -> Result<(), Broken> {
-        self.ring.add_used(memory, head, length)
+        match &mut self.ring {
+            Ring::Split(ring) => ring.add_used(memory, head, length),
+            Ring::Packed(ring) => ring.add_used(memory, head, length),
+        }
     }
 
     /// Whether the driver wants to be told of what was given back since this was asked last.
@@ -80,12 +103,26 @@ impl Queue {
     /// # Errors
     /// [`Broken`] where the rings make no sense.
     pub fn needs_notification(&mut self, memory: &GuestMemory) -> Result<bool, Broken> {
-        self.ring.needs_notification(memory)
+        match &mut self.ring {
+            Ring::Split(ring) => ring.needs_notification(memory),
+            Ring::Packed(ring) => ring.needs_notification(memory),
+        }
     }
 
     fn take(&mut self, memory: &GuestMemory) -> Result<Option<Head>, Broken> {
         self.chain.clear();
-        self.ring.take(memory, self.setup.most.into(), &mut self.chain)
+        let most = self.setup.most.into();
+        match &mut self.ring {
+            Ring::Split(ring) => ring.take(memory, most, &mut self.chain),
+            Ring::Packed(ring) => ring.take(memory, most, &mut self.chain),
+        }
+    }
+
+    fn ask_for_more(&mut self, memory: &GuestMemory) -> Result<bool, Broken> {
+        match &mut self.ring {
+            Ring::Split(ring) => ring.ask_for_more(memory),
+            Ring::Packed(ring) => ring.ask_for_more(memory),
+        }
     }
 }
 
@@ -93,7 +130,7 @@ impl Queue {
 ///
 /// # Errors
 /// [`Broken`] where the rings make no sense, or the buffer has more descriptors than a queue of this
-/// device may have entries (virtio 1.3, 2.7.5.3.1): with a table of 65,535 of them, each buffer would
+/// device may have entries (virtio 1.3, 2.7.5.3.1 and 2.8.17): with a table of 65,535 of them, each buffer would
 /// keep other devices waiting for milliseconds.
 pub fn next_chain<'a>(
     queue: &'a mut Queue,
@@ -101,7 +138,7 @@ pub fn next_chain<'a>(
 ) -> Result<Option<Chain<'a>>, Broken> {
     let head = match queue.take(memory)? {
         Some(head) => head,
-        None if !queue.ring.ask_for_more(memory)? => return Ok(None),
+        None if !queue.ask_for_more(memory)? => return Ok(None),
         // One came just now. A driver that took it back since would keep us here for ever.
         None => queue.take(memory)?.ok_or(Broken)?,
     };
@@ -150,9 +187,9 @@ pub fn work_off(
         let head = chain.head();
         match each(memory, chain)? {
             Fate::Used(length) => queue.add_used(memory, head, length)?,
-            Fate::Kept => queue.put_back(),
+            Fate::Kept => queue.put_back(head),
             Fate::Idle => {
-                queue.put_back();
+                queue.put_back(head);
                 progress = Progress::Done;
                 break;
             }

@@ -9,7 +9,7 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::queue::{self, Broken, Chain, Fate, work_off};
-use super::{Activation, F_EVENT_IDX, F_INDIRECT_DESC, VirtioDevice};
+use super::{Activation, VirtioDevice};
 use crate::descriptor::borrow;
 use crate::error::{Result, Trying};
 use crate::machine::event_loop::{EventLoop, Ready, Trigger};
@@ -105,7 +105,7 @@ impl VirtioDevice for Rng {
     }
 
     fn features(&self) -> u64 {
-        F_EVENT_IDX | F_INDIRECT_DESC
+        queue::FEATURES
     }
 
     fn queue_sizes(&self) -> &[u16] {

@@ -135,6 +135,7 @@ impl Machine {
             interrupts: &interrupts,
             allocator: &mut Allocator::new(WINDOWS),
             memory: &ram.memory,
+            packed_rings: true,
         };
         let function = VirtioFunction::new(device.as_virtio(), surroundings)?;
         let root = RootComplex::new();

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 
 use super::queue::Queue;
 use super::queue::setup::{Setup, set_address};
-use super::{Activation, Changed, F_VERSION_1, Failure, Interrupt, VirtioDevice};
+use super::{Activation, Changed, F_RING_PACKED, F_VERSION_1, Failure, Interrupt, VirtioDevice};
 use crate::bus::Access;
 use crate::machine::memory::GuestMemory;
 use crate::pci::msix::Msix;
@@ -96,6 +96,8 @@ pub struct Structures {
     /// Its vectors: one for changes of the configuration, and one a queue.
     pub(super) msix: Arc<Mutex<Msix>>,
     memory: GuestMemory,
+    /// Whether drivers may choose packed rings, where the device has them.
+    packed_rings: bool,
     broken: Arc<AtomicBool>,
     /// Why the driver was interrupted last; reading it clears it (virtio 1.3, 4.1.4.5). Only changes of
     /// the configuration are told here: queues have vectors.
@@ -105,13 +107,19 @@ pub struct Structures {
 }
 
 impl Structures {
-    /// Of a `device` that was just reset.
-    pub fn new(device: Arc<dyn VirtioDevice>, msix: Msix, memory: GuestMemory) -> Self {
+    /// Of a `device` that was just reset, with packed rings if it can have them and is to.
+    pub fn new(
+        device: Arc<dyn VirtioDevice>,
+        msix: Msix,
+        memory: GuestMemory,
+        packed_rings: bool,
+    ) -> Self {
         Structures {
             common: Mutex::new(Common::new(&*device)),
             device,
             msix: Arc::new(Mutex::new(msix)),
             memory,
+            packed_rings,
             broken: Arc::default(),
             isr: Arc::default(),
             accesses: AtomicU64::new(0),
@@ -119,7 +127,8 @@ impl Structures {
     }
 
     fn features(&self) -> u64 {
-        self.device.features() | F_VERSION_1
+        let left_out = if self.packed_rings { 0 } else { F_RING_PACKED };
+        (self.device.features() & !left_out) | F_VERSION_1
     }
 
     fn read_common(&self, offset: u64) -> u64 {
@@ -161,6 +170,7 @@ impl Structures {
 
     fn write_common(&self, offset: u64, value: u64, length: usize) {
         let mut common = crate::lock(&self.common);
+        let is_packed = common.driver_features & F_RING_PACKED != 0;
         let (active, vectors) = (common.active, common.queues.len() as u16 + 1);
         // A vector the table does not have reads back as none, which tells the driver.
         let vector = if (value as u16) < vectors { value as u16 } else { NO_VECTOR };
@@ -185,7 +195,7 @@ impl Structures {
             0x18..=0x37 if !active => {
                 let Some((queue, queue_vector)) = common.selected() else { return };
                 match offset {
-                    0x18 => queue.set_size(value as u16),
+                    0x18 => queue.set_size(value as u16, is_packed),
                     0x1a => *queue_vector = vector,
                     0x1c => queue.is_ready = value == 1,
                     0x20 => set_address(&mut queue.descriptors, low, high),

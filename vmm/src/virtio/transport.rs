@@ -93,6 +93,8 @@ pub struct Surroundings<'a> {
     pub allocator: &'a mut Allocator,
     /// Guest RAM.
     pub memory: &'a GuestMemory,
+    /// Whether its driver may choose packed rings, where the device has them.
+    pub packed_rings: bool,
 }
 
 impl VirtioFunction {
@@ -140,7 +142,8 @@ impl VirtioFunction {
         let warnings = Arc::new(Warnings::new(device.name()));
         let interrupts = surroundings.interrupts.clone();
         let msix = Msix::new(vectors, interrupts, device.source(), warnings.clone());
-        let bar = Arc::new(Structures::new(device, msix, surroundings.memory.clone()));
+        let Surroundings { memory, packed_rings, .. } = &surroundings;
+        let bar = Arc::new(Structures::new(device, msix, (*memory).clone(), *packed_rings));
         Ok(VirtioFunction {
             window,
             msix_capability,

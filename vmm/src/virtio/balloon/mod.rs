@@ -26,7 +26,7 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use self::buffers::{Giving, hear};
 use super::queue::{self, Fate, Head, Progress, work_off};
-use super::{Activation, F_EVENT_IDX, F_INDIRECT_DESC, VirtioDevice, read_bytes};
+use super::{Activation, VirtioDevice, read_bytes};
 use crate::descriptor::borrow;
 use crate::error::{Error, Result, Trying};
 use crate::machine::event_loop::{EventLoop, Ready, Trigger};
@@ -267,7 +267,7 @@ impl VirtioDevice for Balloon {
     }
 
     fn features(&self) -> u64 {
-        F_STATS | F_DEFLATE_ON_OOM | F_REPORTING | F_EVENT_IDX | F_INDIRECT_DESC
+        F_STATS | F_DEFLATE_ON_OOM | F_REPORTING | queue::FEATURES
     }
 
     fn queue_sizes(&self) -> &[u16] {

@@ -28,7 +28,7 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EventFd};
 use self::engine::Engine;
 use self::image::Image;
 use self::worker::Lane;
-use super::{Activation, F_EVENT_IDX, F_INDIRECT_DESC, VirtioDevice, read_bytes};
+use super::{Activation, VirtioDevice, queue, read_bytes};
 use crate::devices::power::Stop;
 use crate::error::{Error, Result, Trying};
 use crate::event::Reporter;
@@ -196,7 +196,7 @@ impl VirtioDevice for Block {
         let writes =
             if self.image.is_read_only() { F_READ_ONLY } else { F_DISCARD | F_WRITE_ZEROES };
         let common = F_SEG_MAX | F_BLOCK_SIZE | F_FLUSH | F_QUEUES;
-        common | writes | F_EVENT_IDX | F_INDIRECT_DESC
+        common | writes | queue::FEATURES
     }
 
     fn queue_sizes(&self) -> &[u16] {

@@ -10,11 +10,13 @@ pub struct Setup {
     pub size: u16,
     /// Whether the driver wants it to be used.
     pub is_ready: bool,
-    /// Where its descriptor area is: of split rings, the descriptor table.
+    /// Where its descriptor area is: of split rings the descriptor table, of packed ones the ring.
     pub descriptors: u64,
-    /// Where its driver area is: of split rings, the available ring.
+    /// Where its driver area is: of split rings the available ring, of packed ones what the driver wants
+    /// to be told.
     pub driver: u64,
-    /// Where its device area is: of split rings, the used ring.
+    /// Where its device area is: of split rings the used ring, of packed ones what the device wants to be
+    /// told.
     pub device: u64,
 }
 
@@ -25,8 +27,9 @@ impl Setup {
     }
 
     /// A size that is none leaves the one that is there, which the driver can read.
-    pub fn set_size(&mut self, size: u16) {
-        if (1..=self.most).contains(&size) && size.is_power_of_two() {
+    /// Only a packed ring can have one that is no power of two (virtio 1.3, 2.7 and 2.8.10.1).
+    pub fn set_size(&mut self, size: u16, is_packed: bool) {
+        if (1..=self.most).contains(&size) && (is_packed || size.is_power_of_two()) {
             self.size = size;
         }
     }

@@ -28,11 +28,15 @@ impl Machine {
         Machine { driver: Driver::new(balloon.clone()), balloon }
     }
 
-    fn started() -> Machine {
-        let mut machine = Machine::new();
-        machine.driver.start(u64::MAX);
-        machine.turn();
-        machine
+    /// With split rings and with packed ones.
+    fn both() -> [Machine; 2] {
+        [Driver::new, Driver::packed].map(|driver| {
+            let mut machine = Machine::new();
+            machine.driver = driver(machine.balloon.clone());
+            machine.driver.start(u64::MAX);
+            machine.turn();
+            machine
+        })
     }
 
     /// A turn of the event loop for each queue.
@@ -102,93 +106,100 @@ impl Machine {
 
 #[test]
 fn pages_go_into_the_balloon_and_come_back_empty() {
-    let mut machine = Machine::started();
-    machine.fill(0x1000..0x1010);
-    let pages = [0x1003, 0x1001, 0x100f, 0x1002, 0x1002];
-    assert_eq!(machine.give(INFLATE, &pages), Some(1));
-    for page in 0x1000..0x1010 {
-        assert_eq!(machine.is_gone(page), pages.contains(&(page as u32)), "{page:#x}");
+    for mut machine in Machine::both() {
+        machine.fill(0x1000..0x1010);
+        let pages = [0x1003, 0x1001, 0x100f, 0x1002, 0x1002];
+        assert_eq!(machine.give(INFLATE, &pages), Some(1));
+        for page in 0x1000..0x1010 {
+            assert_eq!(machine.is_gone(page), pages.contains(&(page as u32)), "{page:#x}");
+        }
+        assert_eq!(machine.stats().inflated, 4 * PAGE);
+        assert_eq!(machine.driver.pending(), 1 << (INFLATE + 1), "the driver is told");
+        machine.fill(0x1001..0x1002);
+        assert_eq!(machine.give(DEFLATE, &pages), Some(1));
+        assert!(!machine.is_gone(0x1001), "taking a page back changes nothing");
     }
-    assert_eq!(machine.stats().inflated, 4 * PAGE);
-    assert_eq!(machine.driver.pending(), 1 << (INFLATE + 1), "the driver is told");
-    machine.fill(0x1001..0x1002);
-    assert_eq!(machine.give(DEFLATE, &pages), Some(1));
-    assert!(!machine.is_gone(0x1001), "taking a page back changes nothing");
 }
 
 #[test]
 fn page_numbers_without_ram_give_nothing() {
-    let mut machine = Machine::started();
-    let end = (MIN_MEMORY / PAGE) as u32;
-    machine.fill(u64::from(end) - 2..u64::from(end));
-    assert_eq!(machine.give(INFLATE, &[u32::MAX, end, end - 1, 1 << 31, end + 1]), Some(1));
-    assert_eq!(machine.stats().inflated, PAGE);
-    assert!(machine.is_gone(u64::from(end) - 1) && !machine.is_gone(u64::from(end) - 2));
-    // Not even a number, and no buffer at all.
-    for (length, given) in [(3, PAGE), (0, PAGE)] {
-        assert_eq!(machine.offer(INFLATE, &[(BUFFER, length)]), Some(1));
-        assert_eq!(machine.stats().inflated, given);
+    for mut machine in Machine::both() {
+        let end = (MIN_MEMORY / PAGE) as u32;
+        machine.fill(u64::from(end) - 2..u64::from(end));
+        assert_eq!(machine.give(INFLATE, &[u32::MAX, end, end - 1, 1 << 31, end + 1]), Some(1));
+        assert_eq!(machine.stats().inflated, PAGE);
+        assert!(machine.is_gone(u64::from(end) - 1) && !machine.is_gone(u64::from(end) - 2));
+        // Not even a number, and no buffer at all.
+        for (length, given) in [(3, PAGE), (0, PAGE)] {
+            assert_eq!(machine.offer(INFLATE, &[(BUFFER, length)]), Some(1));
+            assert_eq!(machine.stats().inflated, given);
+        }
+        // The numbers themselves are outside of RAM: the device stops, and its driver is told.
+        assert_eq!(machine.offer(INFLATE, &[(4 * MIN_MEMORY, 64)]), None);
+        assert_ne!(machine.driver.status() & NEEDS_RESET, 0);
+        assert_eq!((machine.driver.pending() & 1, machine.interrupt_status()), (1, 2));
+        machine.driver.start(u64::MAX);
+        assert_eq!(machine.interrupt_status(), 0);
+        assert_eq!(machine.give(INFLATE, &[0x1000]), Some(1));
     }
-    // The numbers themselves are outside of RAM: the device stops, and its driver is told.
-    assert_eq!(machine.offer(INFLATE, &[(4 * MIN_MEMORY, 64)]), None);
-    assert_ne!(machine.driver.status() & NEEDS_RESET, 0);
-    assert_eq!((machine.driver.pending() & 1, machine.interrupt_status()), (1, 2));
-    machine.driver.start(u64::MAX);
-    assert_eq!(machine.interrupt_status(), 0);
-    assert_eq!(machine.give(INFLATE, &[0x1000]), Some(1));
 }
 
 #[test]
 fn a_large_buffer_is_worked_off_in_turns() {
-    let mut machine = Machine::started();
-    let pages: Vec<u32> = (0..1000).map(|page| 0x1000 + page * 2).collect();
-    machine.fill(0x1000..0x1800);
-    let numbers: Vec<u8> = pages.iter().flat_map(|page| page.to_le_bytes()).collect();
-    machine.driver.put(BUFFER, &numbers);
-    machine.driver.choose(INFLATE);
-    // In two pieces that end within a number.
-    machine.driver.describe(0, BUFFER, 1030, DESCRIPTOR_NEXT);
-    machine.driver.describe(1, BUFFER + 1030, 2970, 0);
-    machine.driver.offer(&[0]);
-    for turn in 1..=4u64 {
-        assert_eq!(machine.driver.used(), 0);
+    for (mut machine, place) in Machine::both().into_iter().zip([0, 2]) {
+        let pages: Vec<u32> = (0..1000).map(|page| 0x1000 + page * 2).collect();
+        machine.fill(0x1000..0x1800);
+        let numbers: Vec<u8> = pages.iter().flat_map(|page| page.to_le_bytes()).collect();
+        machine.driver.put(BUFFER, &numbers);
+        machine.driver.choose(INFLATE);
+        // In two pieces that end within a number.
+        machine.driver.describe(0, BUFFER, 1030, DESCRIPTOR_NEXT);
+        machine.driver.describe(1, BUFFER + 1030, 2970, 0);
+        machine.driver.offer(&[0]);
+        for turn in 1..=4u64 {
+            assert_eq!(machine.driver.used(), 0);
+            machine.balloon.ready(INFLATE.into());
+            assert_eq!(machine.stats().inflated, (turn * 256).min(1000) * PAGE);
+        }
+        assert_eq!(machine.driver.used(), 1);
+        assert!(
+            (0x1000..0x1800).all(|page| machine.is_gone(page) == (page < 0x17d0 && page % 2 == 0))
+        );
+        // One that becomes shorter meanwhile ends, and the next begins at its beginning.
+        machine.driver.choose(INFLATE);
+        machine.driver.describe(0, BUFFER, 4000, 0);
+        machine.driver.offer(&[0]);
         machine.balloon.ready(INFLATE.into());
-        assert_eq!(machine.stats().inflated, (turn * 256).min(1000) * PAGE);
+        // In a packed ring it is behind the two of the first one.
+        machine.driver.put(base(INFLATE) + 16 * place + 8, &8u32.to_le_bytes());
+        machine.balloon.ready(INFLATE.into());
+        assert_eq!(machine.driver.used(), 2);
+        machine.fill(0x1000..0x1001);
+        assert_eq!(machine.give(INFLATE, &[0x1000]), Some(1));
+        assert!(machine.is_gone(0x1000));
     }
-    assert_eq!(machine.driver.used(), 1);
-    assert!((0x1000..0x1800).all(|page| machine.is_gone(page) == (page < 0x17d0 && page % 2 == 0)));
-    // One that becomes shorter meanwhile ends, and the next begins at its beginning.
-    machine.driver.choose(INFLATE);
-    machine.driver.describe(0, BUFFER, 4000, 0);
-    machine.driver.offer(&[0]);
-    machine.balloon.ready(INFLATE.into());
-    machine.driver.describe(0, BUFFER, 8, 0);
-    machine.balloon.ready(INFLATE.into());
-    assert_eq!(machine.driver.used(), 2);
-    machine.fill(0x1000..0x1001);
-    assert_eq!(machine.give(INFLATE, &[0x1000]), Some(1));
-    assert!(machine.is_gone(0x1000));
 }
 
 #[test]
 fn reported_pages_are_given_back_in_either_queue() {
     for queue in [REPORT, REPORT + 1] {
-        let mut machine = Machine::started();
-        machine.fill(0x1000..0x1004);
-        let pieces = [(0x1000 * PAGE, PAGE as u32), (0x1002 * PAGE + 1, 2 * PAGE as u32 - 1)];
-        assert_eq!(machine.offer(queue, &pieces), Some(1));
-        let gone = [0x1000, 0x1001, 0x1002, 0x1003].map(|page| machine.is_gone(page));
-        assert_eq!(gone, [true, false, false, true], "whole pages only");
-        assert_eq!((machine.stats().reported, machine.stats().inflated), (2 * PAGE, 0));
-        // 40 MiB, of which a turn gives 16.
-        let large = (8 << 20, 20 << 20);
-        assert_eq!(machine.offer(queue, &[large, large]), Some(3));
-        assert_eq!(machine.stats().reported, 2 * PAGE + (40 << 20));
-        // Beyond RAM.
-        assert_eq!(machine.offer(queue, &[(MIN_MEMORY - PAGE, 2 * PAGE as u32)]), None);
-        assert_ne!(machine.driver.status() & NEEDS_RESET, 0);
-        machine.driver.start(u64::MAX);
-        assert_eq!(machine.offer(queue, &[(0x1000 * PAGE, PAGE as u32)]), Some(1));
+        for mut machine in Machine::both() {
+            machine.fill(0x1000..0x1004);
+            let pieces = [(0x1000 * PAGE, PAGE as u32), (0x1002 * PAGE + 1, 2 * PAGE as u32 - 1)];
+            assert_eq!(machine.offer(queue, &pieces), Some(1));
+            let gone = [0x1000, 0x1001, 0x1002, 0x1003].map(|page| machine.is_gone(page));
+            assert_eq!(gone, [true, false, false, true], "whole pages only");
+            assert_eq!((machine.stats().reported, machine.stats().inflated), (2 * PAGE, 0));
+            // 40 MiB, of which a turn gives 16.
+            let large = (8 << 20, 20 << 20);
+            assert_eq!(machine.offer(queue, &[large, large]), Some(3));
+            assert_eq!(machine.stats().reported, 2 * PAGE + (40 << 20));
+            // Beyond RAM.
+            assert_eq!(machine.offer(queue, &[(MIN_MEMORY - PAGE, 2 * PAGE as u32)]), None);
+            assert_ne!(machine.driver.status() & NEEDS_RESET, 0);
+            machine.driver.start(u64::MAX);
+            assert_eq!(machine.offer(queue, &[(0x1000 * PAGE, PAGE as u32)]), Some(1));
+        }
     }
 }
 
@@ -247,35 +258,36 @@ fn say(machine: &mut Machine, head: u16, statistics: &[(u16, u64)]) {
 
 #[test]
 fn a_guest_is_asked_what_it_says_of_its_memory() {
-    let mut machine = Machine::started();
-    assert_eq!(machine.stats().said, None, "it has not said anything");
-    say(&mut machine, 0, &[(4, 5 << 20), (5, 60 << 20), (99, 1), (6, 7 << 20), (4, 6 << 20)]);
-    assert_eq!(machine.driver.used(), 0, "its buffer is kept");
-    // It answers when it is asked: on another thread, as the event loop is.
-    let balloon = machine.balloon.clone();
-    let asked = std::thread::spawn(move || balloon.stats());
-    let is_told = || machine.driver.pending() & 1 << (STATS + 1) != 0;
-    while !is_told() {
-        std::thread::yield_now();
+    for mut machine in Machine::both() {
+        assert_eq!(machine.stats().said, None, "it has not said anything");
+        say(&mut machine, 0, &[(4, 5 << 20), (5, 60 << 20), (99, 1), (6, 7 << 20), (4, 6 << 20)]);
+        assert_eq!(machine.driver.used(), 0, "its buffer is kept");
+        // It answers when it is asked: on another thread, as the event loop is.
+        let balloon = machine.balloon.clone();
+        let asked = std::thread::spawn(move || balloon.stats());
+        let is_told = || machine.driver.pending() & 1 << (STATS + 1) != 0;
+        while !is_told() {
+            std::thread::yield_now();
+        }
+        assert_eq!(machine.driver.used(), 1, "its driver has the buffer again");
+        say(&mut machine, 0, &[(4, 1 << 20), (7, u64::MAX)]);
+        let said = asked.join().unwrap().said.expect("it has said something");
+        let expected = GuestSays {
+            age_ms: said.age_ms,
+            free: Some(1 << 20),
+            caches: Some(u64::MAX),
+            total: None,
+            available: None,
+        };
+        assert_eq!(said, expected, "no more than what it said last");
+        // Two buffers at a time are one too many.
+        say(&mut machine, 1, &[(4, 3 << 20)]);
+        assert_eq!(machine.driver.used(), 2);
+        // Who does not answer is not waited for long, and has said what he has.
+        assert_eq!(machine.stats().said.and_then(|said| said.free), Some(3 << 20));
+        machine.driver.start(u64::MAX);
+        assert_eq!(machine.stats().said, None);
     }
-    assert_eq!(machine.driver.used(), 1, "its driver has the buffer again");
-    say(&mut machine, 0, &[(4, 1 << 20), (7, u64::MAX)]);
-    let said = asked.join().unwrap().said.expect("it has said something");
-    let expected = GuestSays {
-        age_ms: said.age_ms,
-        free: Some(1 << 20),
-        caches: Some(u64::MAX),
-        total: None,
-        available: None,
-    };
-    assert_eq!(said, expected, "no more than what it said last");
-    // Two buffers at a time are one too many.
-    say(&mut machine, 1, &[(4, 3 << 20)]);
-    assert_eq!(machine.driver.used(), 2);
-    // Who does not answer is not waited for long, and has said what he has.
-    assert_eq!(machine.stats().said.and_then(|said| said.free), Some(3 << 20));
-    machine.driver.start(u64::MAX);
-    assert_eq!(machine.stats().said, None);
 }
 
 #[test]
@@ -300,22 +312,23 @@ fn a_driver_may_do_without_statistics_and_reports_but_not_without_pages() {
 #[test]
 fn rings_without_sense_are_survived() {
     let mut numbers = Numbers(0x9e37_79b9_7f4a_7c15);
-    let mut machine = Machine::started();
-    for round in 0..3000 {
-        for _ in 0..numbers.next() % 40 {
-            let queue = (numbers.next() % u64::from(QUEUES)) as u16;
-            let at = base(queue) + numbers.next() % 0x3000;
-            machine.driver.put(at, &[numbers.next() as u8]);
+    for mut machine in Machine::both() {
+        for round in 0..3000 {
+            for _ in 0..numbers.next() % 40 {
+                let queue = (numbers.next() % u64::from(QUEUES)) as u16;
+                let at = base(queue) + numbers.next() % 0x3000;
+                machine.driver.put(at, &[numbers.next() as u8]);
+            }
+            machine.driver.choose((numbers.next() % u64::from(QUEUES)) as u16);
+            machine.driver.offer(&[(numbers.next() % u64::from(QUEUE_SIZE)) as u16]);
+            machine.turn();
+            if machine.driver.status() & NEEDS_RESET != 0 || round % 50 == 0 {
+                machine.driver.start(u64::MAX);
+            }
         }
-        machine.driver.choose((numbers.next() % u64::from(QUEUES)) as u16);
-        machine.driver.offer(&[(numbers.next() % u64::from(QUEUE_SIZE)) as u16]);
-        machine.turn();
-        if machine.driver.status() & NEEDS_RESET != 0 || round % 50 == 0 {
-            machine.driver.start(u64::MAX);
-        }
+        machine.driver.start(u64::MAX);
+        machine.fill(0x1000..0x1001);
+        assert_eq!(machine.give(INFLATE, &[0x1000]), Some(1), "it still works");
+        assert!(machine.is_gone(0x1000));
     }
-    machine.driver.start(u64::MAX);
-    machine.fill(0x1000..0x1001);
-    assert_eq!(machine.give(INFLATE, &[0x1000]), Some(1), "it still works");
-    assert!(machine.is_gone(0x1000));
 }

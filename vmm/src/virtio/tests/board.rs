@@ -58,6 +58,7 @@ fn board(count: usize) -> Board {
                 interrupts: &interrupts,
                 allocator: &mut allocator,
                 memory: &memory,
+                packed_rings: false,
             };
             VirtioFunction::new(card().0, surroundings).unwrap()
         })

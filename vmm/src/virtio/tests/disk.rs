@@ -88,8 +88,15 @@ impl Machine {
         Machine { driver, block, file, reports }
     }
 
-    fn both() -> [Machine; 2] {
-        [false, true].map(|by_calls| Machine::new(false, by_calls).started(u64::MAX))
+    /// By both engines, with split rings and with packed ones.
+    fn all() -> [Machine; 4] {
+        [(false, false), (true, false), (false, true), (true, true)].map(|(by_calls, packed)| {
+            let mut machine = Machine::new(false, by_calls);
+            if packed {
+                machine.driver = Driver::packed(machine.block.clone());
+            }
+            machine.started(u64::MAX)
+        })
     }
 
     /// Resets the disk, and begins with those of `wanted` features that it offers.
@@ -152,7 +159,7 @@ pub fn pattern(length: usize) -> Vec<u8> {
 
 #[test]
 fn what_is_written_is_on_the_file_and_is_read_back() {
-    for mut guest in Machine::both() {
+    for mut guest in Machine::all() {
         guest.put(DATA, &pattern(4096));
         assert_eq!(guest.ask(WRITE, 3, 4096), (OK, 1));
         assert_eq!(guest.on_file(3, 4096), pattern(4096));
@@ -166,7 +173,7 @@ fn what_is_written_is_on_the_file_and_is_read_back() {
 
 #[test]
 fn without_flushes_writes_are_durable_and_work_as_well() {
-    for mut guest in Machine::both() {
+    for mut guest in Machine::all() {
         guest.start(!FLUSHES);
         guest.put(DATA, &pattern(512));
         assert_eq!(guest.ask(WRITE, 0, 512), (OK, 1));
@@ -178,7 +185,7 @@ fn without_flushes_writes_are_durable_and_work_as_well() {
 
 #[test]
 fn the_driver_learns_what_the_disk_is() {
-    for mut guest in Machine::both() {
+    for mut guest in Machine::all() {
         let config = |offset: u64, width: usize| {
             let mut data = [0; 8];
             guest.bar.read(DEVICE + offset, &mut data[..width]);
@@ -196,7 +203,7 @@ fn the_driver_learns_what_the_disk_is() {
 
 #[test]
 fn what_is_erased_reads_as_zeroes_and_nothing_else_does() {
-    for mut guest in Machine::both() {
+    for mut guest in Machine::all() {
         for (kind, flags) in [(DISCARD, 0), (WRITE_ZEROES, 0), (WRITE_ZEROES, 1)] {
             guest.put(DATA, &pattern(8192));
             assert_eq!(guest.ask(WRITE, 0, 8192).0, OK);
@@ -222,7 +229,7 @@ fn what_is_erased_reads_as_zeroes_and_nothing_else_does() {
 
 #[test]
 fn what_is_not_on_the_disk_is_an_error_that_leaves_it_working() {
-    for mut guest in Machine::both() {
+    for mut guest in Machine::all() {
         for (kind, sector, length) in [
             (READ, SECTORS, 512),
             (READ, SECTORS - 1, 1024),
@@ -264,7 +271,7 @@ fn a_disk_that_is_read_only_is_never_written_to() {
 fn a_file_that_was_cut_off_is_an_error_that_is_told_once() {
     use std::io::{BufRead, BufReader};
 
-    for mut guest in Machine::both() {
+    for mut guest in Machine::all() {
         guest.file.set_len(1024).unwrap();
         assert_eq!(guest.ask(READ, 0, 1024), (OK, 1025), "what is left is there");
         assert_eq!(guest.ask(READ, 1, 1024), (FAILED, 1));
@@ -285,7 +292,7 @@ fn a_file_that_was_cut_off_is_an_error_that_is_told_once() {
 
 #[test]
 fn a_request_without_a_place_for_its_outcome_stops_the_disk_until_it_is_reset() {
-    for mut guest in Machine::both() {
+    for mut guest in Machine::all() {
         for chain in 0..4u16 {
             match chain {
                 0 => guest.describe(0, HEADER, 16, 0),
@@ -306,7 +313,7 @@ fn a_request_without_a_place_for_its_outcome_stops_the_disk_until_it_is_reset() 
 
 #[test]
 fn many_requests_at_a_time_all_come_back() {
-    for mut guest in Machine::both() {
+    for mut guest in Machine::all() {
         let mut header = READ.to_le_bytes().to_vec();
         header.extend([0; 12]);
         guest.put(HEADER, &header);
@@ -322,7 +329,7 @@ fn many_requests_at_a_time_all_come_back() {
 
 #[test]
 fn a_reset_waits_for_what_reaches_into_guest_memory() {
-    for mut guest in Machine::both() {
+    for mut guest in Machine::all() {
         guest.file.write_all_at(&[0xaa; 512 * SECTORS as usize], 0).unwrap();
         for _ in 0..300 {
             let mut header = READ.to_le_bytes().to_vec();
@@ -345,7 +352,7 @@ fn a_reset_waits_for_what_reaches_into_guest_memory() {
 
 #[test]
 fn rings_without_sense_are_harmless() {
-    for mut guest in Machine::both() {
+    for mut guest in Machine::all() {
         let mut numbers = Numbers(0x9e37_79b9_7f4a_7c15);
         for _ in 0..3_000 {
             for index in 0..QUEUE_SIZE {

@@ -83,7 +83,7 @@ fn served<D: VirtioDevice + 'static>(
     let memory = allocate(&Layout::new(MIN_MEMORY, 40, &[]).unwrap(), &Memory::bytes(0)).unwrap();
     let warnings = Arc::new(Warnings::new("test"));
     let msix = Msix::new(vectors, Arc::new(Nowhere), device.source(), warnings);
-    Served { bar: Structures::new(Arc::new(device), msix, memory), queues, record }
+    Served { bar: Structures::new(Arc::new(device), msix, memory, true), queues, record }
 }
 
 fn card(fails: bool) -> Served {

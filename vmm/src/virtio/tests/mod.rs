@@ -7,6 +7,9 @@ mod card;
 mod disk;
 mod driver;
 mod kernel;
+mod packed;
+mod packed_driver;
+mod packed_queues;
 mod qcow2;
 mod rng;
 
@@ -93,7 +96,7 @@ impl Guest {
         let warnings = Arc::new(Warnings::new("test"));
         let mut msix = Msix::new(3, Arc::new(Nowhere), Box::new(Emulated), warnings);
         msix.set_control(MSIX_ON_ALL_MASKED);
-        let bar = Structures::new(net.clone(), msix, memory.clone());
+        let bar = Structures::new(net.clone(), msix, memory.clone(), false);
         Guest { bar, net, memory, wire, offered: [0; 2] }
     }
 
