@@ -6,6 +6,7 @@ mod cpus;
 mod disks;
 mod memory;
 mod nodes;
+mod virtio;
 mod vsock;
 
 use std::path::Path;
@@ -18,6 +19,7 @@ pub use self::cpus::{CpuModel, CpuTopology, Cpus, LAST_HOST_CPU, MAX_CPUS};
 pub use self::disks::{DiskFormat, GuestDisk};
 pub use self::memory::{MIN_MEMORY, Memory, Pages};
 pub use self::nodes::{GuestNode, MAX_NODES};
+pub use self::virtio::Rings;
 pub use self::vsock::{FIRST_CID, LAST_CID, Vsock};
 use crate::document::{Node, Span};
 use crate::error::Report;
@@ -51,6 +53,9 @@ pub struct Guest {
     pub devices: Vec<GuestDevice>,
     /// Whether it has a source of random numbers (virtio-rng).
     pub rng: bool,
+    /// The rings that drivers of its virtio devices find.
+    #[serde(default)]
+    pub rings: Rings,
     /// Its end of sockets between it and its host (virtio-vsock), where it has one.
     #[serde(default)]
     pub vsock: Option<Vsock>,
@@ -171,6 +176,12 @@ pub(crate) static GUEST: Mapping = Mapping {
              and has none of its own.",
         )
         .or("false"),
+        Field::new(
+            "virtio",
+            Form::Map(&virtio::QUEUES),
+            "{rings: packed}",
+            "How all of its virtio devices are. Left out: as most machines have them.",
+        ),
         Field::new(
             "vsock",
             Form::TruthOr(&vsock::VSOCK),
@@ -362,6 +373,7 @@ pub(crate) fn read(
         devices.extend(device(&fields, &mut claims, report));
     }
     let rng = spec.truth("rng", report).unwrap_or(false);
+    let rings = spec.map("virtio", report).map(|fields| virtio::read(&fields, report));
     let vsock = vsock::read(&spec, report);
     let of_cloud_init = spec.map("cloudInit", report);
     let name_of = named.as_ref().map(|(name, _)| name.as_str());
@@ -396,6 +408,7 @@ pub(crate) fn read(
         networks,
         devices,
         rng,
+        rings: rings.unwrap_or_default(),
         vsock,
         cloud_init,
         on_device_error,

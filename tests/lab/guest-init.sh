@@ -284,6 +284,15 @@ if has 0108 || has 0c03 || has 0180; then
     done
 fi
 
+# With lab.rings: which kind of rings its drivers have agreed on with each virtio device, whose type is a
+# number (virtio 1.3, section 5). Its features are a row of digits, of which the 35th is VIRTIO_F_RING_PACKED.
+if grep -q lab.rings /proc/cmdline; then
+    for device in /sys/bus/virtio/devices/*; do
+        [ "$(cut -c 35 "$device/features")" = 1 ] && rings=packed || rings=split
+        say "rings of type $(($(cat "$device/device"))): $rings"
+    done
+fi
+
 # QEMU's edu, which no driver knows: its registers, its DMA engine there and back, and its interrupt
 # line twice. It moves the name of the ACPI tables, which is at a fixed place in our guests.
 edu=$(grep -l 0x11e8 /sys/bus/pci/devices/*/device)

@@ -40,6 +40,7 @@ pub struct Guest {
     disks: String,
     networks: String,
     rng: bool,
+    virtio: &'static str,
     vsock: &'static str,
     limits: &'static str,
 }
@@ -59,6 +60,7 @@ impl Guest {
             disks,
             networks,
             rng: false,
+            virtio: "",
             vsock: "",
             limits: "",
         }
@@ -105,6 +107,12 @@ impl Guest {
         self
     }
 
+    /// With virtio devices as this says, a mapping.
+    pub fn virtio(mut self, described: &'static str) -> Self {
+        self.virtio = described;
+        self
+    }
+
     /// With sockets between it and its host, as a document describes them.
     pub fn vsock(mut self, described: &'static str) -> Self {
         self.vsock = described;
@@ -146,7 +154,7 @@ impl Guest {
 impl fmt::Display for Guest {
     fn fmt(&self, text: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Guest { name, verb, cpus, memory, kernel, initrd, disks, networks, .. } = self;
-        let Guest { rng, vsock, limits, .. } = self;
+        let Guest { rng, virtio, vsock, limits, .. } = self;
         write!(
             text,
             "apiVersion: assign/v1\n\
@@ -163,6 +171,9 @@ impl fmt::Display for Guest {
         }
         if *rng {
             writeln!(text, "  rng: true")?;
+        }
+        if !virtio.is_empty() {
+            writeln!(text, "  virtio: {virtio}")?;
         }
         if !vsock.is_empty() {
             writeln!(text, "  vsock: {vsock}")?;

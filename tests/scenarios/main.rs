@@ -34,6 +34,7 @@ mod looking;
 mod machine;
 mod memory;
 mod nvme;
+mod packed;
 mod policy;
 mod protection;
 mod qcow2;

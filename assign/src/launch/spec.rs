@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
-use policies::{CpuModel, CpuTopology, Guest, GuestDisk};
+use policies::{CpuModel, CpuTopology, Guest, GuestDisk, Rings};
 use sriov::PciAddress;
 use vmm::spec::{
     AddressRange, Balloon, Boot, Bound, Console, Cpus, Descriptor, DeviceSource, Disk, DiskFormat,
@@ -80,7 +80,7 @@ impl Parts {
                 .chain(self.seed.as_ref().map(seed::described))
                 .collect(),
             rng: guest.rng,
-            packed_rings: false,
+            packed_rings: guest.rings == Rings::Packed,
             vsock: self.vsock.as_ref().map(sockets),
             balloon: guest.memory.balloon.then_some(Balloon { target: self.target }),
             control: Some(number(&self.control)),

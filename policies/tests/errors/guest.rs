@@ -535,6 +535,25 @@ fn a_disk_is_what_its_document_says() {
 }
 
 #[test]
+fn rings() {
+    for right in ["split", "packed"] {
+        assert_eq!(guest(&format!("virtio: {{rings: {right}}}")), "accepted");
+    }
+    assert_snapshot!(guest("virtio: {rings: on}"), @r#"
+    host.yaml:9:19: `rings` cannot be `on`
+    9 |   virtio: {rings: on}
+      |                   ^^
+      = accepted: split, packed
+    "#);
+    assert_snapshot!(guest("virtio: {}"), @r#"
+    host.yaml:9:11: a guest's `virtio` needs `rings`
+    9 |   virtio: {}
+      |           ^
+      = accepted: rings: packed
+    "#);
+}
+
+#[test]
 fn sockets() {
     for right in ["true", "false", "{cid: 3}", "{cid: 4294967294}"] {
         assert_eq!(guest(&format!("vsock: {right}")), "accepted");

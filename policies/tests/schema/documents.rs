@@ -85,6 +85,7 @@ spec:
   devices:
     - {name: gpu0, claim: {pool: whole, numa: preferred}, optional: true}
   rng: true
+  virtio: {rings: packed}
   vsock: {cid: 42}
   cloudInit:
     userData: {file: user-data.yaml}
@@ -201,6 +202,7 @@ pub const RIGHT: &[&str] = &[
     guest!("memory: {size: 1GiB}, cloudInit: {metaData: {hostname: A.b-1}}, limits: {tasks: 20}"),
     guest!("memory: {size: 1GiB}, limits: {memory: 1072MiB}"),
     guest!("memory: {size: 1GiB}, limits: {cpu: 10000 %, tasks: 17}"),
+    guest!("memory: {size: 1GiB}, virtio: {rings: split}"),
     guest!("memory: {size: 1GiB}, vsock: TRUE"),
     guest!("memory: {size: 1GiB}, vsock: false"),
     guest!("memory: {size: 1GiB}, vsock: {cid: 4294967294}"),
@@ -322,6 +324,10 @@ pub const WRONG: &[&str] = &[
     guest!("memory: {size: 1GiB, balloon: {size: 128MiB}}"),
     guest!("memory: {size: 1GiB}, rng: 1"),
     guest!("memory: {size: 1GiB}, rng: {}"),
+    guest!("memory: {size: 1GiB}, virtio: {}"),
+    guest!("memory: {size: 1GiB}, virtio: packed"),
+    guest!("memory: {size: 1GiB}, virtio: {rings: true}"),
+    guest!("memory: {size: 1GiB}, virtio: {rings: packed, queues: 2}"),
     guest!("memory: {size: 1GiB}, vsock: 42"),
     guest!("memory: {size: 1GiB}, vsock: \"true\""),
     guest!("memory: {size: 1GiB}, vsock: [42]"),

@@ -1,10 +1,11 @@
 //! virtio devices, for what no physical device is given. Version 1.x only (virtio 1.3): no legacy
 //! interface, MSI-X, rings split or packed.
 //!
-//! [`transport`] is the PCI function any device plugs into and [`structures`] what is in its BAR;
-//! [`net`] is a device, over a [`tap`], and [`vhost::net`] the same with the kernel's help, with which
-//! [`vhost::vsock`] has sockets too; [`block`] is one, over a file; [`rng`] gives random numbers; [`balloon`]
-//! takes memory that the guest can do without. For tests, `simulated` has a machine with one of them.
+//! [`transport`] is the PCI function any device plugs into and [`structures`] what is in its BAR; [`queue`] has
+//! the driver's buffers, in rings of either kind; [`net`] is a device, over a [`tap`], and [`vhost::net`] the
+//! same with the kernel's help, with which [`vhost::vsock`] has sockets too; [`block`] is one, over a file;
+//! [`rng`] gives random numbers; [`balloon`] takes memory that the guest can do without. For tests, `simulated`
+//! has a machine with one of them.
 
 pub mod balloon;
 pub mod block;

@@ -31,6 +31,9 @@ const ENTRY: u64 = 16;
 const LENGTH: u64 = 8;
 const FLAGS: u64 = 14;
 
+/// The most entries of a ring (virtio 1.3, 2.8).
+const MOST_ENTRIES: u16 = 1 << 15;
+
 /// What is wanted of events (virtio 1.3, 2.8.10): all, none, or that of one descriptor.
 const EVENTS_ON: u16 = 0;
 const EVENTS_OFF: u16 = 1;
@@ -50,21 +53,20 @@ struct Position {
 impl Position {
     const START: Position = Position { at: 0, wrap: true };
 
-    /// So many entries further on, at most the whole ring of `size`.
+    /// So many entries further on in a ring of `size`, at most all of them.
     fn after(self, entries: u16, size: u16) -> Position {
-        match self.at.checked_add(entries).filter(|at| *at < size) {
-            Some(at) => Position { at, ..self },
-            None => Position {
-                at: (u32::from(self.at) + u32::from(entries)).saturating_sub(size.into()) as u16,
-                wrap: !self.wrap,
-            },
+        // Rings have 2^15 entries at most.
+        let at = self.at + entries;
+        match at.checked_sub(size) {
+            Some(at) => Position { at, wrap: !self.wrap },
+            None => Position { at, ..self },
         }
     }
 
-    /// So many entries back, at most the whole ring of `size`.
+    /// So many entries back in a ring of `size`, at most all of them.
     fn before(self, entries: u16, size: u16) -> Position {
-        // Two rounds are none.
-        let position = self.after(size - entries.min(size), size);
+        // The whole round less these entries, and the round back.
+        let position = self.after(size - entries, size);
         Position { wrap: !position.wrap, ..position }
     }
 
@@ -126,6 +128,9 @@ impl Ring {
         memory: &GuestMemory,
     ) -> Result<Self, Broken> {
         let size = setup.size;
+        if !setup.is_ready || !(1..=MOST_ENTRIES).contains(&size) {
+            return Err(Broken);
+        }
         let parts = [
             (setup.descriptors, ENTRY, u64::from(size) * ENTRY),
             (setup.driver, EVENT, EVENT),
@@ -135,7 +140,7 @@ impl Ring {
             address.is_multiple_of(*alignment)
                 && memory.check_range(GuestAddress(*address), *length as usize)
         };
-        if !setup.is_ready || size == 0 || !parts.iter().all(is_right) {
+        if !parts.iter().all(is_right) {
             return Err(Broken);
         }
         let [descriptors, driver, device] = parts.map(|(address, ..)| GuestAddress(address));
