@@ -42,6 +42,7 @@ mod image;
 mod kernel;
 mod lease;
 mod link;
+mod links;
 pub(crate) mod log;
 mod model;
 mod numa;
@@ -71,16 +72,18 @@ use std::thread;
 use policies::{Acs, Driver, Guest, Isolation};
 use rustix::pipe::PipeFlags;
 use sriov::dma_fault::{DmaFault, Faults};
+use sriov::netlink::{Changed, LinkNews};
 use sriov::{HostRoot, HostSnapshot, PciAddress, Scope};
 use vmm::spec::{GuestEvent, Sandbox, StopReason};
 
 use self::console::Console;
 use self::handles::{BootFiles, Opened};
 use self::lease::{Lease, Taken, Unused};
+use self::links::Links;
 use self::numa::Node;
 use self::placement::Placement;
 use self::process::{Begins, Near, Vmm};
-use self::session::Ending;
+use self::session::{Ending, Host};
 use self::spec::Parts;
 use self::supervisor::Supervisor;
 use self::timeline::Moment;
@@ -90,7 +93,7 @@ use self::vfio::{Has, NotOpened, VfioFiles};
 use self::vsock::Vsock;
 use crate::apply::leases;
 use crate::cgroup::Group;
-use crate::choose::{self, ByForce, Choice, Device, Offer, Previous, World};
+use crate::choose::{self, ByForce, Choice, Connection, Device, Offer, Previous, World};
 use crate::control::stats::{Entry, Launching};
 use crate::control::{self, Detached, Place};
 use crate::failure::{Failure, OwnReason};
@@ -198,6 +201,18 @@ pub enum Told<'a> {
         disk: &'a str,
         /// What was tried, and the error.
         detail: &'a str,
+    },
+    /// A frame of the guest gets nowhere by one of its virtio networks, and its driver knows.
+    NetworkDown {
+        /// Its name in the guest's document.
+        network: &'a str,
+        /// Why, and what to do about it.
+        reason: &'a str,
+    },
+    /// That is over.
+    NetworkUp {
+        /// Its name in the guest's document.
+        network: &'a str,
     },
     /// A device of the guest reached for memory that is not the guest's, and was stopped.
     DmaFault(&'a DmaFault),
@@ -570,9 +585,15 @@ impl Launch<'_> {
         vsock: Option<Vsock>,
     ) -> Result<Ending, Failure> {
         let (console, cid) = (stays.console, vsock.as_ref().map(|vsock| vsock.cid));
-        let cards = self.timeline.time(Launching::ConnectNetworks, || {
-            handles::open_cards(self.root, self.guest, &connected.choice.networks)
+        let (news, cards) = self.timeline.time(Launching::ConnectNetworks, || {
+            let networks = &connected.choice.networks;
+            let virtio = |network: &Connection| matches!(network, Connection::Virtio { .. });
+            let news = links::listen(networks.iter().any(virtio))
+                .map_err(|error| self.system("listen to the host's network", &error))?;
+            let cards = handles::open_cards(self.root, self.guest, networks)?;
+            Ok::<_, Failure>((news, cards))
         })?;
+        let links = Links::of(&cards).map_err(|error| self.system("share its TAPs", &error))?;
         let (events, events_of_guest) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)
             .map_err(|error| self.system("make a pipe", &error.into()))?;
         if console.takes_terminal() {
@@ -627,7 +648,7 @@ impl Launch<'_> {
         // Where that fails, or the VMM has ended by now, the launcher stays the owner.
         connected.lease.hand_to(vmm.pid()).ok();
         let ending = Supervisor::new(self, connected, &link, vmm.pid(), cid, stays.target)
-            .and_then(|supervisor| self.attend(stays, vmm, &supervisor));
+            .and_then(|supervisor| self.attend(stays, vmm, &supervisor, (&links, news)));
         ending.map_err(|error| self.system("attend to its process", &error))
     }
 
@@ -647,6 +668,7 @@ impl Launch<'_> {
         stays: &Stays<'_>,
         vmm: Vmm,
         supervisor: &Supervisor<'_, '_, '_>,
+        (links, news): (&Links, Option<LinkNews>),
     ) -> io::Result<Ending> {
         let Stays { place, signals, console, .. } = *stays;
         let listener = serve::listen(place)?;
@@ -662,8 +684,14 @@ impl Launch<'_> {
                 ControlFlow::Continue(())
             };
             let blocked = |fault: DmaFault| supervisor.blocked(&fault);
+            let changed = |changed: Changed| {
+                if links.may_be_among(&changed) {
+                    scope.spawn(move || supervisor.look_at(links));
+                }
+            };
             let asks = [supervisor.ends(), console.leaves()];
-            let ending = session::attend(vmm, signals, asks, self.faults(), hear, blocked);
+            let host = Host { faults: self.faults(), links: news };
+            let ending = session::attend(vmm, signals, asks, host, hear, blocked, changed);
             supervisor.end();
             serve::stop(place);
             ending.map(|ending| match ending {

@@ -49,6 +49,8 @@ fn all<'a>(failure: &'a Failure, blocked: &'a [Blocked; 3]) -> Vec<What<'a>> {
         What::Wanted { device },
         What::DeviceError { device: "0000:01:10.0" },
         What::DiskError { disk: "root", reason: "reason" },
+        What::NetworkDown { network: "net0", reason: "reason" },
+        What::NetworkUp { network: "net0" },
         What::trouble(failure),
         What::note("a note"),
         What::Memory { reason: "reason" },
@@ -82,6 +84,8 @@ fn all<'a>(failure: &'a Failure, blocked: &'a [Blocked; 3]) -> Vec<What<'a>> {
             | What::Wanted { .. }
             | What::DeviceError { .. }
             | What::DiskError { .. }
+            | What::NetworkDown { .. }
+            | What::NetworkUp { .. }
             | What::DmaFault { .. }
             | What::Trouble { .. }
             | What::Memory { .. }

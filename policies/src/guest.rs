@@ -31,6 +31,8 @@ use crate::read::Taken;
 
 /// Most networks of a guest.
 const MAX_NETWORKS: usize = 16;
+/// Most queues of a virtio network; the VMM's own limit.
+const MAX_NETWORK_QUEUES: u64 = 8;
 /// Most other devices of a guest.
 const MAX_DEVICES: usize = 16;
 
@@ -91,6 +93,13 @@ pub struct GuestNetwork {
     pub claim: Option<Claim>,
     /// The virtio device where there is no claim or no VF for it. `None`: no VF means no start.
     pub fallback: Option<Virtio>,
+    /// How many queues that has in each direction: 1 to 8, and no more than there are vCPUs.
+    #[serde(default = "one")]
+    pub queues: u16,
+}
+
+fn one() -> u16 {
+    1
 }
 
 /// A device of a guest that is no network card to us, such as a GPU or a drive's controller.
@@ -240,6 +249,15 @@ static NETWORK: Mapping = Mapping {
             "What it is where the pool has no device for it. Left out: then the guest does not start.",
         ),
         Field::new("virtio", Form::Map(&VIRTIO), "{bridge: br0}", "A virtio device and no claim."),
+        Field::new(
+            "queues",
+            Form::Number(1, MAX_NETWORK_QUEUES),
+            "2",
+            "How many queues the virtio device has in each direction, so that as many vCPUs send and receive \
+             at a time: no more than there are vCPUs. Each has a task of the host's kernel where that moves \
+             the frames (vhost-net).",
+        )
+        .or("1"),
     ],
     rules: &[
         Rule::Apart {
@@ -366,7 +384,7 @@ pub(crate) fn read(
     let boot = boot.and_then(|fields| boot::read(&fields, folder, known, report));
     let mut networks = Vec::new();
     for fields in spec.list("networks", report) {
-        networks.extend(network(&fields, &mut claims, report));
+        networks.extend(network(&fields, count, &mut claims, report));
     }
     let mut devices = Vec::new();
     for fields in spec.list("devices", report) {
@@ -384,8 +402,11 @@ pub(crate) fn read(
     let needs = limits::Needs {
         ram: memory.as_ref().map(|memory| memory.size),
         cpus: count,
-        // A virtio card is one as well, and sockets are: each has a task of the kernel's (vhost).
-        devices: networks.len() + devices.len() + usize::from(vsock.is_some()),
+        // A virtio card is one as well for each of its queues, and sockets are: each has a task of the
+        // kernel's (vhost).
+        devices: networks.iter().map(|network| usize::from(network.queues)).sum::<usize>()
+            + devices.len()
+            + usize::from(vsock.is_some()),
         queues: disks.iter().map(|disk| u64::from(disk.queues_of(count.unwrap_or(1)))).sum::<u64>()
             + u64::from(spec.has("cloudInit")),
     };
@@ -435,6 +456,7 @@ impl Claims {
 
 fn network(
     fields: &Fields<'_>,
+    cpus: Option<u8>,
     claims: &mut Claims,
     report: &mut Report<'_>,
 ) -> Option<GuestNetwork> {
@@ -449,7 +471,27 @@ fn network(
     let fallback = virtio.and_then(|fields| {
         Some(Virtio { bridge: fields.parsed("bridge", names::interface, report)? })
     });
-    (report.count() == before).then_some(GuestNetwork { name: name?, claim, fallback })
+    let queues = queues(fields, cpus, report);
+    (report.count() == before).then_some(GuestNetwork { name: name?, claim, fallback, queues })
+}
+
+/// How many queues a network's virtio device has in a guest with so many vCPUs.
+fn queues(fields: &Fields<'_>, cpus: Option<u8>, report: &mut Report<'_>) -> u16 {
+    let queues: u16 = fields.number("queues", report).unwrap_or(1);
+    let Some(given) = fields.get("queues", report) else { return queues };
+    if !fields.has("virtio") && !fields.has("fallback") {
+        let message = "`queues` are a virtio device's, and this network has none: a VF has as many as its \
+                       card gives it";
+        let form =
+            "no `queues`; or a virtio device to fall back on, fallback: {virtio: {bridge: br0}}";
+        report.error(given.node.span, message, Some(form));
+    } else if let Some(cpus) = cpus.filter(|cpus| queues > u16::from(*cpus)) {
+        let has = if cpus == 1 { "1 vCPU".to_owned() } else { format!("{cpus} vCPUs") };
+        let message = format!("a guest with {has} does not make use of {queues} queues");
+        let form = format!("a whole number up to {cpus}; or more vCPUs, cpus: {{count: {queues}}}");
+        report.error(given.node.span, message, Some(&form));
+    }
+    queues
 }
 
 fn device(

@@ -25,12 +25,14 @@ use crate::simulated::Kernel;
 mod answer;
 pub(crate) mod attributes;
 mod links;
+mod news;
 mod routes;
 mod vfs;
 
 pub use answer::NetlinkError;
 use answer::Part;
 pub use links::{Link, Over};
+pub use news::{Changed, LinkNews};
 pub use routes::Route;
 pub use vfs::{VfList, VfValue};
 

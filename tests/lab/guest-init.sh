@@ -7,8 +7,9 @@
 #             line "reboot" reboots; a line "write DISK PLACE" or "read DISK PLACE" does that with the MiB
 #             at this place of a disk, a line "cache DISK" reads all of it into the memory that is free, and a
 #             line "eat MIB SECONDS" has a program that uses so much for that long; a line "vsock CID PORT"
-#             sends a MiB there and compares what comes back (lab-vsock); the power button ends it too, unless
-#             lab.stubborn is there
+#             sends a MiB there and compares what comes back (lab-vsock); a line "carrier INTERFACE VALUE" waits
+#             up to 5 s for that, "queues INTERFACE" tells of its queues and which had interrupts, and "pingon CPU
+#             ADDRESS COUNT" sends pings from one CPU; the power button ends it too, unless lab.stubborn is there
 #   shell     the same, then a shell
 #   time      tell when it is up and when its first interface has a link, to the microsecond, and
 #             power off
@@ -501,6 +502,25 @@ hold)
                 dd of=/dev/null bs="${address}M" iflag=fullblock count=1 2>/dev/null &&
                 found=done || found=FAILED
             say "eat $address: $found"
+            ;;
+        carrier)
+            tries=0
+            until [ "$(cat "/sys/class/net/$address/carrier")" = "$count" ] || [ $tries -gt 50 ]; do
+                tries=$((tries + 1))
+                usleep 100000
+            done
+            asked=$((asked + 1))
+            say "carrier $address: $(cat "/sys/class/net/$address/carrier"), asked $asked times"
+            ;;
+        queues)
+            say "queues $address: $(ls "/sys/class/net/$address/queues" | tr '\n' ' ')used by" \
+                "$(awk '/virtio.*-(in|out)put/ { for (i = 2; i < NF - 2; i++) sum[$NF] += $i }
+                    END { for (name in sum) if (sum[name] > 0) print name }' /proc/interrupts | sort | tr '\n' ' ')"
+            ;;
+        pingon)
+            set -- $count
+            answered=$(taskset -c "$address" ping -A -q -c "$2" "$1" | sed -n 's/.* \([0-9]*\) packets received.*/\1/p')
+            say "pingon $address $1: $answered of $2 answered"
             ;;
         ping)
             answered=$(ping -A -q -c "$count" "$address" | sed -n 's/.* \([0-9]*\) packets received.*/\1/p')

@@ -143,6 +143,13 @@ impl Guest {
         self
     }
 
+    /// With a virtio network on br0 that has so many queues.
+    pub fn queues(mut self, queues: u16) -> Self {
+        self.networks +=
+            &format!("    - {{name: service, virtio: {{bridge: br0}}, queues: {queues}}}\n");
+        self
+    }
+
     /// With a network that claims a VF, or else is connected to br0.
     pub fn claim_or_bridge(mut self) -> Self {
         self.networks +=

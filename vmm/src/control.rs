@@ -20,6 +20,7 @@ use crate::error::{Error, Result, Trying};
 use crate::machine::pause::Pause;
 use crate::machine::stats::Statistics;
 use crate::spec::{MAX_PASSED, MAX_REQUEST, Reply, Request};
+use crate::virtio::net::Config;
 
 /// What the launcher reaches of the machine.
 pub struct Controls {
@@ -29,6 +30,8 @@ pub struct Controls {
     pub power: Arc<Power>,
     /// Holds the vCPUs.
     pub pause: Pause,
+    /// Its virtio network cards, in the order of [`crate::spec::GuestSpec::networks`].
+    pub links: Vec<Arc<Config>>,
 }
 
 /// Serves `socket` from now on, until the launcher closes its end.
@@ -59,6 +62,13 @@ fn answer(machine: &Controls, request: Request, received: &mut Inherited) -> Rep
             machine.power.reset();
             Ok(())
         }
+        Request::SetLink { network, up } => match machine.links.get(network) {
+            Some(link) => {
+                link.set_link(up);
+                Ok(())
+            }
+            None => Err(Error::Spec(format!("the guest has no virtio network {network}"))),
+        },
         Request::Pause => machine.pause.pause(),
         Request::Resume => {
             machine.pause.resume();

@@ -110,16 +110,20 @@ pub struct Console {
     pub output: Descriptor,
 }
 
-/// A virtio-net device over a TAP descriptor.
+/// Most pairs of queues of a network card.
+pub const MAX_NETWORK_QUEUES: usize = 8;
+
+/// A virtio-net device over a TAP.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VirtioNet {
-    /// An open `/dev/net/tun` attached to its interface with
-    /// `IFF_TAP | IFF_NO_PI | IFF_VNET_HDR`.
-    pub tap: Descriptor,
-    /// An open `/dev/vhost-net`, with nothing set on it yet: the kernel moves the frames then.
+    /// Open `/dev/net/tun`s attached to its interface with `IFF_TAP | IFF_NO_PI | IFF_VNET_HDR`, one for each
+    /// pair of its queues: 1 to [`MAX_NETWORK_QUEUES`]. With several, with `IFF_MULTI_QUEUE` as well.
+    pub taps: Vec<Descriptor>,
+    /// As many open `/dev/vhost-net`s, with nothing set on them yet: the kernel moves the frames then. Or
+    /// none.
     #[serde(default)]
-    pub vhost: Option<Descriptor>,
+    pub vhosts: Vec<Descriptor>,
     /// The guest's address on it: of one card, not of several.
     pub mac: [u8; 6],
 }
@@ -332,6 +336,13 @@ pub enum Request {
     Balloon {
         /// In bytes, as [`Balloon::target`].
         target: u64,
+    },
+    /// Take the link of a virtio network card up or down, as its driver sees it. At the start it is up.
+    SetLink {
+        /// A place in [`GuestSpec::networks`].
+        network: usize,
+        /// Whether it is up.
+        up: bool,
     },
     /// Press the power button: a guest that heeds it powers off some time later.
     PowerButton,

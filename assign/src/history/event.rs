@@ -132,6 +132,18 @@ pub enum What<'a> {
         /// What was tried, and the error.
         reason: &'a str,
     },
+    /// A frame of the guest gets nowhere by a virtio network of it; its driver sees no carrier.
+    NetworkDown {
+        /// Its name in the guest's document.
+        network: &'a str,
+        /// Why, and what to do about it.
+        reason: &'a str,
+    },
+    /// That is over.
+    NetworkUp {
+        /// Its name in the guest's document.
+        network: &'a str,
+    },
     /// A device reached for memory that is not the guest's, and was stopped.
     DmaFault {
         /// Which.
@@ -243,6 +255,10 @@ impl<'a> What<'a> {
             What::DiskError { disk, reason } => {
                 format!("{guest}: disk {disk}: {reason}; the guest was told of an I/O error")
             }
+            What::NetworkDown { network, reason } => {
+                format!("{guest}: {network}: the link is down: {reason}")
+            }
+            What::NetworkUp { network } => format!("{guest}: {network}: the link is up again"),
             What::DmaFault { device, blocked } => {
                 format!("{guest}: {device} reached for memory that is not the guest's: {blocked}")
             }

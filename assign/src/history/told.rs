@@ -31,6 +31,8 @@ pub fn happened<'a>(told: &'a Told<'a>) -> Vec<What<'a>> {
         Told::Wanted(device) => What::Wanted { device: *device },
         Told::DeviceError(device) => What::DeviceError { device },
         Told::DiskError { disk, detail } => What::DiskError { disk, reason: detail },
+        Told::NetworkDown { network, reason } => What::NetworkDown { network, reason },
+        Told::NetworkUp { network } => What::NetworkUp { network },
         Told::DmaFault(DmaFault { device, blocked }) => What::DmaFault { device: *device, blocked },
         Told::Trouble(failure) => What::trouble(failure),
         Told::Memory(reason) => What::Memory { reason },

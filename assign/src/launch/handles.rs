@@ -9,7 +9,8 @@ use std::path::Path;
 use policies::{Boot, Guest};
 use sriov::{HostRoot, MacAddress};
 
-use super::{error, tap};
+use super::error;
+use super::tap::{self, Tap};
 use crate::choose::Connection;
 use crate::failure::{Failure, OwnReason};
 
@@ -141,12 +142,19 @@ fn no_kvm(error: &io::Error, cpuinfo: &str) -> (String, String) {
 /// What a virtio network card is made of.
 #[derive(Debug)]
 pub struct Card {
-    /// Its TAP interface.
-    pub tap: OwnedFd,
+    /// Its network's name in the guest's document.
+    pub network: String,
+    /// Its TAP interface, by a descriptor for each of its queues,
+    pub taps: Vec<OwnedFd>,
+    /// its name
+    pub name: String,
+    /// and the kernel's number for it.
+    pub index: u32,
     /// The guest's address on it.
     pub mac: [u8; 6],
-    /// An open `/dev/vhost-net`, by which the kernel moves its frames, where the host has that.
-    pub vhost: Option<OwnedFd>,
+    /// An open `/dev/vhost-net` for each queue, by which the kernel moves its frames, where the host has that;
+    /// or none.
+    pub vhosts: Vec<OwnedFd>,
 }
 
 /// Opens what each virtio network is made of, in their order.
@@ -162,13 +170,18 @@ pub fn open_cards(
     for connection in chosen {
         let Connection::Virtio { network, bridge, .. } = connection else { continue };
         let mac = guest_mac(&guest.name, network);
-        let tap = tap::open(root, bridge, mac).map_err(|(cause, remedy)| {
+        let of_document = guest.networks.iter().find(|one| one.name == *network);
+        let queues = of_document.map_or(1, |network| network.queues);
+        let tap = tap::open(root, bridge, mac, queues).map_err(|(cause, remedy)| {
             let message = format!("{network} cannot be connected to {bridge}: {cause}");
             Failure::failed(OwnReason::Guest, &guest.name, message).with_remedy(remedy)
         })?;
         // Without it the VMM moves the frames, only slower.
-        let vhost = OpenOptions::new().read(true).write(true).open(root.dev("vhost-net"));
-        cards.push(Card { tap, mac: mac.0, vhost: vhost.ok().map(OwnedFd::from) });
+        let vhost = |_| OpenOptions::new().read(true).write(true).open(root.dev("vhost-net"));
+        let vhosts = (0..queues).map(vhost).map(|file| file.map(OwnedFd::from));
+        let vhosts = vhosts.collect::<io::Result<_>>().unwrap_or_default();
+        let (network, Tap { files: taps, name, index }) = (network.clone(), tap);
+        cards.push(Card { network, taps, name, index, mac: mac.0, vhosts });
     }
     Ok(cards)
 }

@@ -341,8 +341,9 @@ mod tests {
             vmm,
             &signals,
             [nobody.as_fd(), nobody.as_fd()],
-            None,
+            super::super::session::Host::default(),
             |_| std::ops::ControlFlow::Continue(()),
+            |_| {},
             |_| {},
         );
         match ending.expect("an end") {

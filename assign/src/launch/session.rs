@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use sriov::dma_fault::{DmaFault, Faults};
+use sriov::netlink::{Changed, LinkNews};
 use vmm::spec::{GuestEvent, StopReason};
 
 use super::process::Vmm;
@@ -26,9 +27,18 @@ pub enum Ending {
     DeviceError(String),
 }
 
+/// What the host tells, as far as anybody listens.
+#[derive(Debug, Default)]
+pub struct Host {
+    /// Faults of the IOMMU.
+    pub faults: Option<Faults>,
+    /// Interfaces that change.
+    pub links: Option<LinkNews>,
+}
+
 /// Stays with the guest until its process has ended. `hear` is told what happens meanwhile, and
 /// breaks off where the guest must not go on: that is how it ends then. `blocked` is told of faults of
-/// the IOMMU, whosever devices they are. When one of the counters `asks` becomes readable, the guest is
+/// the IOMMU, whosever devices they are, and `changed` of interfaces that are not as before. When one of the counters `asks` becomes readable, the guest is
 /// ended, as by a signal.
 ///
 /// # Errors
@@ -37,19 +47,26 @@ pub fn attend(
     mut vmm: Vmm,
     signals: &Signals,
     asks: [BorrowedFd<'_>; 2],
-    mut faults: Option<Faults>,
+    mut host: Host,
     hear: impl Fn(GuestEvent) -> ControlFlow<Ending>,
     blocked: impl Fn(DmaFault),
+    changed: impl Fn(Changed),
 ) -> io::Result<Ending> {
     let mut asked: Option<Ending> = None;
     let mut has_events = true;
     loop {
-        let wait = faults.as_ref().and_then(|faults| faults.wait(Instant::now()));
-        let ready = ready(&vmm, signals, asks, has_events, faults.as_ref(), wait)?;
-        match faults.as_mut().map(|faults| faults.take(Instant::now())).transpose() {
+        let wait = host.faults.as_ref().and_then(|faults| faults.wait(Instant::now()));
+        let ready = ready(&vmm, signals, asks, has_events, &host, wait)?;
+        match host.faults.as_mut().map(|faults| faults.take(Instant::now())).transpose() {
             Ok(news) => news.into_iter().flat_map(|news| news.faults).for_each(&blocked),
             // The guest goes on without.
-            Err(_) => faults = None,
+            Err(_) => host.faults = None,
+        }
+        if ready.links {
+            match host.links.as_ref().map(LinkNews::take).transpose() {
+                Ok(news) => news.into_iter().for_each(&changed),
+                Err(_) => host.links = None,
+            }
         }
         if ready.events {
             has_events = vmm.events.read()?;
@@ -80,6 +97,7 @@ struct Ready {
     events: bool,
     signal: bool,
     asked: bool,
+    links: bool,
 }
 
 fn ready(
@@ -87,7 +105,7 @@ fn ready(
     signals: &Signals,
     asks: [BorrowedFd<'_>; 2],
     has_events: bool,
-    faults: Option<&Faults>,
+    host: &Host,
     wait: Option<Duration>,
 ) -> io::Result<Ready> {
     let [ends, leaves] = asks;
@@ -98,8 +116,12 @@ fn ready(
         watched.push(watch(vmm.events.pipe.as_fd()));
         watched.len() - 1
     });
+    let links = host.links.as_ref().map(|links| {
+        watched.push(watch(links.as_fd()));
+        watched.len() - 1
+    });
     // What it holds is taken at each turn.
-    watched.extend(faults.map(|faults| PollFd::new(faults, PollFlags::IN)));
+    watched.extend(host.faults.as_ref().map(|faults| PollFd::new(faults, PollFlags::IN)));
     let wait = wait.and_then(|wait| Timespec::try_from(wait).ok());
     match poll(&mut watched, wait.as_ref()) {
         Ok(_) => {}
@@ -115,5 +137,6 @@ fn ready(
         signal: is_ready(Some(1)),
         asked: is_ready(Some(2)) || is_ready(Some(3)),
         events: is_ready(events),
+        links: is_ready(links),
     })
 }

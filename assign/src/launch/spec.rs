@@ -108,7 +108,7 @@ impl Parts {
             .chain(self.boot.initrd.as_ref())
             .chain(&self.disks)
             .chain(&self.seed)
-            .chain(self.cards.iter().flat_map(|card| [&card.tap].into_iter().chain(&card.vhost)))
+            .chain(self.cards.iter().flat_map(|card| card.taps.iter().chain(&card.vhosts)))
             .chain(self.vsock.as_ref().map(|vsock| &vsock.vhost))
             .chain(vfio)
             .map(AsRawFd::as_raw_fd)
@@ -117,8 +117,9 @@ impl Parts {
 }
 
 fn network(card: &Card) -> VirtioNet {
-    let Card { tap, mac, vhost } = card;
-    VirtioNet { tap: number(tap), vhost: vhost.as_ref().map(number), mac: *mac }
+    let Card { taps, mac, vhosts, .. } = card;
+    let all = |descriptors: &[OwnedFd]| descriptors.iter().map(number).collect();
+    VirtioNet { taps: all(taps), vhosts: all(vhosts), mac: *mac }
 }
 
 fn sockets(Vsock { vhost, cid }: &Vsock) -> vmm::spec::Vsock {
@@ -248,6 +249,17 @@ mod tests {
         policies::parse(&[source]).expect("a valid guest").guests.remove(0)
     }
 
+    fn card() -> Card {
+        Card {
+            network: "net0".to_owned(),
+            taps: vec![null(), null()],
+            name: "as-tap0".to_owned(),
+            index: 7,
+            mac: [2, 0, 0, 0, 0, 1],
+            vhosts: vec![null(), null()],
+        }
+    }
+
     fn parts(files: Files) -> Parts {
         let reserved = vec![(0xfee0_0000, 0xfeef_ffff)];
         Parts {
@@ -258,7 +270,7 @@ mod tests {
             control: null(),
             disks: vec![null()],
             seed: Some(null()),
-            cards: vec![Card { tap: null(), mac: [2, 0, 0, 0, 0, 1], vhost: Some(null()) }],
+            cards: vec![card()],
             vsock: Some(Vsock { vhost: null(), cid: 42 }),
             sandbox: Some(Sandbox { user: 1, group: 2 }),
             nodes: BTreeSet::new(),
@@ -321,8 +333,10 @@ mod tests {
                 "/control",
                 "/disks/0/file",
                 "/disks/1/file",
-                "/networks/0/tap",
-                "/networks/0/vhost",
+                "/networks/0/taps/0",
+                "/networks/0/taps/1",
+                "/networks/0/vhosts/0",
+                "/networks/0/vhosts/1",
                 "/vsock/vhost",
             ];
             for pointer in pointers.into_iter().chain(names) {

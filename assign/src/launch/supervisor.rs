@@ -25,6 +25,7 @@ use vmm::spec::{Departure, GuestEvent, Request};
 
 use super::lease::Taken;
 use super::link::Link;
+use super::links::{Links, News};
 use super::vfio::{Has, NotOpened};
 use super::{Connected, Launch, Told, balloon, error, lease, pages, process, spec, stats};
 use crate::apply::leases::Used;
@@ -187,6 +188,33 @@ impl<'a, 'l, 'c> Supervisor<'a, 'l, 'c> {
         drop(running);
         if ours {
             (self.launch.tell)(Told::DmaFault(fault));
+        }
+    }
+
+    /// Looks at the links of its virtio networks, and has its drivers know of those that went down or came
+    /// up again.
+    pub fn look_at(&self, links: &Links) {
+        let trouble = |cause: String| {
+            // A process that is about to end answers nobody.
+            if self.has_gone() {
+                return;
+            }
+            let message = format!("the state of its links is not known to it: {cause}");
+            let failure = Failure::failed(OwnReason::Guest, self.name(), message);
+            (self.launch.tell)(Told::Trouble(&failure));
+        };
+        let tell = |News { place, network, down }: News| {
+            let request = Request::SetLink { network: place, up: down.is_none() };
+            if let Err(cause) = self.link.ask(&request, &[]) {
+                return trouble(cause);
+            }
+            (self.launch.tell)(match &down {
+                Some(reason) => Told::NetworkDown { network: &network, reason },
+                None => Told::NetworkUp { network: &network },
+            });
+        };
+        if let Err(error) = links.look(tell) {
+            trouble(error.to_string());
         }
     }
 

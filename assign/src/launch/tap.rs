@@ -21,6 +21,8 @@ const IFF_TAP: u16 = 0x0002;
 const IFF_NO_PI: u16 = 0x1000;
 /// A virtio-net header before each frame.
 const IFF_VNET_HDR: u16 = 0x4000;
+/// Several descriptors, each with a queue of its own.
+const IFF_MULTI_QUEUE: u16 = 0x0100;
 /// The kernel puts the lowest free number in place of `%d`.
 const NAME: &[u8] = b"as-tap%d";
 
@@ -32,8 +34,19 @@ struct Request {
     rest: [u8; 22],
 }
 
-/// Makes a TAP interface, puts it on `bridge` and sets it up. It is there until the descriptor is
-/// closed.
+/// A TAP interface.
+#[derive(Debug)]
+pub struct Tap {
+    /// Descriptors of it, one for each queue. It lives as long as one of them.
+    pub files: Vec<OwnedFd>,
+    /// Its name.
+    pub name: String,
+    /// The kernel's number for it.
+    pub index: u32,
+}
+
+/// Makes a TAP interface with so many queues, at least one, puts it on `bridge` and sets it up. It is there
+/// until its descriptors are closed.
 ///
 /// # Errors
 /// Cause and remedy.
@@ -41,7 +54,8 @@ pub fn open(
     root: &HostRoot,
     bridge: &str,
     guest_mac: MacAddress,
-) -> Result<OwnedFd, (String, String)> {
+    queues: u16,
+) -> Result<Tap, (String, String)> {
     let log = || "The kernel's log (dmesg) may say more.".to_owned();
     let bridge_folder = root.netdev(bridge);
     if !HostRoot::is_component(bridge) || !bridge_folder.exists() {
@@ -58,30 +72,42 @@ pub fn open(
         return Err((format!("{bridge} is not a bridge"), remedy.to_owned()));
     }
     let path = root.dev("net/tun");
-    let file = OpenOptions::new().read(true).write(true).open(&path).map_err(|error| {
-        let remedy = match error.kind() {
-            ErrorKind::NotFound => "Load the kernel's module with `modprobe tun`.".to_owned(),
-            ErrorKind::PermissionDenied => "Run assign as root.".to_owned(),
-            _ => log(),
-        };
-        (format!("{}: {error}", path.display()), remedy)
-    })?;
-    let name = attach(&file).map_err(|error| {
-        let remedy = match error.kind() {
-            ErrorKind::PermissionDenied => "It needs CAP_NET_ADMIN: run assign as root.".to_owned(),
-            _ => log(),
-        };
-        (format!("no TAP interface could be made: {error}"), remedy)
-    })?;
-    let connect = || -> io::Result<()> {
+    let another = |name: &[u8]| {
+        let file = OpenOptions::new().read(true).write(true).open(&path).map_err(|error| {
+            let remedy = match error.kind() {
+                ErrorKind::NotFound => "Load the kernel's module with `modprobe tun`.".to_owned(),
+                ErrorKind::PermissionDenied => "Run assign as root.".to_owned(),
+                _ => log(),
+            };
+            (format!("{}: {error}", path.display()), remedy)
+        })?;
+        let name = attach(&file, name, queues > 1).map_err(|error| {
+            let remedy = match error.kind() {
+                ErrorKind::PermissionDenied => {
+                    "It needs CAP_NET_ADMIN: run assign as root.".to_owned()
+                }
+                _ => log(),
+            };
+            (format!("no TAP interface could be made: {error}"), remedy)
+        })?;
+        Ok::<_, (String, String)>((OwnedFd::from(file), name))
+    };
+    let (first, name) = another(NAME)?;
+    let mut files = vec![first];
+    for _ in 1..queues {
+        files.push(another(name.as_bytes())?.0);
+    }
+    let connect = || -> io::Result<u32> {
         let (tap, bridge) = (index(root, &name)?, index(root, bridge)?);
         let mut netlink = Rtnetlink::open()?;
         netlink.set_mac(tap, own_mac(guest_mac))?;
         netlink.set_controller(tap, bridge)?;
-        netlink.set_up(tap, true)
+        netlink.set_up(tap, true)?;
+        Ok(tap)
     };
-    connect().map_err(|error| (format!("{name} could not be put on it: {error}"), log()))?;
-    Ok(file.into())
+    let index =
+        connect().map_err(|error| (format!("{name} could not be put on it: {error}"), log()))?;
+    Ok(Tap { files, name, index })
 }
 
 /// The interface's own address: the guest's with the highest first byte that is local and unicast.
@@ -91,10 +117,12 @@ fn own_mac(MacAddress([_, b, c, d, e, f]): MacAddress) -> MacAddress {
     MacAddress([0xfe, b, c, d, e, f])
 }
 
-fn attach(file: &File) -> io::Result<String> {
-    let mut request =
-        Request { name: [0; 16], flags: IFF_TAP | IFF_NO_PI | IFF_VNET_HDR, rest: [0; 22] };
-    for (byte, wanted) in request.name.iter_mut().zip(NAME) {
+/// Attaches `file` to the interface `wanted`, which is made if it is not there, and names it.
+fn attach(file: &File, wanted: &[u8], of_several: bool) -> io::Result<String> {
+    let flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | if of_several { IFF_MULTI_QUEUE } else { 0 };
+    let mut request = Request { name: [0; 16], flags, rest: [0; 22] };
+    // The last byte stays 0.
+    for (byte, wanted) in request.name.iter_mut().zip(wanted.iter().take(15)) {
         *byte = *wanted;
     }
     // SAFETY: TUNSETIFF reads and writes one `struct ifreq` of 40 bytes, whose layout `Request` has
@@ -126,7 +154,7 @@ mod tests {
     fn a_missing_bridge_is_named_with_its_remedy() {
         let root = HostRoot::at("/nonexistent");
         let (cause, remedy) =
-            open(&root, "br7", MacAddress([2; 6])).expect_err("there is no such bridge");
+            open(&root, "br7", MacAddress([2; 6]), 1).expect_err("there is no such bridge");
         assert_eq!(cause, "the host has no interface br7");
         assert!(remedy.contains("ip link add br7 type bridge"), "{remedy}");
     }

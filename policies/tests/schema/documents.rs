@@ -82,6 +82,7 @@ spec:
       fallback: {virtio: {bridge: br0}}
     - name: net1
       virtio: {bridge: br1}
+      queues: 2
   devices:
     - {name: gpu0, claim: {pool: whole, numa: preferred}, optional: true}
   rng: true
@@ -355,6 +356,9 @@ pub const WRONG: &[&str] = &[
     guest!("memory: {size: 1GiB}, disks: [{name: a, path: b, serial: a b}]"),
     guest!("memory: {size: 1GiB}, disks: [{name: a, path: b, serial: 0123456789-0123456789}]"),
     guest!("memory: {size: 1GiB}, disks: [{name: a, path: b, queues: 0}]"),
+    guest!("memory: {size: 1GiB}, networks: [{name: a, virtio: {bridge: b}, queues: 0}]"),
+    guest!("memory: {size: 1GiB}, networks: [{name: a, virtio: {bridge: b}, queues: 9}]"),
+    guest!("memory: {size: 1GiB}, networks: [{name: a, virtio: {bridge: b}, queues: true}]"),
     guest!("memory: {size: 1GiB}, disks: [{name: a, path: b, queues: 17}]"),
     guest!("memory: {size: 1GiB}, disks: [{name: a, path: b, readOnly: 1}]"),
     guest!("memory: {size: 1GiB}, cpus: {count: 2, model: x86-64-v1}"),
@@ -420,6 +424,10 @@ pub const ONLY_THE_READER: &[&str] = &[
         "memory: {size: 1GiB}, disks: [{name: cidata, path: b}], cloudInit: {metaData: {hostname: a}}"
     ),
     guest!("memory: {size: 1GiB}, cloudInit: {metaData: {hostname: a}}, limits: {tasks: 19}"),
+    guest!("memory: {size: 1GiB}, networks: [{name: a, virtio: {bridge: b}, queues: 2}]"),
+    guest!(
+        "memory: {size: 1GiB}, cpus: {count: 2}, networks: [{name: a, claim: {pool: b}, queues: 2}]"
+    ),
     guest!("memory: {size: 1GiB}, cpus: {count: 4, topology: {cores: 2}}"),
     guest!("memory: {size: 1GiB}, cpus: {count: 2, pin: {2: 1}}"),
     guest!("memory: {size: 1GiB}, cpus: {count: 2, pin: {0: \"3-1\"}}"),

@@ -68,6 +68,25 @@ impl Rtnetlink {
         Ok(links)
     }
 
+    /// One interface by its number; `None` where there is none.
+    ///
+    /// # Errors
+    /// The kernel's, or an answer that is none.
+    pub fn link(&mut self, index: u32) -> io::Result<Option<Link>> {
+        let mut message = link_message(index);
+        message.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+        let mut found = None;
+        let asked = self.each(RouteNetlinkMessage::GetLink(message), 0, |answer| {
+            if let RouteNetlinkMessage::NewLink(message) = answer {
+                found = Some(link(&message));
+            }
+        });
+        match asked {
+            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(None),
+            asked => asked.map(|()| found),
+        }
+    }
+
     /// The id by which this namespace knows another one; `None` where it has none yet
     /// (`RTM_GETNSID`).
     ///

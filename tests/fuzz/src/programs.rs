@@ -19,11 +19,13 @@ const CARD_PACKED: &[u8] = &[8];
 const DISK_PACKED: &[u8] = &[9];
 const NUMBERS_PACKED: &[u8] = &[11];
 const BALLOON_PACKED: &[u8] = &[13];
+const CARD_OF_TWO_PAIRS: &[u8] = &[6];
 const TURN: &[u8] = &[11];
 const FIRST: u8 = 0;
 const SECOND: u8 = 1;
 const THIRD: u8 = 2;
 const FOURTH: u8 = 3;
+const FIFTH: u8 = 4;
 
 /// Each with how many buffers its device gives back.
 pub fn virtio() -> Vec<Seed<usize>> {
@@ -40,7 +42,33 @@ fn split() -> Vec<Seed<usize>> {
         ("card-receives", join(&[CARD, &begin(8), &read(FIRST, 0, 2048), &frame(100), TURN]), 1),
         (
             "card-has-too-small-a-buffer",
-            join(&[CARD, &begin(8), &read(FIRST, 0, 64), &frame(500), &frame(20), TURN]),
+            join(&[CARD, &[5 | 3 << 4, 8], &read(FIRST, 0, 64), &frame(500), &frame(20), TURN]),
+            1,
+        ),
+        (
+            "card-receives-in-two-buffers",
+            join(&[
+                CARD,
+                &begin(8),
+                &describe(FIRST, 0, 0x8000, 64, 2, 0),
+                &describe(FIRST, 1, 0x8100, 200, 2, 0),
+                &[9 | FIRST << 4, 0, 9 | FIRST << 4, 1, 10 | FIRST << 4],
+                &frame(100),
+                TURN,
+            ]),
+            2,
+        ),
+        (
+            "card-of-two-pairs-is-told-so",
+            join(&[
+                CARD_OF_TWO_PAIRS,
+                &begin(8),
+                &put(0x8000, &[4, 0, 2, 0]),
+                &describe(FIFTH, 0, 0x8000, 4, 1, 1),
+                &describe(FIFTH, 1, 0x8010, 1, 2, 0),
+                &[9 | FIFTH << 4, 0, 10 | FIFTH << 4],
+                TURN,
+            ]),
             1,
         ),
         (

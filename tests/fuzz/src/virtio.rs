@@ -3,10 +3,10 @@
 //!
 //! The bytes are, zero where they end:
 //! ```text
-//! device        0 a network card · 1 a disk · 2 a disk of two queues that is read-only
+//! device        0 a network card · 6 one with two pairs of queues · 1 a disk · 2 a disk of two queues that is read-only
 //!               3 a source of random numbers · 4 sockets between guest and host (vhost)
-//!               5 a balloon (of bits 0 to 2; 6 and 7 are as 2 and 3); with bit 3, the good driver that
-//!               comes in the end has packed rings
+//!               5 a balloon (of bits 0 to 2; 7 is as 3); with bit 3, the good driver that comes in the
+//!               end has packed rings
 //! actions       until the end, each: what (bits 0 to 3) and how (bits 4 to 7, see `act`), then its
 //!               operands
 //! ```
@@ -45,11 +45,13 @@ const USED: u16 = 1 << 15;
 const MSIX_ON: u16 = 0x8000;
 const RING_PACKED: u64 = 1 << 34;
 
-/// Where a good driver has its queues: a balloon has four, sockets have three, and other devices two.
-const BASES: [u64; 4] = [0, 0x4000, 0xc000, 0x2_0000];
+/// Where a good driver has its queues: a card with two pairs has five, a balloon four, sockets have three, and
+/// other devices two.
+const BASES: [u64; 5] = [0, 0x4000, 0xc000, 0x2_0000, 0x2_2000];
 const QUEUES: usize = 2;
 const QUEUES_OF_SOCKETS: usize = 3;
 const QUEUES_OF_BALLOON: usize = 4;
+const QUEUES_OF_PAIRS: usize = 5;
 /// Where a good driver has its buffers.
 const BUFFER: u64 = 0x8000;
 /// The header before each frame.
@@ -137,9 +139,10 @@ pub fn virtio(bytes: &[u8]) {
 pub fn run(bytes: &[u8]) -> Outcome {
     let mut input = Input(bytes);
     let kind = match input.byte() & 7 {
-        0 => Kind::Network,
+        0 => Kind::Network { pairs: 1 },
+        6 => Kind::Network { pairs: 2 },
         1 => Kind::Disk { read_only: false, queues: 1 },
-        2 | 6 => Kind::Disk { read_only: true, queues: 2 },
+        2 => Kind::Disk { read_only: true, queues: 2 },
         3 | 7 => Kind::Random,
         4 => Kind::Sockets,
         _ => Kind::Balloon,
@@ -164,6 +167,7 @@ impl Driver {
     fn new(kind: Kind) -> Driver {
         let machine = Machine::new(kind).expect("a machine");
         let count = match kind {
+            Kind::Network { pairs: 2 } => QUEUES_OF_PAIRS,
             Kind::Balloon => QUEUES_OF_BALLOON,
             Kind::Sockets => QUEUES_OF_SOCKETS,
             _ => QUEUES,
@@ -382,11 +386,13 @@ impl Driver {
                 self.machine.put(address, &input.few(how + 1));
             }
             5 => {
-                // What it does without: indirect descriptors, event indexes, flushes; and what it does only
-                // where it says so: packed rings, which can have a size that is no power of two.
+                // What it does without: indirect descriptors, event indexes, flushes, frames in several
+                // buffers; and what it does only where it says so: packed rings, which can have a size that
+                // is no power of two.
                 let without = u64::from(input.byte());
                 let bit = |at: u32, feature: u32| (without >> at & 1) << feature;
-                let features = !(bit(0, 28) | bit(1, 29) | bit(2, 9) | bit(3, 34) ^ RING_PACKED);
+                let without_it = bit(0, 28) | bit(1, 29) | bit(2, 9) | bit(4, 15);
+                let features = !(without_it | bit(3, 34) ^ RING_PACKED);
                 let less = u16::from(features & RING_PACKED != 0 && how > 1);
                 self.begin(features, (1 << how.min(9)) - less);
             }
@@ -422,10 +428,16 @@ impl Driver {
             12 => {
                 let (length, fill) = (input.short(), input.byte());
                 self.machine.ask_for(length);
+                self.machine.set_link(fill & 2 != 0);
                 if fill & 1 != 0 {
                     self.machine.ask_for_statistics();
                 }
-                self.machine.arrive(&vec![fill; length.into()]);
+                let mut frame = vec![fill; length.into()];
+                // What a TAP hands out has a header of some sense.
+                if fill & 8 == 0 {
+                    frame.iter_mut().take(HEADER).for_each(|byte| *byte = 0);
+                }
+                self.machine.arrive(&frame);
             }
             13 => {
                 let (kind, sector, length) = (input.byte(), input.short(), input.short());
@@ -454,7 +466,12 @@ impl Driver {
         self.machine.clear_wire();
         let before = self.machine.interrupts();
         let queue = match self.kind {
-            Kind::Network => self.send_and_receive(),
+            Kind::Network { pairs } => {
+                if pairs > 1 {
+                    self.use_pairs(pairs);
+                }
+                self.send_and_receive()
+            }
             Kind::Disk { queues, .. } => {
                 let queue = usize::from(queues) - 1;
                 self.read_sector(queue);
@@ -493,6 +510,20 @@ impl Driver {
         }
         let written = self.machine.get(self.queues[queue].at[2] + 8, 4).expect("RAM");
         u32::from_le_bytes([written[0], written[1], written[2], written[3]])
+    }
+
+    /// Asks a card for so many pairs of queues, and for one more.
+    fn use_pairs(&mut self, pairs: u16) {
+        let queue = usize::from(pairs) * 2;
+        for (count, answer) in [(pairs, 0), (pairs + 1, 1)] {
+            self.machine.put(BUFFER, &[4, 0, count as u8, 0, 0xee]);
+            self.describe(queue, 0, (BUFFER, 4), NEXT, 1);
+            self.describe(queue, 1, (BUFFER + 4, 1), WRITE, 0);
+            self.offer(queue, 0);
+            self.kick(queue);
+            self.turn();
+            assert_eq!(self.machine.get(BUFFER + 4, 1), Some(vec![answer]), "{count} pairs");
+        }
     }
 
     /// Pages of a balloon, and others that are free: these are empty then, and no others.

@@ -12,13 +12,13 @@ use crate::machine::memory::{GuestMemory, Slots};
 use crate::machine::vcpu::Buses;
 use crate::pci::bar::{Allocator, Windows};
 use crate::pci::root::{Full, RootComplex};
-use crate::spec::{VfioDevice, VirtioNet};
+use crate::spec::VfioDevice;
 use crate::timeline::Timeline;
 use crate::vfio::device::{Surroundings, VfioFunction};
 use crate::vfio::dma::IoSpace;
 use crate::vfio::sys::Device;
 use crate::virtio::VirtioDevice;
-use crate::virtio::net::Net;
+use crate::virtio::net::{Config, Net};
 use crate::virtio::rng::Rng;
 use crate::virtio::transport::{self, Doorbells, VirtioFunction};
 use crate::virtio::vhost::net::KernelNet;
@@ -92,24 +92,24 @@ impl Board {
         Ok(Present { slot, function })
     }
 
-    /// Puts a virtio network card over `tap` on the bus, whose frames the kernel moves where it lends us
-    /// its `vhost`.
+    /// Puts a virtio network card over the descriptors of a TAP on the bus, whose frames the kernel moves
+    /// where it lends us a vhost for each.
     ///
     /// # Errors
     /// The device's, or that the bus or its window is full.
     pub fn add_network(
         &self,
-        tap: OwnedFd,
-        vhost: Option<OwnedFd>,
-        network: &VirtioNet,
+        taps: Vec<OwnedFd>,
+        vhosts: Vec<OwnedFd>,
+        config: Arc<Config>,
         allocator: &mut Allocator,
     ) -> Result<()> {
-        if let Some(vhost) = vhost {
-            let net = Arc::new(KernelNet::new(tap, vhost, network, &self.memory)?);
+        if !vhosts.is_empty() {
+            let net = Arc::new(KernelNet::new(taps, vhosts, config, &self.memory)?);
             net.listen(&self.events)?;
             return self.add_virtio(net, allocator);
         }
-        let net = Arc::new(Net::new(tap, network)?);
+        let net = Arc::new(Net::new(taps, config)?);
         net.listen(&self.events)?;
         self.add_virtio(net, allocator)
     }

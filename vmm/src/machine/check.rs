@@ -9,8 +9,8 @@ use crate::error::{Error, Result};
 use crate::pci::root::SLOTS;
 use crate::spec::{
     DeviceSource, Disk, FIRST_CID, GuestSpec, Iommu, LAST_CID, LAST_HOST_NODE, MAX_DISK_QUEUES,
-    MAX_NAME, MAX_NODES, MIN_MEMORY, Memory, MemoryNode, NODE_GRAIN, Vfio, VfioGroup, VirtioNet,
-    Vsock,
+    MAX_NAME, MAX_NETWORK_QUEUES, MAX_NODES, MIN_MEMORY, Memory, MemoryNode, NODE_GRAIN, Vfio,
+    VfioGroup, VirtioNet, Vsock,
 };
 use crate::virtio::balloon::check_target;
 
@@ -130,6 +130,13 @@ fn check_disk(disk: &Disk) -> Result<()> {
 }
 
 fn check_network(network: &VirtioNet) -> Result<()> {
+    let (queues, vhosts) = (network.taps.len(), network.vhosts.len());
+    if !(1..=MAX_NETWORK_QUEUES).contains(&queues) || ![0, queues].contains(&vhosts) {
+        return refuse(format!(
+            "a network card with {queues} TAPs and {vhosts} of vhost; 1 to {MAX_NETWORK_QUEUES} and as many, \
+             or none, are possible"
+        ));
+    }
     if network.mac[0] & 1 != 0 || network.mac == [0; 6] {
         let mac = network.mac.map(|byte| format!("{byte:02x}")).join(":");
         return refuse(format!("{mac} is no address of a single network card"));
@@ -231,8 +238,8 @@ mod tests {
             events: None,
             control: None,
             networks: vec![VirtioNet {
-                tap: Descriptor(6),
-                vhost: Some(Descriptor(10)),
+                taps: vec![Descriptor(6)],
+                vhosts: vec![Descriptor(10)],
                 mac: [2, 0, 0, 0, 0, 1],
             }],
             disks: vec![Disk {

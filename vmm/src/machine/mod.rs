@@ -67,12 +67,13 @@ use crate::pci::bar::{Allocator, Windows};
 use crate::pci::gate::Gate;
 use crate::pci::root::RootComplex;
 use crate::sandbox::{self, Kind};
-use crate::spec::{Bound, GuestEvent, GuestSpec, Phase, StopReason, VfioDevice, VirtioNet, Vsock};
+use crate::spec::{Bound, Descriptor, GuestEvent, GuestSpec, Phase, StopReason, VfioDevice, Vsock};
 use crate::timeline::Timeline;
 use crate::vfio::arrival::{self, Opening};
 use crate::vfio::dma::IoSpace;
 use crate::virtio::balloon::Balloon;
 use crate::virtio::block::Block;
+use crate::virtio::net::Config;
 use crate::{boot, control, devices};
 
 /// What is made before the process is shut in.
@@ -186,12 +187,15 @@ impl Machine {
         };
         let creating = timeline.begin(Phase::CreateVcpus, None);
         let networks = spec.networks.iter().map(|network| {
-            let tap = inherited.take(network.tap, "a TAP")?;
-            let vhost =
-                network.vhost.map(|vhost| inherited.take(vhost, "vhost-net")).transpose()?;
-            Ok(Card { tap, vhost, network: network.clone() })
+            let mut all = |descriptors: &[Descriptor], what| {
+                let taken = descriptors.iter().map(|one| inherited.take(*one, what));
+                taken.collect::<Result<Vec<_>>>()
+            };
+            let (taps, vhosts) = (all(&network.taps, "a TAP")?, all(&network.vhosts, "vhost-net")?);
+            Ok(Card { config: Config::new(network.mac, taps.len() as u16), taps, vhosts })
         });
-        let networks = networks.collect::<Result<_>>()?;
+        let networks = networks.collect::<Result<Vec<_>>>()?;
+        let links = networks.iter().map(|card| card.config.clone()).collect();
         let sockets = |vsock: Vsock| Ok((inherited.take(vsock.vhost, "vhost-vsock")?, vsock.cid));
         let vsock = spec.vsock.map(sockets).transpose()?;
         let control = spec.control.map(|socket| inherited.take(socket, "the control socket"));
@@ -226,7 +230,7 @@ impl Machine {
             .collect::<Result<_>>()?;
         timeline.end(creating);
         let statistics = Statistics { counters, root, hotplug, balloon, memory, timeline };
-        let controls = Arc::new(Controls { statistics, power, pause: Pause::new()? });
+        let controls = Arc::new(Controls { statistics, power, pause: Pause::new()?, links });
         let reporter = reporter.clone();
         let bound = spec.cpus.bound.clone();
         let disks = kept;
@@ -308,8 +312,8 @@ impl Machine {
         if let Some((space, pinned, devices)) = opened {
             hotplug.settle(space, pinned, devices, &mut allocator)?;
         }
-        for Card { tap, vhost, network } in networks {
-            board.add_network(tap, vhost, &network, &mut allocator)?;
+        for Card { taps, vhosts, config } in networks {
+            board.add_network(taps, vhosts, config, &mut allocator)?;
         }
         for disk in disks {
             disk.start(&self.stop)?;
@@ -402,9 +406,9 @@ fn event_device(
 
 /// A virtio network card, as far as it was handed to us.
 struct Card {
-    tap: OwnedFd,
-    vhost: Option<OwnedFd>,
-    network: VirtioNet,
+    taps: Vec<OwnedFd>,
+    vhosts: Vec<OwnedFd>,
+    config: Arc<Config>,
 }
 
 /// What is there only once the vCPUs run.

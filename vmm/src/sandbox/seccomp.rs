@@ -143,9 +143,9 @@ const SUBSYSTEMS: [u64; 3] = [0xae00, (b';' as u64) << 8, 0xaf00];
 /// Of vhost all the same not (`VHOST_VSOCK_SET_GUEST_CID`): the launcher chooses a guest's CID, and nobody
 /// who takes the process over may be taken for another guest.
 const SET_GUEST_CID: u64 = 0x4008_af60;
-/// Those of subsystems whose others are not allowed: `FIONBIO`, and of TAPs `TUNSETOFFLOAD` and
-/// `TUNSETVNETHDRSZ`.
-const REQUESTS: [u64; 3] = [0x5421, 0x4004_54d0, 0x4004_54d8];
+/// Those of subsystems whose others are not allowed: `FIONBIO`, and of TAPs `TUNSETOFFLOAD`,
+/// `TUNSETVNETHDRSZ` and `TUNSETQUEUE`.
+const REQUESTS: [u64; 4] = [0x5421, 0x4004_54d0, 0x4004_54d8, 0x4004_54d9];
 
 /// Advice of madvise(2) that any thread gives: that pages go back to the host, of the guest's memory and, by
 /// the C library, of its own.

@@ -61,6 +61,11 @@ pub trait VirtioDevice: Send + Sync {
     fn class(&self) -> u32;
     /// Feature bits it offers.
     fn features(&self) -> u64;
+    /// Whether it can work with these of its features together (virtio 1.3, 2.2.2). Most can with any.
+    fn accepts(&self, features: u64) -> bool {
+        let _ = features;
+        true
+    }
     /// Largest size of each of its queues: a power of two.
     fn queue_sizes(&self) -> &[u16];
     /// The event that a driver's notification of queue `index` signals.
@@ -114,6 +119,7 @@ pub struct Activation {
 }
 
 /// How the driver is told of something: of used buffers, or of a change of the device.
+#[derive(Clone)]
 pub struct Interrupt {
     msix: Arc<Mutex<Msix>>,
     vector: u16,
@@ -138,6 +144,7 @@ impl Interrupt {
 }
 
 /// How the driver is told that the device's configuration or status has changed (virtio 1.3, 2.3 and 2.1.2).
+#[derive(Clone)]
 pub struct Changed {
     isr: Arc<AtomicU8>,
     interrupt: Interrupt,
@@ -155,6 +162,7 @@ impl Changed {
 }
 
 /// The device's way to give up (virtio 1.3, 2.1.2).
+#[derive(Clone)]
 pub struct Failure {
     broken: Arc<AtomicBool>,
     changed: Changed,

@@ -98,6 +98,23 @@ impl Queue {
         }
     }
 
+    /// Gives the driver several buffers back, and the bytes written into each. It sees none of them before
+    /// all: where one thing is in several, a driver that looked in between would miss the rest (virtio 1.3,
+    /// 5.1.6.4.2).
+    ///
+    /// # Errors
+    /// [`Broken`] where there is no such buffer.
+    pub fn add_used_together(
+        &mut self,
+        memory: &GuestMemory,
+        used: &[(Head, u32)],
+    ) -> Result<(), Broken> {
+        match &mut self.ring {
+            Ring::Split(ring) => ring.add_used_together(memory, used),
+            Ring::Packed(ring) => ring.add_used_together(memory, used),
+        }
+    }
+
     /// Whether the driver wants to be told of what was given back since this was asked last.
     ///
     /// # Errors

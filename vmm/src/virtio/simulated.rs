@@ -26,7 +26,7 @@ use self::kernel::Kernel;
 use super::VirtioDevice;
 use super::balloon::Balloon;
 use super::block::{Block, SECTOR};
-use super::net::{Net, TOKEN_TAP};
+use super::net::{Config, Net, TOKEN_TAP};
 use super::rng::Rng;
 use super::transport::{Doorbells, Surroundings, VirtioFunction};
 use super::vhost::vsock::Vsock;
@@ -68,7 +68,10 @@ const FRAME_MAX: usize = 1 << 17;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// A network card.
-    Network,
+    Network {
+        /// Of how many pairs of queues.
+        pairs: u16,
+    },
     /// A disk.
     Disk {
         /// It cannot be written to.
@@ -98,11 +101,11 @@ pub struct Machine {
 }
 
 enum Device {
-    /// The card has one end of the wire, of which `tap` is a copy.
+    /// The card has one end of each wire, of which `taps` are copies.
     Network {
         card: Arc<Net>,
-        tap: UnixDatagram,
-        wire: UnixDatagram,
+        taps: Vec<UnixDatagram>,
+        wires: Vec<UnixDatagram>,
     },
     Disk {
         disk: Arc<Block>,
@@ -178,7 +181,8 @@ impl Machine {
             |device: &dyn VirtioDevice, queue: u16| device.kick(queue).is_some_and(is_signalled);
         match &self.device {
             Device::Network { card, .. } => {
-                for queue in (0..2).filter(|queue| kicked(&**card, *queue)) {
+                let queues = card.queue_sizes().len() as u16;
+                for queue in (0..queues).filter(|queue| kicked(&**card, *queue)) {
                     card.ready(queue.into());
                 }
             }
@@ -217,12 +221,14 @@ impl Machine {
         Some(balloon.known())
     }
 
-    /// A frame with its header comes in from outside, if the device is a card.
+    /// A frame with its header comes in from outside for each pair of queues, if the device is a card.
     pub fn arrive(&self, frame: &[u8]) {
-        let Device::Network { card, wire, .. } = &self.device else { return };
-        // One that nobody takes is lost when the wire is full.
-        if wire.send(frame).is_ok() {
-            card.ready(TOKEN_TAP);
+        let Device::Network { card, wires, .. } = &self.device else { return };
+        for (token, wire) in (TOKEN_TAP..).zip(wires) {
+            // One that nobody takes is lost when the wire is full.
+            if wire.send(frame).is_ok() {
+                card.ready(token);
+            }
         }
     }
 
@@ -231,20 +237,31 @@ impl Machine {
     /// # Panics
     /// Where one holds what is not in RAM.
     pub fn sent(&self) -> Vec<Vec<u8>> {
-        let Device::Network { wire, .. } = &self.device else { return Vec::new() };
+        let Device::Network { wires, .. } = &self.device else { return Vec::new() };
         let mut frame = vec![0; FRAME_MAX];
         let mut frames = Vec::new();
-        while let Ok(length) = wire.recv(&mut frame) {
-            self.ram.expect_no_secret(&frame[..length]);
-            frames.push(frame[..length].to_vec());
+        for wire in wires {
+            while let Ok(length) = wire.recv(&mut frame) {
+                self.ram.expect_no_secret(&frame[..length]);
+                frames.push(frame[..length].to_vec());
+            }
         }
         frames
     }
 
     /// Frames under way, in both directions, are lost.
     pub fn clear_wire(&self) {
-        let Device::Network { tap, wire, .. } = &self.device else { return };
-        while tap.recv(&mut [0]).is_ok() || wire.recv(&mut [0]).is_ok() {}
+        let Device::Network { taps, wires, .. } = &self.device else { return };
+        for (tap, wire) in taps.iter().zip(wires) {
+            while tap.recv(&mut [0]).is_ok() || wire.recv(&mut [0]).is_ok() {}
+        }
+    }
+
+    /// Takes the link of a card up or down.
+    pub fn set_link(&self, up: bool) {
+        if let Device::Network { card, .. } = &self.device {
+            card.config.set_link(up);
+        }
     }
 
     /// What is on the disk, of `length` bytes; nothing where there is no disk.
@@ -296,13 +313,18 @@ impl Device {
     fn new(kind: Kind, memory: &GuestMemory) -> Result<Device> {
         use crate::error::Trying;
         Ok(match kind {
-            Kind::Network => {
-                let (tap, wire) = UnixDatagram::pair().system("make a wire")?;
-                tap.set_nonblocking(true).system("set up a wire")?;
-                wire.set_nonblocking(true).system("set up a wire")?;
-                let copy = tap.try_clone().system("share a wire")?;
-                let card = Arc::new(Net::over(OwnedFd::from(tap).into(), MAC)?);
-                Device::Network { card, tap: copy, wire }
+            Kind::Network { pairs } => {
+                let (mut ends, mut taps, mut wires) = (Vec::new(), Vec::new(), Vec::new());
+                for _ in 0..pairs {
+                    let (tap, wire) = UnixDatagram::pair().system("make a wire")?;
+                    tap.set_nonblocking(true).system("set up a wire")?;
+                    wire.set_nonblocking(true).system("set up a wire")?;
+                    taps.push(tap.try_clone().system("share a wire")?);
+                    wires.push(wire);
+                    ends.push(OwnedFd::from(tap));
+                }
+                let card = Arc::new(Net::on_sockets(ends, Config::new(MAC, pairs))?);
+                Device::Network { card, taps, wires }
             }
             Kind::Disk { read_only, queues } => {
                 let file = memfd_create(c"disk", MemfdFlags::CLOEXEC).system("create a file")?;

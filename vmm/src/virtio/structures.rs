@@ -221,7 +221,8 @@ impl Structures {
         }
         if status & FEATURES_OK != 0 {
             let unknown = common.driver_features & !self.features();
-            if unknown != 0 || common.driver_features & F_VERSION_1 == 0 {
+            let version_1 = common.driver_features & F_VERSION_1 != 0;
+            if unknown != 0 || !version_1 || !self.device.accepts(common.driver_features) {
                 status &= !FEATURES_OK;
             }
         }

@@ -9,7 +9,7 @@
 //! which is the guest's RAM. Those of the rings it takes as they are, so each is checked here to be whole
 //! in one range of RAM.
 //!
-//! [`net`] is a network card, [`vsock`] are sockets between guest and host, and [`sys`] has the calls.
+//! [`net`] is a network card, of [`pairs`] of queues, [`vsock`] are sockets between guest and host, and [`sys`] has the calls.
 
 use std::sync::{Arc, Mutex};
 
@@ -25,6 +25,7 @@ use crate::pci::vector::Source;
 use crate::warnings::Warnings;
 
 pub mod net;
+pub mod pairs;
 #[allow(unsafe_code)]
 pub mod sys;
 pub mod vsock;
@@ -56,7 +57,7 @@ pub trait Engine: Send + Sync {
     /// # Errors
     /// The kernel's.
     fn set_call(&self, index: u32, call: Option<&EventFd>) -> Result<()>;
-    /// Starts all queues, or stops them: on return the kernel uses none any more. Those that are stopped
+    /// Starts the queues that were set, or stops all: on return the kernel uses none any more. Those that are stopped
     /// already stay so.
     ///
     /// # Errors
@@ -180,6 +181,10 @@ impl Queues {
         let engine = &self.inner.engine;
         engine.set_features(features & (self.features | F_VERSION_1), *features)?;
         for ((index, queue), kick) in (0..).zip(queues).zip(&self.kicks) {
+            // One that the driver does without.
+            if !queue.is_ready() {
+                continue;
+            }
             let setup = queue.setup();
             let entries = usize::from(setup.size);
             let at = |address: u64, bytes: usize| {
@@ -200,6 +205,11 @@ impl Queues {
             engine.set_call(index, call.as_deref())?;
         }
         engine.set_running(true)
+    }
+
+    /// Says that something about the device went wrong.
+    pub fn warn(&self, error: Error) {
+        self.inner.warn(Err(error));
     }
 
     /// The driver gave up the queues: on return the kernel has none.

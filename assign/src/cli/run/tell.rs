@@ -165,6 +165,8 @@ fn json(guest: &str, told: &Told<'_>) -> Option<String> {
         Told::Wanted(device) => Happened::Wanted { guest, device: *device },
         Told::DeviceError(device) => Happened::DeviceError { guest, device },
         Told::DiskError { disk, detail } => Happened::DiskError { guest, disk, detail },
+        Told::NetworkDown { network, reason } => Happened::NetworkDown { guest, network, reason },
+        Told::NetworkUp { network } => Happened::NetworkUp { guest, network },
         Told::DmaFault(DmaFault { device, blocked }) => {
             Happened::DmaFault { guest, device: *device, blocked }
         }
@@ -228,6 +230,15 @@ enum Happened<'a> {
         guest: &'a str,
         disk: &'a str,
         detail: &'a str,
+    },
+    NetworkDown {
+        guest: &'a str,
+        network: &'a str,
+        reason: &'a str,
+    },
+    NetworkUp {
+        guest: &'a str,
+        network: &'a str,
     },
     DmaFault {
         guest: &'a str,

@@ -56,6 +56,11 @@ impl<'a> Chain<'a> {
         self.descriptors.iter().filter(|descriptor| descriptor.is_writable)
     }
 
+    /// Those that the device may read.
+    pub fn readable(&self) -> Filter<Iter<'a, Descriptor>, impl FnMut(&&'a Descriptor) -> bool> {
+        self.descriptors.iter().filter(|descriptor| !descriptor.is_writable)
+    }
+
     /// Reads what is for the device to read.
     ///
     /// # Errors

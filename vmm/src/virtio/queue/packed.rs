@@ -245,20 +245,46 @@ impl Ring {
         head: Head,
         length: u32,
     ) -> Result<(), Broken> {
-        let place = self.place(self.next_used);
-        let turn = if self.next_used.wrap { AVAILABLE | USED } else { 0 };
-        let flags = turn | if length > 0 { WRITE } else { 0 };
+        self.add_used_together(memory, &[(head, length)])
+    }
+
+    /// Gives several buffers back, of which the driver sees none before all: it looks at the first one's place.
+    ///
+    /// # Errors
+    /// [`Broken`] where the ring is not in memory.
+    pub fn add_used_together(
+        &mut self,
+        memory: &GuestMemory,
+        used: &[(Head, u32)],
+    ) -> Result<(), Broken> {
+        let first = self.next_used;
+        for (head, length) in used {
+            self.fill(memory, *head, *length)?;
+            if self.next_used != first {
+                self.pass(memory, self.next_used, *length)?;
+            }
+            self.next_used = self.next_used.after(head.entries, self.size);
+            self.taken = self.taken.saturating_sub(head.entries);
+            self.untold = self.untold.saturating_add(head.entries.into());
+        }
+        used.first().map_or(Ok(()), |(_, length)| self.pass(memory, first, *length))
+    }
+
+    /// Writes what is used next, all but its flags.
+    fn fill(&self, memory: &GuestMemory, head: Head, length: u32) -> Result<(), Broken> {
         let mut bytes = [0; (FLAGS - LENGTH) as usize];
         bytes[..4].copy_from_slice(&length.to_le_bytes());
         bytes[4..].copy_from_slice(&head.id.to_le_bytes());
-        memory.write_slice(&bytes, GuestAddress(place.0 + LENGTH)).map_err(|_| Broken)?;
-        // From here on it is the driver's.
-        let at = GuestAddress(place.0 + FLAGS);
-        memory.store(flags.to_le(), at, Ordering::Release).map_err(|_| Broken)?;
-        self.next_used = self.next_used.after(head.entries, self.size);
-        self.taken = self.taken.saturating_sub(head.entries);
-        self.untold = self.untold.saturating_add(head.entries.into());
-        Ok(())
+        let at = GuestAddress(self.place(self.next_used).0 + LENGTH);
+        memory.write_slice(&bytes, at).map_err(|_| Broken)
+    }
+
+    /// Writes the flags of the used descriptor there: from then on it is the driver's.
+    fn pass(&self, memory: &GuestMemory, position: Position, length: u32) -> Result<(), Broken> {
+        let turn = if position.wrap { AVAILABLE | USED } else { 0 };
+        let flags = turn | if length > 0 { WRITE } else { 0 };
+        let at = GuestAddress(self.place(position).0 + FLAGS);
+        memory.store(flags.to_le(), at, Ordering::Release).map_err(|_| Broken)
     }
 
     /// Whether the driver wants to be told of what was given back since this was asked last.

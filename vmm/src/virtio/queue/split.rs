@@ -1,6 +1,9 @@
 //! Split rings (virtio 1.3, 2.7), by the crate `virtio-queue`.
 
+use std::sync::atomic::{Ordering, fence};
+
 use virtio_queue::{Queue, QueueOwnedT, QueueState, QueueT};
+use vm_memory::{Bytes, GuestAddress};
 
 use super::Broken;
 use super::chain::{Descriptor, Head};
@@ -9,7 +12,11 @@ use crate::machine::memory::GuestMemory;
 
 /// The device's side of a split ring.
 #[derive(Debug)]
-pub struct Ring(Queue);
+pub struct Ring {
+    queue: Queue,
+    /// The index of used buffers when it was asked last whether the driver is to be told.
+    told: u16,
+}
 
 impl Ring {
     /// Where the driver has put it.
@@ -18,7 +25,7 @@ impl Ring {
     /// [`Broken`] where it is not all in memory, or not aligned, or of a size that is no power of two.
     pub fn new(setup: &Setup, event_idx: bool, memory: &GuestMemory) -> Result<Self, Broken> {
         let ring = Ring::unchecked(setup, event_idx)?;
-        if ring.0.is_valid(memory) { Ok(ring) } else { Err(Broken) }
+        if ring.queue.is_valid(memory) { Ok(ring) } else { Err(Broken) }
     }
 
     /// The same, wherever it may be.
@@ -34,7 +41,7 @@ impl Ring {
             avail_ring: setup.driver,
             used_ring: setup.device,
         };
-        Ok(Ring(Queue::try_from(state)?))
+        Ok(Ring { queue: Queue::try_from(state)?, told: 0 })
     }
 
     /// The next buffer, whose descriptors are put into `chain`, which is empty; none where there is none.
@@ -47,7 +54,7 @@ impl Ring {
         most: usize,
         chain: &mut Vec<Descriptor>,
     ) -> Result<Option<Head>, Broken> {
-        let Some(found) = self.0.iter(memory)?.next() else { return Ok(None) };
+        let Some(found) = self.queue.iter(memory)?.next() else { return Ok(None) };
         let head = Head { id: found.head_index(), entries: 1 };
         for descriptor in found {
             if chain.len() == most {
@@ -64,7 +71,7 @@ impl Ring {
 
     /// Offers again what was taken last.
     pub fn put_back(&mut self) {
-        self.0.go_to_previous_position();
+        self.queue.go_to_previous_position();
     }
 
     /// Has the driver tell of the next buffer. Whether there is one already.
@@ -72,7 +79,7 @@ impl Ring {
     /// # Errors
     /// [`Broken`] where the rings make no sense.
     pub fn ask_for_more(&mut self, memory: &GuestMemory) -> Result<bool, Broken> {
-        Ok(self.0.enable_notification(memory)?)
+        Ok(self.queue.enable_notification(memory)?)
     }
 
     /// Gives a buffer back, into which so many bytes were written.
@@ -85,15 +92,52 @@ impl Ring {
         head: Head,
         length: u32,
     ) -> Result<(), Broken> {
-        Ok(self.0.add_used(memory, head.id, length)?)
+        Ok(self.queue.add_used(memory, head.id, length)?)
     }
 
-    /// Whether the driver wants to be told of what was given back since this was asked last.
+    /// Gives several buffers back, of which the driver sees none before all.
+    ///
+    /// # Errors
+    /// [`Broken`] where there is no such buffer.
+    pub fn add_used_together(
+        &mut self,
+        memory: &GuestMemory,
+        used: &[(Head, u32)],
+    ) -> Result<(), Broken> {
+        let Some((&(last, length), others)) = used.split_last() else { return Ok(()) };
+        let (first, size) = (self.queue.next_used(), self.queue.size());
+        for (at, (head, length)) in (0u16..).zip(others) {
+            if head.id >= size {
+                return Err(Broken);
+            }
+            let place = u64::from(first.wrapping_add(at) % size);
+            let entry = [u32::from(head.id).to_le_bytes(), length.to_le_bytes()];
+            let address = self.queue.used_ring().checked_add(4 + 8 * place).ok_or(Broken)?;
+            memory.write_slice(entry.as_flattened(), GuestAddress(address)).map_err(|_| Broken)?;
+        }
+        // The index moves on with the last one only.
+        self.queue.set_next_used(first.wrapping_add(others.len() as u16));
+        self.add_used(memory, last, length)
+    }
+
+    /// Whether the driver wants to be told of what was given back since this was asked last. Not by the
+    /// crate's own count, which knows nothing of what was given back together.
     ///
     /// # Errors
     /// [`Broken`] where the rings make no sense.
     pub fn needs_notification(&mut self, memory: &GuestMemory) -> Result<bool, Broken> {
-        Ok(self.0.needs_notification(memory)?)
+        let now = self.queue.next_used();
+        let before = std::mem::replace(&mut self.told, now);
+        if now == before || !self.queue.event_idx_enabled() {
+            return Ok(now != before);
+        }
+        // What was given back is to be seen before it is asked (virtio 1.3, 2.7.10).
+        fence(Ordering::SeqCst);
+        let behind = 4 + 2 * u64::from(self.queue.size());
+        let address = self.queue.avail_ring().checked_add(behind).ok_or(Broken)?;
+        let event = memory.load(GuestAddress(address), Ordering::Relaxed).map_err(|_| Broken)?;
+        let event = u16::from_le(event);
+        Ok(now.wrapping_sub(event).wrapping_sub(1) < now.wrapping_sub(before))
     }
 }
 

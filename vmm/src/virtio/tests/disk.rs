@@ -5,6 +5,9 @@ use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
 use super::driver::Driver;
+use std::fs::File;
+use std::os::fd::OwnedFd;
+
 use super::*;
 use crate::devices::power::Stop;
 use crate::event::Reporter;

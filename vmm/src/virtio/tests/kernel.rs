@@ -5,6 +5,8 @@ use std::sync::Mutex;
 
 use super::*;
 use crate::pci::msix::ENTRY_SIZE;
+use crate::virtio::net::feature;
+use crate::virtio::net::taps::Taps;
 use crate::virtio::vhost::net::KernelNet;
 use crate::virtio::vhost::sys::Rings;
 use crate::virtio::vhost::vsock::Vsock;
@@ -23,7 +25,7 @@ use Call::{Features, Interrupt, Queue, Runs};
 #[derive(Default)]
 struct Record {
     calls: Mutex<Vec<Call>>,
-    events: Mutex<[Option<i32>; 2]>,
+    events: Mutex<[Option<i32>; 4]>,
     fails: bool,
 }
 
@@ -87,7 +89,14 @@ fn served<D: VirtioDevice + 'static>(
 }
 
 fn card(fails: bool) -> Served {
-    let make = |engine| KernelNet::over(engine, [2, 0, 0, 0, 0, 1]);
+    card_of(1, fails)
+}
+
+fn card_of(pairs: u16, fails: bool) -> Served {
+    let make = |engine| {
+        let taps = Arc::new(Taps::sockets(Vec::new()));
+        KernelNet::over(engine, taps, Config::new([2, 0, 0, 0, 0, 1], pairs))
+    };
     served(fails, make, |card| card.queues.clone())
 }
 
@@ -130,8 +139,8 @@ fn the_kernel_gets_the_queues_when_the_driver_is_ready_and_loses_them_at_a_reset
     let Served { bar, record, .. } = card(false);
     assert_eq!(start(&bar), ACKNOWLEDGE_DRIVER | FEATURES_OK | DRIVER_OK);
     let own = 1 << 15 | 1 << 28 | 1 << 29 | 1 << 32;
-    // The address, and what the TAP does.
-    let others = 1 << 5 | 0b11_1011_1000_0011;
+    // The address, the status, and what the TAP does.
+    let others = 1 << 5 | 1 << 16 | 0b11_1011_1000_0011;
     assert_eq!(record.take(), started(own, own | others));
     bar.write(COMMON + 0x14, &[0]);
     assert_eq!(record.take(), STOPPED);
@@ -159,6 +168,31 @@ fn sockets_keep_the_queue_for_events_from_the_kernel() {
     // One that sets up no queue for events is not ready.
     assert_eq!(start_with(&bar, 2) & NEEDS_RESET, NEEDS_RESET);
     assert_eq!(record.take(), []);
+}
+
+#[test]
+fn the_kernel_gets_the_pairs_that_a_driver_has_and_no_commands() {
+    let told = |record: &Record| {
+        let calls = record.take().into_iter();
+        let told = calls.filter(|call| matches!(call, Queue(..) | Runs(_)));
+        told.collect::<Vec<_>>()
+    };
+    let size = QUEUE_SIZE.into();
+    let Served { bar, record, .. } = card_of(2, false);
+    assert_eq!(start_with(&bar, 5), ACKNOWLEDGE_DRIVER | FEATURES_OK | DRIVER_OK);
+    let all = [Queue(0, size), Queue(1, size), Queue(2, size), Queue(3, size), Runs(true)];
+    assert_eq!(told(&record), all);
+    bar.write(COMMON + 0x14, &[0]);
+    assert_eq!(told(&record), [Runs(false)]);
+    // One that has set up one pair, and one that knows of no other.
+    assert_eq!(start_with(&bar, 2), ACKNOWLEDGE_DRIVER | FEATURES_OK | DRIVER_OK);
+    assert_eq!(told(&record), [Queue(0, size), Queue(1, size), Runs(true)]);
+    bar.write(COMMON + 0x14, &[0]);
+    record.take();
+    negotiate(&bar, !(feature::MQ | feature::CTRL_VQ));
+    set_up(&bar, 5);
+    bar.write(COMMON + 0x14, &[ACKNOWLEDGE_DRIVER | FEATURES_OK | DRIVER_OK]);
+    assert_eq!(told(&record), [Queue(0, size), Queue(1, size), Runs(true)]);
 }
 
 #[test]

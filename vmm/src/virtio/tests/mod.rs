@@ -10,11 +10,10 @@ mod kernel;
 mod packed;
 mod packed_driver;
 mod packed_queues;
+mod pairs;
 mod qcow2;
 mod rng;
 
-use std::fs::File;
-use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
 
@@ -22,7 +21,7 @@ use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::VirtioDevice;
-use super::net::Net;
+use super::net::{Config, Net, TOKEN_TAP};
 use super::structures::{
     COMMON, DEVICE, MSIX_PENDING, MSIX_TABLE, NOTIFY, NOTIFY_STEP, STATUS, Structures,
 };
@@ -49,7 +48,7 @@ const DESCRIPTOR_TABLE: u16 = 4;
 const QUEUE_SIZE: u16 = 8;
 const RECEIVE: u16 = 0;
 const TRANSMIT: u16 = 1;
-const TAP: u32 = 2;
+const TAP: u32 = TOKEN_TAP;
 const HEADER: usize = 12;
 
 #[derive(Default)]
@@ -84,8 +83,8 @@ fn card() -> (Arc<Net>, UnixDatagram) {
     let (tap, wire) = UnixDatagram::pair().unwrap();
     tap.set_nonblocking(true).unwrap();
     wire.set_nonblocking(true).unwrap();
-    let tap = File::from(OwnedFd::from(tap));
-    (Arc::new(Net::over(tap, [2, 0, 0, 0, 0, 1]).unwrap()), wire)
+    let config = Config::new([2, 0, 0, 0, 0, 1], 1);
+    (Arc::new(Net::on_sockets(vec![tap.into()], config).unwrap()), wire)
 }
 
 impl Guest {
@@ -101,8 +100,13 @@ impl Guest {
     }
 
     fn started() -> Self {
+        Guest::started_with(u64::MAX)
+    }
+
+    /// With those of these features that are offered.
+    fn started_with(features: u64) -> Self {
         let guest = Guest::new();
-        guest.negotiate(u64::MAX);
+        guest.negotiate(features);
         guest.set_up_queues();
         guest.write(0x14, &[ACKNOWLEDGE_DRIVER | FEATURES_OK | DRIVER_OK]);
         assert_eq!(guest.status(), ACKNOWLEDGE_DRIVER | FEATURES_OK | DRIVER_OK);

@@ -1,103 +1,132 @@
 //! virtio-net whose frames the kernel moves (vhost-net), between the guest's rings and the TAP.
 //!
 //! The offloads of checksums and of segmentation are between the guest and whoever receives its frames:
-//! TAP and vhost hand on what stands in each frame's header.
+//! TAP and vhost hand on what stands in each frame's header. Commands of a driver come to the event loop.
 
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
-use vmm_sys_util::eventfd::EventFd;
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
+use super::pairs::Pairs;
 use super::sys::{Tap, Vhost};
 use super::{Engine, Queues};
-use crate::error::Result;
-use crate::machine::event_loop::EventLoop;
+use crate::descriptor::borrow;
+use crate::error::{Result, Trying};
+use crate::machine::event_loop::{EventLoop, Ready, Trigger};
 use crate::machine::memory::GuestMemory;
 use crate::pci::vector::Source;
-use crate::spec;
-use crate::virtio::net::{self, CLASS_ETHERNET, HEADER, KIND_NET, QUEUE_SIZES};
-use crate::virtio::{Activation, VirtioDevice, tap};
-
-/// Feature bits of a network card (virtio 1.3, 5.1.3).
-mod feature {
-    /// The device takes frames whose checksum is not filled in.
-    pub const CSUM: u64 = 1 << 0;
-    /// The driver takes such.
-    pub const GUEST_CSUM: u64 = 1 << 1;
-    /// The driver takes TCP segments over IPv4 that are larger than a frame.
-    pub const GUEST_TSO4: u64 = 1 << 7;
-    /// The same over IPv6.
-    pub const GUEST_TSO6: u64 = 1 << 8;
-    /// The same with ECN.
-    pub const GUEST_ECN: u64 = 1 << 9;
-    /// The device takes such.
-    pub const HOST_TSO4: u64 = 1 << 11;
-    /// The same over IPv6.
-    pub const HOST_TSO6: u64 = 1 << 12;
-    /// The same with ECN.
-    pub const HOST_ECN: u64 = 1 << 13;
-    /// A frame may be spread over several buffers.
-    pub const MRG_RXBUF: u64 = 1 << 15;
-}
-
-/// What TAP and header can do, whoever moves the frames.
-const OFFLOADS: u64 = feature::CSUM
-    | feature::GUEST_CSUM
-    | feature::GUEST_TSO4
-    | feature::GUEST_TSO6
-    | feature::GUEST_ECN
-    | feature::HOST_TSO4
-    | feature::HOST_TSO6
-    | feature::HOST_ECN;
-
-/// Offloads that the TAP may use towards the guest, by what its driver takes (uapi/linux/if_tun.h, `TUN_F`).
-pub(super) fn offloads(features: u64) -> u64 {
-    if features & feature::GUEST_CSUM == 0 {
-        return 0;
-    }
-    let of = |bit, flag| if features & bit != 0 { flag } else { 0 };
-    1 | of(feature::GUEST_TSO4, 2) | of(feature::GUEST_TSO6, 4) | of(feature::GUEST_ECN, 8)
-}
+use crate::virtio::net::taps::Taps;
+use crate::virtio::net::{CLASS_ETHERNET, Config, KIND_NET, control, feature, queue_sizes};
+use crate::virtio::queue::{self, Queue};
+use crate::virtio::{Activation, VirtioDevice};
 
 /// A network card that the kernel serves.
 pub struct KernelNet {
-    mac: [u8; 6],
+    config: Arc<Config>,
+    taps: Arc<Taps>,
+    sizes: Vec<u16>,
     pub(in crate::virtio) queues: Arc<Queues>,
+    /// For commands.
+    kick: EventFd,
+    commands: Mutex<Commands>,
+}
+
+/// The queue for commands, while a driver has one.
+#[derive(Default)]
+struct Commands {
+    active: Option<Activation>,
+    /// Pairs whose queues the driver has set up.
+    ready: usize,
 }
 
 impl KernelNet {
-    /// A card on `tap`, served through `vhost`, an open `/dev/vhost-net`, which reaches `memory`.
+    /// A card on the descriptors of a TAP, each served through an open `/dev/vhost-net` of `vhosts`, which
+    /// reach `memory`.
     ///
     /// # Errors
     /// Where the descriptors are not what they should be, or the kernel lacks virtio 1.0.
     pub fn new(
-        tap: OwnedFd,
-        vhost: OwnedFd,
-        spec: &spec::VirtioNet,
+        taps: Vec<OwnedFd>,
+        vhosts: Vec<OwnedFd>,
+        config: Arc<Config>,
         memory: &GuestMemory,
     ) -> Result<Self> {
-        tap::prepare(&tap, HEADER as i32)?;
-        KernelNet::over(Box::new(Vhost::new(vhost, memory, Tap(tap))?), spec.mac)
+        let taps = Arc::new(Taps::new(taps)?);
+        let pairs = vhosts
+            .into_iter()
+            .enumerate()
+            .map(|(pair, vhost)| Vhost::new(vhost, memory, Tap { taps: taps.clone(), pair }));
+        let engine = Pairs::new(pairs.collect::<Result<_>>()?);
+        KernelNet::over(Box::new(engine), taps, config)
     }
 
     /// A card that is served by `engine`.
-    pub(in crate::virtio) fn over(engine: Box<dyn Engine>, mac: [u8; 6]) -> Result<Self> {
-        let queues = Queues::new(engine, QUEUE_SIZES.len(), feature::MRG_RXBUF, net::name(mac))?;
-        Ok(KernelNet { mac, queues: Arc::new(queues) })
+    pub(in crate::virtio) fn over(
+        engine: Box<dyn Engine>,
+        taps: Arc<Taps>,
+        config: Arc<Config>,
+    ) -> Result<Self> {
+        let count = 2 * usize::from(config.pairs());
+        let queues = Queues::new(engine, count, feature::MRG_RXBUF, config.name())?;
+        let kick = EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK).system("create an event")?;
+        let (sizes, queues) = (queue_sizes(config.pairs()), Arc::new(queues));
+        Ok(KernelNet { config, taps, sizes, queues, kick, commands: Mutex::default() })
     }
 
-    /// Adds its descriptor to the event loop.
+    /// Adds its descriptors to the event loop.
     ///
     /// # Errors
-    /// Where it cannot be watched.
-    pub fn listen(&self, events: &EventLoop) -> Result<()> {
+    /// Where they cannot be watched.
+    pub fn listen(self: &Arc<Self>, events: &EventLoop) -> Result<()> {
+        events.add(borrow(&self.kick), Trigger::Level, self.clone(), 0)?;
         self.queues.listen(events)
+    }
+
+    fn pairs(&self) -> usize {
+        self.config.pairs().into()
+    }
+
+    /// Takes what is not the kernel's out of `activation`: queues that were not agreed on, and that for
+    /// commands.
+    fn split(&self, activation: &mut Activation) -> Commands {
+        if activation.features & feature::MQ == 0 {
+            activation.queues.truncate(2);
+            return Commands::default();
+        }
+        let ready = control::ready_pairs(&activation.queues, self.pairs());
+        let queues = activation.queues.split_off(2 * self.pairs());
+        let interrupts = activation.interrupts.split_off(2 * self.pairs());
+        let Activation { features, changed, memory, failure, .. } = &*activation;
+        let active = queues.first().is_some_and(Queue::is_ready).then(|| Activation {
+            features: *features,
+            queues,
+            interrupts,
+            changed: changed.clone(),
+            memory: memory.clone(),
+            failure: failure.clone(),
+        });
+        Commands { active, ready }
+    }
+}
+
+impl Ready for KernelNet {
+    /// The driver has a command.
+    fn ready(&self, _token: u32) {
+        let _ = self.kick.read();
+        let Commands { active, ready } = &mut *crate::lock(&self.commands);
+        queue::turn(active, &self.kick, |active| {
+            control::obey(active, 0, *ready, |pairs| {
+                let done = self.taps.use_first(pairs);
+                done.map_err(|error| self.queues.warn(error)).is_ok()
+            })
+        });
     }
 }
 
 impl VirtioDevice for KernelNet {
     fn name(&self) -> String {
-        net::name(self.mac)
+        self.config.name()
     }
 
     fn kind(&self) -> u16 {
@@ -109,19 +138,37 @@ impl VirtioDevice for KernelNet {
     }
 
     fn features(&self) -> u64 {
-        net::F_MAC | OFFLOADS | self.queues.features()
+        let own = feature::MAC | feature::STATUS | feature::OFFLOADS;
+        own | feature::of_pairs(self.config.pairs()) | self.queues.features()
+    }
+
+    fn accepts(&self, features: u64) -> bool {
+        feature::go_together(features)
     }
 
     fn queue_sizes(&self) -> &[u16] {
-        &QUEUE_SIZES
+        &self.sizes
     }
 
     fn kick(&self, index: u16) -> Option<&EventFd> {
-        self.queues.kick(index)
+        match usize::from(index).checked_sub(2 * self.pairs()) {
+            None => self.queues.kick(index),
+            Some(0) if self.pairs() > 1 => Some(&self.kick),
+            Some(_) => None,
+        }
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        net::read_config(self.mac, offset, data);
+        self.config.read(offset, data);
+    }
+
+    fn config_generation(&self) -> u8 {
+        self.config.generation()
+    }
+
+    /// All but the first pair.
+    fn may_lack(&self, index: usize) -> bool {
+        index >= 2
     }
 
     fn source(&self) -> Box<dyn Source> {
@@ -132,25 +179,26 @@ impl VirtioDevice for KernelNet {
         false
     }
 
-    fn activate(&self, activation: Activation) {
-        self.queues.start(activation);
+    fn activate(&self, mut activation: Activation) {
+        let hears = activation.features & feature::STATUS != 0;
+        self.config.tells(hears.then(|| activation.changed.clone()));
+        *crate::lock(&self.commands) = self.split(&mut activation);
+        if !self.taps.are_gone() {
+            self.queues.start(activation);
+        }
+        // Else the kernel takes no queue for it, and to its driver the card is one whose link is down.
+        // Commands may be there already.
+        let _ = self.kick.write(1);
     }
 
     fn reset(&self) {
+        self.config.tells(None);
+        *crate::lock(&self.commands) = Commands::default();
         self.queues.stop();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_tap_does_what_the_driver_takes() {
-        let tso = feature::GUEST_TSO4 | feature::GUEST_ECN;
-        assert_eq!(offloads(0), 0);
-        assert_eq!(offloads(tso), 0, "without checksums nothing");
-        assert_eq!(offloads(tso | feature::GUEST_CSUM), 1 | 2 | 8);
-        assert_eq!(offloads(u64::MAX), 15);
+        if let Err(error) = self.taps.use_first(1)
+            && !self.taps.are_gone()
+        {
+            self.queues.warn(error);
+        }
     }
 }

@@ -1,17 +1,18 @@
 //! The calls of vhost, and of its devices (include/uapi/linux/vhost.h).
 
+use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
 
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::ioctl::{ioctl, ioctl_with_mut_ref, ioctl_with_ptr, ioctl_with_ref};
 
 use super::Engine;
-use super::net::offloads;
 use crate::error::{Result, Trying};
 use crate::machine::memory::GuestMemory;
-use crate::virtio::net::QUEUE_SIZES;
-use crate::virtio::tap::{self, check};
+use crate::virtio::net::taps::Taps;
+use crate::virtio::tap::check;
 
 const VHOST_GET_FEATURES: u64 = 0x8008_af00;
 const VHOST_SET_FEATURES: u64 = 0x4008_af00;
@@ -193,16 +194,22 @@ impl<B: Backend> Engine for Vhost<B> {
     }
 }
 
-/// The TAP behind a network card's queues, which was prepared for that.
-pub struct Tap(pub OwnedFd);
+/// The TAP behind a pair of a network card's queues, which was prepared for that.
+pub struct Tap {
+    /// All descriptors of it.
+    pub taps: Arc<Taps>,
+    /// Which one is this pair's.
+    pub pair: usize,
+}
 
 impl Backend for Tap {
+    /// They are of the interface, and not of one of its descriptors.
     fn set_features(&self, features: u64) -> Result<()> {
-        tap::set_offloads(&self.0, offloads(features))
+        if self.pair == 0 { self.taps.set_offloads(features) } else { Ok(()) }
     }
 
     fn set_running(&self, vhost: &OwnedFd, runs: bool) -> Result<()> {
-        let descriptor = if runs { self.0.as_raw_fd() } else { NONE };
+        let descriptor = self.taps.get(self.pair).filter(|_| runs).map_or(NONE, File::as_raw_fd);
         let set = |index| {
             // SAFETY: the structure outlives the call, which reads it only. Of the TAP the kernel takes a
             // reference of its own.
@@ -212,7 +219,7 @@ impl Backend for Tap {
             check(set).system("give vhost-net the TAP")
         };
         // None is left out because another failed.
-        (0..QUEUE_SIZES.len() as u32).map(set).fold(Ok(()), Result::and)
+        (0..2).map(set).fold(Ok(()), Result::and)
     }
 }
 
