@@ -146,10 +146,24 @@ pub struct Running {
     /// The CID by which the host's programs reach it over vsock, where it has one.
     #[serde(default)]
     pub cid: Option<u32>,
+    /// Its ports, in the order of its document.
+    #[serde(default)]
+    pub ports: Vec<Port>,
     /// Id of its process.
     pub pid: u32,
     /// Id of the process that started that one and looks after it.
     pub launcher_pid: u32,
+}
+
+/// A stream of bytes between a program of a guest and one of its host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Port {
+    /// Its name.
+    pub name: String,
+    /// Whether it is a terminal in the guest.
+    pub console: bool,
+    /// The socket to which a program of the host connects, one at a time.
+    pub path: PathBuf,
 }
 
 /// What a guest's vCPUs do.
@@ -208,6 +222,8 @@ pub struct Place {
 
 /// The socket's name in its guest's directory.
 const SOCKET: &str = "control";
+/// The name of the folder with the sockets of its ports.
+const PORTS: &str = "ports";
 /// The name of what its launcher has locked.
 const LOCK: &str = "lock";
 
@@ -228,16 +244,24 @@ pub fn guests(root: &HostRoot) -> Vec<String> {
     names.into_iter().filter(|name| socket(root, name).exists()).collect()
 }
 
+/// The socket of a port of a guest.
+pub fn port(root: &HostRoot, guest: &str, port: &str) -> PathBuf {
+    directory(root, guest).join(PORTS).join(port)
+}
+
 /// Removes the sockets of guests whose launchers were killed.
 pub fn tidy(root: &HostRoot) {
-    for name in guests(root) {
+    let names = attribute::entries(&root.run("assign/guests")).unwrap_or_default();
+    let has_left =
+        |name: &String| socket(root, name).exists() || directory(root, name).join(PORTS).exists();
+    for name in names.into_iter().filter(has_left) {
         let locked = File::open(directory(root, &name).join(LOCK)).map(|lock| {
             let is_free = lock.try_lock().is_ok();
             is_free.then_some(lock)
         });
         if let Ok(Some(_lock)) = locked {
             // What stays is removed by the next command, or by the guest's next launcher.
-            clear(&socket(root, &name)).ok();
+            clear_all(&directory(root, &name)).ok();
         }
     }
 }
@@ -282,13 +306,18 @@ impl Place {
                 Err(TryLockError::Error(error)) => return Err(failed(&error)),
             }
         }
-        clear(&directory.join(SOCKET)).map_err(|error| failed(&error))?;
+        clear_all(&directory).map_err(|error| failed(&error))?;
         Ok(Place { directory, _lock: lock })
     }
 
     /// Where its socket goes.
     pub fn socket(&self) -> PathBuf {
         self.directory.join(SOCKET)
+    }
+
+    /// Where the sockets of its ports go.
+    pub fn ports(&self) -> PathBuf {
+        self.directory.join(PORTS)
     }
 
     /// Removes the socket, where there is one.
@@ -307,11 +336,20 @@ fn clear(socket: &Path) -> io::Result<()> {
     }
 }
 
+/// Removes the sockets of a guest.
+fn clear_all(directory: &Path) -> io::Result<()> {
+    clear(&directory.join(SOCKET))?;
+    match std::fs::remove_dir_all(directory.join(PORTS)) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
         // The directory stays with its lock's file: another launcher may be waiting to look at it,
         // and would hold the lock of a file that is gone.
-        self.clear().ok();
+        clear_all(&self.directory).ok();
     }
 }
 

@@ -102,6 +102,10 @@ pub enum OwnReason {
     GuestRuns,
     /// No guest of this name runs.
     NoSuchGuest,
+    /// The guest has no port of this name.
+    NoSuchPort,
+    /// Another program is connected to the guest's port.
+    PortTaken,
     /// The guest does not have the device.
     NotWithGuest,
     /// The device is not bound to a driver that gives it to guests.

@@ -48,6 +48,7 @@ mod model;
 mod numa;
 mod pages;
 pub(crate) mod placement;
+mod ports;
 mod process;
 mod seed;
 mod serve;
@@ -246,6 +247,8 @@ struct Stays<'a> {
     /// What it is to give of its memory, in bytes.
     target: &'a AtomicU64,
     seed: Option<&'a OwnedFd>,
+    /// The sockets of its ports.
+    ports: &'a [OwnedFd],
 }
 
 /// A guest's networks with everything behind them that is open.
@@ -287,6 +290,7 @@ impl Launch<'_> {
         }
         lease::check_name(self.state, self.root, &self.guest.name)?;
         let place = Place::take(self.root, &self.guest.name)?;
+        let ports = ports::listen(&place, self.guest)?;
         let vsock = self.vsock(vhost, None)?;
         let mut cid = vsock.as_ref().map(|vsock| vsock.cid);
         self.timeline.time(Launching::ReturnLeftovers, || leases::tidy(self.root, self.state))?;
@@ -310,6 +314,7 @@ impl Launch<'_> {
             disks: &disks,
             target: &AtomicU64::new(0),
             seed: seed.as_ref(),
+            ports: &ports,
         };
         let mut failed = BTreeMap::new();
         let mut connected = self.connect(&mut failed)?;
@@ -606,6 +611,8 @@ impl Launch<'_> {
             link::pair().map_err(|error| self.system("make a pair of sockets", &error))?;
         let disks = stays.disks.iter().map(OwnedFd::try_clone).collect::<io::Result<_>>();
         let disks = disks.map_err(|error| self.system("share its disks", &error))?;
+        let ports = stays.ports.iter().map(OwnedFd::try_clone).collect::<io::Result<_>>();
+        let ports = ports.map_err(|error| self.system("share its ports", &error))?;
         let seed = stays.seed.map(OwnedFd::try_clone).transpose();
         let seed = seed.map_err(|error| self.system("share its disks", &error))?;
         let sandbox = self.sandboxed.then(sandbox);
@@ -622,6 +629,7 @@ impl Launch<'_> {
             seed,
             cards,
             vsock,
+            ports,
             vfio,
             sandbox,
             bound,

@@ -8,8 +8,8 @@ use assign::control::stats::{
     self, Device, Entry, ExitStats, Launching, Memory, Phase, Process, Said, Stats, Usage,
 };
 use assign::control::{
-    Attach, Attached, Balloon, Ballooned, Detach, Detached, Doing, Nothing, Running, Stop, Stopped,
-    Watch,
+    Attach, Attached, Balloon, Ballooned, Detach, Detached, Doing, Nothing, Port, Running, Stop,
+    Stopped, Watch,
 };
 use assign::failure::{Failure, OwnReason};
 use fitting::{Fitting, words};
@@ -146,6 +146,7 @@ fn answers_are_as_described() {
             balloon: false,
             devices: vec![address()],
             cid: Some(42),
+            ports: vec![Port { name: "hvc".to_owned(), console: true, path: "/run/hvc".into() }],
             pid: 300,
             launcher_pid: 299,
         };
@@ -193,6 +194,14 @@ fn answers_are_as_described() {
                 caches_bytes: number,
             }),
         }),
+        ports: vec![stats::Port {
+            name: "hvc".to_owned(),
+            client: true,
+            open: false,
+            to_guest_bytes: 5,
+            from_guest_bytes: 6,
+            lost_bytes: 7,
+        }],
         usage: device.map(|_| Usage {
             cpu_us: 5,
             held_back_us: number,

@@ -6,6 +6,7 @@ mod cpus;
 mod disks;
 mod memory;
 mod nodes;
+mod ports;
 mod virtio;
 mod vsock;
 
@@ -19,6 +20,7 @@ pub use self::cpus::{CpuModel, CpuTopology, Cpus, LAST_HOST_CPU, MAX_CPUS};
 pub use self::disks::{DiskFormat, GuestDisk};
 pub use self::memory::{MIN_MEMORY, Memory, Pages};
 pub use self::nodes::{GuestNode, MAX_NODES};
+pub use self::ports::{GuestPort, MAX_PORTS};
 pub use self::virtio::Rings;
 pub use self::vsock::{FIRST_CID, LAST_CID, Vsock};
 use crate::document::{Node, Span};
@@ -61,6 +63,9 @@ pub struct Guest {
     /// Its end of sockets between it and its host (virtio-vsock), where it has one.
     #[serde(default)]
     pub vsock: Option<Vsock>,
+    /// Its ports (virtio-console), in the order of the text.
+    #[serde(default)]
+    pub ports: Vec<GuestPort>,
     /// What its cloud-init is told, on a disk of its own behind all others.
     pub cloud_init: Option<CloudInit>,
     /// What happens where one of its devices fails.
@@ -200,6 +205,13 @@ pub(crate) static GUEST: Mapping = Mapping {
              name and is the same each time, unless another guest has it. Guests do not reach each other.",
         )
         .or("false"),
+        Field::new(
+            "ports",
+            Form::List { of: &ports::PORT, most: MAX_PORTS },
+            "[{name: org.qemu.guest_agent.0}]",
+            "Streams of bytes between a program of the guest and one of its host (virtio-console), such as \
+             guest agents use; no ports of a network.",
+        ),
         Field::new(
             "cloudInit",
             Form::Map(&cloud_init::CLOUD_INIT),
@@ -393,8 +405,9 @@ pub(crate) fn read(
     let rng = spec.truth("rng", report).unwrap_or(false);
     let rings = spec.map("virtio", report).map(|fields| virtio::read(&fields, report));
     let vsock = vsock::read(&spec, report);
-    let of_cloud_init = spec.map("cloudInit", report);
     let name_of = named.as_ref().map(|(name, _)| name.as_str());
+    let ports = ports::read(&spec, name_of, report);
+    let of_cloud_init = spec.map("cloudInit", report);
     let cloud_init =
         of_cloud_init.and_then(|fields| cloud_init::read(&fields, name_of?, folder, known, report));
     let on_device_error = spec.word("onDeviceError", report).unwrap_or_default();
@@ -431,6 +444,7 @@ pub(crate) fn read(
         rng,
         rings: rings.unwrap_or_default(),
         vsock,
+        ports,
         cloud_init,
         on_device_error,
         limits,

@@ -40,9 +40,9 @@ pub use documents::{Documents, Source, parse};
 pub use error::{Error, Errors};
 pub use guest::{
     Boot, Claim, CloudInit, CpuModel, CpuTopology, Cpus, DiskFormat, FIRST_CID, Guest, GuestDevice,
-    GuestDisk, GuestNetwork, GuestNode, LAST_CID, LAST_HOST_CPU, MAX_CMDLINE, MAX_CPUS, MAX_NODES,
-    MAX_SEED_FILE, MIN_MEMORY, Memory, NumaChoice, OnDeviceError, Pages, Rings, SEED, SeedFile,
-    Virtio, Vsock,
+    GuestDisk, GuestNetwork, GuestNode, GuestPort, LAST_CID, LAST_HOST_CPU, MAX_CMDLINE, MAX_CPUS,
+    MAX_NODES, MAX_PORTS, MAX_SEED_FILE, MIN_MEMORY, Memory, NumaChoice, OnDeviceError, Pages,
+    Rings, SEED, SeedFile, Virtio, Vsock,
 };
 pub use ids::ClassPrefix;
 pub use indexes::VfIndexes;

@@ -9,7 +9,8 @@
 #             line "eat MIB SECONDS" has a program that uses so much for that long; a line "vsock CID PORT"
 #             sends a MiB there and compares what comes back (lab-vsock); a line "carrier INTERFACE VALUE" waits
 #             up to 5 s for that, "queues INTERFACE" tells of its queues and which had interrupts, and "pingon CPU
-#             ADDRESS COUNT" sends pings from one CPU; the power button ends it too, unless lab.stubborn is there
+#             ADDRESS COUNT" sends pings from one CPU; a line "port NAME MIB" says so much at
+#             a port, and a line "flood" 160 KiB on hvc0; the power button ends it too, unless lab.stubborn is there
 #   shell     the same, then a shell
 #   time      tell when it is up and when its first interface has a link, to the microsecond, and
 #             power off
@@ -207,6 +208,33 @@ if grep -q lab.vsock /proc/cmdline; then
         usleep 100000
     done
     say "vsock: $(cat /run/streams /run/messages | tr '\n' ' ')"
+fi
+
+# With lab.ports: sends back what comes to a port, unless that is for `port NAME MIB`, and has a shell on hvc0.
+# A port is open to one at a time; without anybody of the host, there is nothing to read.
+port_of() {
+    name=$(grep -lx "$1" /sys/class/virtio-ports/*/name)
+    basename "${name%/name}"
+}
+if grep -q lab.ports /proc/cmdline; then
+    # All ports are there before the first one has its name.
+    tries=0
+    until [ -c /dev/hvc0 ] && [ "$(ls -d /sys/class/virtio-ports/* | wc -l)" = \
+        "$(ls /sys/class/virtio-ports/*/name | wc -l)" ] || [ $tries -gt 100 ]; do
+        tries=$((tries + 1))
+        usleep 100000
+    done
+    for port in $(cat /sys/class/virtio-ports/*/name); do
+        device=$(port_of "$port")
+        case $port in
+        hvc) continue ;;
+        log) ;;
+        *) { while :; do cat <&3 >&3; usleep 100000; done 3<>"/dev/$device" & } ;;
+        esac
+        say "port $port: $device"
+    done
+    { while :; do setsid sh -c 'exec sh -i </dev/hvc0 >/dev/hvc0 2>&1'; done & }
+    [ -c /dev/hvc0 ] && say "a shell on hvc0"
 fi
 
 # The device of an interface: for virtio it lies one level below its PCI function.
@@ -491,6 +519,17 @@ hold)
             came=$(lab-vsock send "$address" "$count" </run/random 2>/run/error | sha256sum)
             [ "$sent" = "$came" ] && found=equal || found="DIFFERENT $(cat /run/error)"
             say "vsock $address $count: $found"
+            ;;
+        port)
+            # Beside all else, since it may take as long as somebody of the host likes.
+            {
+                head -c $((count * 1048576)) /dev/zero >"/dev/$(port_of "$address")" && found=done || found=FAILED
+                say "port $address $count: $found"
+            } &
+            ;;
+        flood)
+            head -c 163840 /dev/zero | tr '\0' x >/dev/hvc0 && found=done || found=FAILED
+            say "flood: $found"
             ;;
         cache)
             cat "/dev/$address" >/dev/null && found=done || found=FAILED

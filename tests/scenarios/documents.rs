@@ -42,6 +42,7 @@ pub struct Guest {
     rng: bool,
     virtio: &'static str,
     vsock: &'static str,
+    ports: &'static str,
     limits: &'static str,
 }
 
@@ -62,6 +63,7 @@ impl Guest {
             rng: false,
             virtio: "",
             vsock: "",
+            ports: "",
             limits: "",
         }
     }
@@ -119,6 +121,12 @@ impl Guest {
         self
     }
 
+    /// With these ports, a list.
+    pub fn ports(mut self, ports: &'static str) -> Self {
+        self.ports = ports;
+        self
+    }
+
     /// With these limits, a mapping.
     pub fn limits(mut self, limits: &'static str) -> Self {
         self.limits = limits;
@@ -161,7 +169,7 @@ impl Guest {
 impl fmt::Display for Guest {
     fn fmt(&self, text: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Guest { name, verb, cpus, memory, kernel, initrd, disks, networks, .. } = self;
-        let Guest { rng, virtio, vsock, limits, .. } = self;
+        let Guest { rng, virtio, vsock, ports, limits, .. } = self;
         write!(
             text,
             "apiVersion: assign/v1\n\
@@ -184,6 +192,9 @@ impl fmt::Display for Guest {
         }
         if !vsock.is_empty() {
             writeln!(text, "  vsock: {vsock}")?;
+        }
+        if !ports.is_empty() {
+            writeln!(text, "  ports: {ports}")?;
         }
         if !limits.is_empty() {
             writeln!(text, "  limits: {limits}")?;

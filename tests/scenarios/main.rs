@@ -36,6 +36,7 @@ mod memory;
 mod nvme;
 mod packed;
 mod policy;
+mod ports;
 mod protection;
 mod qcow2;
 mod rng;

@@ -65,6 +65,7 @@ fn run(
         let kind = sandbox::Kind::Any {
             binds: !spec.cpus.bound.is_empty(),
             places: spec.memory.nodes.iter().any(|node| node.host.is_some()),
+            accepts: !spec.ports.is_empty(),
         };
         sandbox::enter(walls, reporter, kind)?;
     }

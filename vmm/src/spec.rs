@@ -13,6 +13,7 @@ mod balloon;
 mod cpus;
 mod image;
 mod memory;
+mod ports;
 mod stats;
 
 pub use balloon::{BALLOON_PAGE, Balloon, BalloonStats, GuestSays};
@@ -21,6 +22,7 @@ pub use image::{
     FoundEntry, ImageAnswer, ImageSpec, MAX_ANSWER, MAX_DISK_INITRD, MAX_DISK_KERNEL, Unbootable,
 };
 pub use memory::{LAST_HOST_NODE, MAX_NODES, MIN_MEMORY, Memory, MemoryNode, NODE_GRAIN, Pages};
+pub use ports::{MAX_PORT_NAME, MAX_PORTS, Port, PortStats};
 pub use stats::{DeviceStats, Exits, KvmStats, Phase, Span, Stats};
 
 /// An inherited descriptor, by its number in the VMM process. It must be open, and is owned by the
@@ -50,7 +52,7 @@ pub struct GuestSpec {
     /// One end of a pair of `SOCK_SEQPACKET` sockets, on which [`Request`]s come.
     pub control: Option<Descriptor>,
     /// virtio-net devices, in slot order: at most 31 devices together with the passed-through ones, the
-    /// disks, the source of random numbers, the sockets and the balloon.
+    /// disks, the source of random numbers, the sockets, the balloon and the ports, which are one device.
     pub networks: Vec<VirtioNet>,
     /// Disks, in the order in which the guest finds them.
     #[serde(default)]
@@ -68,6 +70,9 @@ pub struct GuestSpec {
     /// Its balloon, where it has one.
     #[serde(default)]
     pub balloon: Option<Balloon>,
+    /// Its ports (virtio-console): at most [`MAX_PORTS`]. The first console is hvc0 in a Linux guest.
+    #[serde(default)]
+    pub ports: Vec<Port>,
     /// Passed-through devices and what they reach memory by.
     pub vfio: Option<Vfio>,
     /// How the VMM shuts itself in before it looks at anything of the guest; without it, it does not.

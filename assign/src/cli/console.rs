@@ -1,4 +1,4 @@
-//! `assign console`: a running guest's console on this terminal, until somebody leaves it.
+//! `assign console`: a running guest's console on this terminal, or one of its ports, until somebody leaves it.
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Read, Write};
@@ -26,14 +26,18 @@ pub struct Console {
     /// The guest's name.
     #[arg(value_name = "GUEST")]
     guest: String,
+    /// This one of its ports instead of its serial console. A port that is a console has the terminal as it
+    /// is; another one is written to line by line, and Ctrl-C leaves it.
+    #[arg(long, value_name = "NAME")]
+    port: Option<String>,
     /// How many of the lines that it printed before are shown first.
-    #[arg(long, value_name = "N", default_value_t = LINES)]
+    #[arg(long, value_name = "N", default_value_t = LINES, conflicts_with = "port")]
     lines: usize,
     /// Show what it prints, and type nothing to it.
     #[arg(long)]
     read_only: bool,
     /// Print what is kept of its console, and end. It need not run.
-    #[arg(long, conflicts_with_all = ["lines", "read_only"])]
+    #[arg(long, conflicts_with_all = ["lines", "port", "read_only"])]
     log: bool,
 }
 
@@ -61,21 +65,18 @@ impl Console {
             return self.print(context);
         }
         let signals = Signals::hold().map_err(|error| self.broke(&error))?;
-        let wanted = Watch { lines: self.lines };
-        let stream = client::console(&context.root, &self.guest, &wanted)?;
+        let (stream, is_console) = self.stream(context)?;
         let input = match self.read_only {
             true => Input::None,
-            false if terminal::is_ours() => Input::Terminal,
-            false if io::stdin().is_terminal() => Input::None,
+            false if terminal::is_ours() && is_console => Input::Terminal,
+            false if io::stdin().is_terminal() && !terminal::is_ours() => Input::None,
             false => Input::Stream,
         };
+        let (guest, what) = (&self.guest, self.what());
         let tells = context.format == Format::Table && io::stderr().is_terminal();
         if tells {
             let key = if input == Input::Terminal { "Ctrl-]" } else { "Ctrl-C" };
-            anstream::eprintln!(
-                "console of {}; {key} leaves it, and the guest goes on",
-                self.guest
-            );
+            anstream::eprintln!("{what} of {guest}; {key} leaves it, and the guest goes on");
         }
         let raw = (input == Input::Terminal).then(Raw::enter).transpose();
         let raw = raw.map_err(|error| self.broke(&error))?;
@@ -84,12 +85,27 @@ impl Console {
         let left = left.map_err(|error| self.broke(&error))?;
         if tells {
             match left {
-                Left::Closed => anstream::eprintln!("\n{}: its console is closed", self.guest),
-                Left::Asked => anstream::eprintln!("\nleft the console of {}", self.guest),
+                Left::Closed => anstream::eprintln!("\n{guest}: its {what} is closed"),
+                Left::Asked => anstream::eprintln!("\nleft the {what} of {guest}"),
                 Left::Unread => {}
             }
         }
         Ok(0)
+    }
+
+    /// The stream, and whether a terminal is at its other end.
+    fn stream(&self, context: &Context) -> Result<(UnixStream, bool), Failure> {
+        let Some(name) = &self.port else {
+            let wanted = Watch { lines: self.lines };
+            let stream = client::console(&context.root, &self.guest, &wanted)?;
+            return Ok((stream, true));
+        };
+        let (port, stream) = client::port(&context.root, &self.guest, name)?;
+        Ok((stream, port.console))
+    }
+
+    fn what(&self) -> String {
+        self.port.as_ref().map_or("console".to_owned(), |name| format!("port {name}"))
     }
 
     /// Prints all that is kept.
@@ -118,7 +134,7 @@ impl Console {
     }
 
     fn broke(&self, error: &io::Error) -> Failure {
-        let message = format!("its console cannot be shown: {error}");
+        let message = format!("its {} cannot be shown: {error}", self.what());
         Failure::failed(OwnReason::Guest, &self.guest, message)
     }
 }

@@ -109,6 +109,7 @@ pub fn of(verb: &str) -> &'static [Example] {
             ("assign console web-1", "Ctrl-] leaves it, and the guest goes on."),
             ("assign console web-1 --read-only --lines 0", "What it prints from now on."),
             ("assign console web-1 --log", "What it has printed, also when it is gone."),
+            ("assign console web-1 --port hvc", "A port of its document, instead."),
         ],
         "balloon" => &[
             ("assign balloon web-1 512MiB", "It keeps so much, and gives the rest back."),
@@ -171,6 +172,8 @@ pub fn prose(verb: &str) -> &'static [&'static str] {
             "Any number of terminals up to 16 may have it, beside that of `assign run`; each may type. \
              What is piped in is typed to the guest, and what it prints is shown until it ends. Over \
              a reboot of the guest it stays.",
+            "One of its ports (--port) is one program's at a time, and is closed when the guest ends or \
+             reboots.",
         ],
         "stats" => &[
             "Exits are counted where they are handled. One to user space, to assign-vmm, costs most: \

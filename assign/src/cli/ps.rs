@@ -132,6 +132,7 @@ mod tests {
             balloon: false,
             devices: devices.iter().map(|device| device.parse().expect("an address")).collect(),
             cid: None,
+            ports: Vec::new(),
             pid: 4_194_303,
             launcher_pid: 4_194_302,
         };

@@ -12,7 +12,7 @@ use super::{Context, Format};
 use crate::control::client;
 use crate::control::route::Route;
 use crate::control::stats::{
-    Balloon, Device, Entry, ExitStats, Memory, Said, Stats as Counted, Usage,
+    Balloon, Device, Entry, ExitStats, Memory, Port, Said, Stats as Counted, Usage,
 };
 use crate::failure::Failure;
 
@@ -34,6 +34,10 @@ impl Stats {
             output::text_out("")?;
             if !counted.devices.is_empty() {
                 devices(&counted.devices).print()?;
+                output::text_out("")?;
+            }
+            if !counted.ports.is_empty() {
+                ports(&counted.ports).print()?;
                 output::text_out("")?;
             }
             timeline(&counted.timeline).print()?;
@@ -164,6 +168,22 @@ fn devices(devices: &[Device]) -> Table {
     table
 }
 
+fn ports(ports: &[Port]) -> Table {
+    let titles = ["PORT", "ON HOST", "IN GUEST", "TO GUEST", "FROM GUEST", "LOST"];
+    let mut table = Table::new(&titles, &[1, 2, 3, 4, 5]);
+    for port in ports {
+        table.row(&[
+            port.name.clone(),
+            if port.client { "connected" } else { "-" }.to_owned(),
+            if port.open { "open" } else { "-" }.to_owned(),
+            bytes(port.to_guest_bytes),
+            bytes(port.from_guest_bytes),
+            bytes(port.lost_bytes),
+        ]);
+    }
+    table
+}
+
 /// A launch, a line a phase.
 pub fn timeline(entries: &[Entry]) -> Table {
     let number = |ms: f64| format!("{ms:>9.1}");
@@ -245,6 +265,14 @@ mod tests {
                     caches_bytes: None,
                 }),
             }),
+            ports: vec![Port {
+                name: "org.qemu.guest_agent.0".to_owned(),
+                client: true,
+                open: true,
+                to_guest_bytes: 5 << 20,
+                from_guest_bytes: u64::MAX,
+                lost_bytes: 0,
+            }],
             usage: Some(Usage {
                 cpu_us: 83_456_789,
                 held_back_us: Some(12_300_000),
@@ -266,7 +294,8 @@ mod tests {
         let counted = counted();
         let page = anstream::adapter::strip_str(&page(&counted).render(Some(80))).to_string();
         let (devices, timeline) = (devices(&counted.devices), timeline(&counted.timeline));
-        let tables = [devices.lines(Some(80)), timeline.lines(Some(80))].concat();
+        let ports = ports(&counted.ports).lines(Some(80));
+        let tables = [devices.lines(Some(80)), ports, timeline.lines(Some(80))].concat();
         let tables: Vec<String> =
             tables.iter().map(|line| anstream::adapter::strip_str(line).to_string()).collect();
         for line in page.lines().chain(tables.iter().map(String::as_str)) {
@@ -288,6 +317,7 @@ mod tests {
         assert!(page.contains("4 interruptions") && !page.contains("shutdowns"), "{page}");
         assert!(!page.contains("VMM beside"), "what is not known is left out: {page}");
         let told = tables.join("\n");
+        assert!(told.contains("connected  open      5 MiB"), "{told}");
         assert!(told.contains("123456.8        0.2  assign      host read"), "{told}");
         assert!(
             told.contains("lasts  assign-vmm  vCPU held until memory is pinned: 0000"),

@@ -9,7 +9,8 @@ use sriov::HostRoot;
 
 use super::http::{Request, Response, SWITCHING};
 use super::route::Route;
-use super::{Watch, socket};
+use super::stats::Stats;
+use super::{Port, Running, Watch, socket};
 use crate::failure::{Failure, OwnReason};
 
 /// Asks something of `guest`, with the body that goes with it, and waits for the answer.
@@ -36,6 +37,32 @@ pub fn ask<T: DeserializeOwned>(
 pub fn console(root: &HostRoot, guest: &str, wanted: &Watch) -> Result<UnixStream, Failure> {
     let (stream, response) = exchange(root, guest, Route::Console, Some(wanted))?;
     if response.status == SWITCHING { Ok(stream) } else { Err(refusal(guest, &response)) }
+}
+
+/// A port of `guest`, and a stream to it.
+///
+/// # Errors
+/// As [`ask`]; that there is no such port, or that another program has it.
+pub fn port(root: &HostRoot, guest: &str, name: &str) -> Result<(Port, UnixStream), Failure> {
+    let nothing = None::<&()>;
+    let running: Running = ask(root, guest, Route::State, nothing)?;
+    let names = running.ports.iter().map(|port| port.name.clone()).collect::<Vec<_>>();
+    let Some(port) = running.ports.into_iter().find(|port| port.name == name) else {
+        let remedy = match names.is_empty() {
+            true => "It has none: `ports` in its document gives it some.".to_owned(),
+            false => format!("It has {}.", names.join(", ")),
+        };
+        let message = format!("has no port {name}");
+        return Err(Failure::bad_input(OwnReason::NoSuchPort, guest, message).with_remedy(remedy));
+    };
+    let stats: Stats = ask(root, guest, Route::Stats, nothing)?;
+    if stats.ports.iter().any(|port| port.name == name && port.client) {
+        let message = format!("another program is connected to its port {name}");
+        return Err(Failure::refused(OwnReason::PortTaken, guest, message)
+            .with_remedy("End that one first: one at a time is let in."));
+    }
+    let stream = UnixStream::connect(&port.path).map_err(|error| absent(guest, &error))?;
+    Ok((port, stream))
 }
 
 fn refusal(guest: &str, response: &Response) -> Failure {

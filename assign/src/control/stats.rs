@@ -24,6 +24,9 @@ pub struct Stats {
     /// Its balloon; none where it has none.
     #[serde(default)]
     pub balloon: Option<Balloon>,
+    /// Its ports, in the order of its document.
+    #[serde(default)]
+    pub ports: Vec<Port>,
     /// What its process uses of the host, and may use; none where it has no control group.
     pub usage: Option<Usage>,
     /// Its start, by the beginning of each phase.
@@ -132,6 +135,31 @@ impl From<spec::BalloonStats> for Balloon {
                 caches_bytes: said.caches,
             }),
         }
+    }
+}
+
+/// How a port of a guest is. Bytes are counted since its present life began.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Port {
+    /// Its name.
+    pub name: String,
+    /// Whether a program of the host is connected to it.
+    pub client: bool,
+    /// Whether somebody in the guest uses it, as the guest says.
+    pub open: bool,
+    /// Bytes that went to the guest.
+    pub to_guest_bytes: u64,
+    /// Bytes that programs of the host got from it.
+    pub from_guest_bytes: u64,
+    /// Bytes of the guest that nobody took: there was no program, or, of a console, it did not keep up.
+    pub lost_bytes: u64,
+}
+
+impl From<spec::PortStats> for Port {
+    fn from(told: spec::PortStats) -> Self {
+        let spec::PortStats { name, client, open, to_guest, from_guest, lost } = told;
+        let (to_guest_bytes, from_guest_bytes, lost_bytes) = (to_guest, from_guest, lost);
+        Port { name, client, open, to_guest_bytes, from_guest_bytes, lost_bytes }
     }
 }
 

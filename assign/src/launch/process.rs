@@ -322,6 +322,7 @@ mod tests {
             packed_rings: false,
             vsock: None,
             balloon: None,
+            ports: Vec::new(),
             vfio: has_vfio.then_some(vfio),
             sandbox: None,
         };

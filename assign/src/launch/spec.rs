@@ -6,11 +6,11 @@
 use std::collections::BTreeSet;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
-use policies::{CpuModel, CpuTopology, Guest, GuestDisk, Rings};
+use policies::{CpuModel, CpuTopology, Guest, GuestDisk, GuestPort, Rings};
 use sriov::PciAddress;
 use vmm::spec::{
     AddressRange, Balloon, Boot, Bound, Console, Cpus, Descriptor, DeviceSource, Disk, DiskFormat,
-    GuestSpec, Iommu, Memory, MemoryNode, Model, Pages, Sandbox, Topology, Vfio, VfioDevice,
+    GuestSpec, Iommu, Memory, MemoryNode, Model, Pages, Port, Sandbox, Topology, Vfio, VfioDevice,
     VfioGroup, VirtioNet,
 };
 
@@ -41,6 +41,8 @@ pub struct Parts {
     pub cards: Vec<Card>,
     /// Its sockets with the host.
     pub vsock: Option<Vsock>,
+    /// The sockets of its ports, in the order of its document.
+    pub ports: Vec<OwnedFd>,
     /// The passed-through devices.
     pub vfio: Option<VfioFiles>,
     /// Whom its process becomes, where it is shut in.
@@ -83,6 +85,7 @@ impl Parts {
             packed_rings: guest.rings == Rings::Packed,
             vsock: self.vsock.as_ref().map(sockets),
             balloon: guest.memory.balloon.then_some(Balloon { target: self.target }),
+            ports: guest.ports.iter().zip(&self.ports).map(port).collect(),
             control: Some(number(&self.control)),
             vfio: self.vfio.as_ref().map(|files| vfio(files, &mut number)),
             sandbox: self.sandbox,
@@ -110,6 +113,7 @@ impl Parts {
             .chain(&self.seed)
             .chain(self.cards.iter().flat_map(|card| card.taps.iter().chain(&card.vhosts)))
             .chain(self.vsock.as_ref().map(|vsock| &vsock.vhost))
+            .chain(&self.ports)
             .chain(vfio)
             .map(AsRawFd::as_raw_fd)
             .collect()
@@ -124,6 +128,11 @@ fn network(card: &Card) -> VirtioNet {
 
 fn sockets(Vsock { vhost, cid }: &Vsock) -> vmm::spec::Vsock {
     vmm::spec::Vsock { vhost: number(vhost), cid: *cid }
+}
+
+fn port((port, socket): (&GuestPort, &OwnedFd)) -> Port {
+    let GuestPort { name, console } = port;
+    Port { name: name.clone(), console: *console, socket: number(socket) }
 }
 
 fn described(disk: &GuestDisk, file: &OwnedFd, cpus: u8) -> Disk {
@@ -244,7 +253,7 @@ mod tests {
     }
 
     fn guest() -> Guest {
-        let text = "apiVersion: assign/v1\nkind: Guest\nmetadata: {name: web-1}\nspec: {cpus: {count: 2, topology: {cores: 1, threads: 2}}, memory: {size: 64MiB, pages: 2MiB, numa: 0}, boot: {kernel: k, cmdline: quiet}, disks: [{name: a-name-of-more-than-20-bytes, path: d, readOnly: true}], rng: true}\n";
+        let text = "apiVersion: assign/v1\nkind: Guest\nmetadata: {name: web-1}\nspec: {cpus: {count: 2, topology: {cores: 1, threads: 2}}, memory: {size: 64MiB, pages: 2MiB, numa: 0}, boot: {kernel: k, cmdline: quiet}, disks: [{name: a-name-of-more-than-20-bytes, path: d, readOnly: true}], rng: true, ports: [{name: agent}, {name: hvc, console: true}]}\n";
         let source = policies::Source { name: "guest.yaml".to_owned(), text: text.to_owned() };
         policies::parse(&[source]).expect("a valid guest").guests.remove(0)
     }
@@ -272,6 +281,7 @@ mod tests {
             seed: Some(null()),
             cards: vec![card()],
             vsock: Some(Vsock { vhost: null(), cid: 42 }),
+            ports: vec![null(), null()],
             sandbox: Some(Sandbox { user: 1, group: 2 }),
             nodes: BTreeSet::new(),
             bound: vec![Bound { vcpu: 1, to: vec![HostCpus { first: 2, last: 3 }] }],
@@ -338,6 +348,8 @@ mod tests {
                 "/networks/0/vhosts/0",
                 "/networks/0/vhosts/1",
                 "/vsock/vhost",
+                "/ports/0/socket",
+                "/ports/1/socket",
             ];
             for pointer in pointers.into_iter().chain(names) {
                 let number = json.pointer(pointer).and_then(serde_json::Value::as_i64);
@@ -357,7 +369,12 @@ mod tests {
         );
         assert_eq!((spec.memory.pages, spec.memory.at_once), (Pages::Huge2M, true));
         assert_eq!(spec.vsock.map(|vsock| vsock.cid), Some(42));
+        let ports = spec.ports.iter().map(|port| (port.name.as_str(), port.console));
+        assert_eq!(ports.collect::<Vec<_>>(), [("agent", false), ("hvc", true)]);
         assert_eq!(spec.cpus.bound, type1().bound);
+        assert!(!spec.packed_rings, "where nothing is said");
+        let packed = Guest { rings: Rings::Packed, ..guest() };
+        assert!(type1().spec(&packed).packed_rings);
         assert_eq!(spec.balloon, None);
         let mut gives = guest();
         gives.memory.balloon = true;

@@ -3,7 +3,7 @@
 
 use std::ops::RangeInclusive;
 
-use policies::Guest;
+use policies::{Guest, GuestPort};
 use sriov::facts::interrupts;
 use sriov::facts::process::ProcessMemory;
 use sriov::{HostRoot, PciAddress};
@@ -41,8 +41,12 @@ pub fn gather(
     let exits = ExitStats { user_space, kernel, vcpus: vmm.exits, kvm: vmm.kvm };
     let devices = devices(root, vmm.devices);
     let balloon = vmm.balloon.map(Into::into);
+    // The VMM is not trusted: it tells of no port but the guest's.
+    let told = |port: &GuestPort| vmm.ports.iter().find(|told| told.name == port.name).cloned();
+    let ports = guest.ports.iter().filter_map(told).map(Into::into).collect();
     let usage = usage::read(&cgroup::directory(root, &guest.name));
-    Stats { guest: guest.name.clone(), pid, exits, devices, memory, balloon, usage, timeline }
+    let guest = guest.name.clone();
+    Stats { guest, pid, exits, devices, memory, balloon, ports, usage, timeline }
 }
 
 fn devices(root: &HostRoot, counted: Vec<DeviceStats>) -> Vec<Device> {
@@ -103,12 +107,19 @@ mod tests {
             ],
             pinned_bytes: 1 << 20,
             balloon: Some(spec::BalloonStats { actual: 7, ..spec::BalloonStats::default() }),
+            ports: ["log", "no such", "agent"]
+                .map(|name| spec::PortStats {
+                    name: name.to_owned(),
+                    lost: 7,
+                    ..Default::default()
+                })
+                .into(),
             ram: vec![AddressRange { first: 0x1000, last: 0x10_0fff }],
             timeline: Vec::new(),
         };
         let root = HostRoot::at(folder.path());
         let text = "apiVersion: assign/v1\nkind: Guest\nmetadata: {name: web-1}\nspec: {memory: {size: \
-                    64MiB, pages: 4KiB}, boot: {kernel: k}}\n";
+                    64MiB, pages: 4KiB}, boot: {kernel: k}, ports: [{name: agent}, {name: log}]}\n";
         let source = policies::Source { name: "guest.yaml".to_owned(), text: text.to_owned() };
         let guest = policies::parse(&[source]).expect("a valid guest").guests.remove(0);
         let stats = gather(&root, &guest, 7, vmm, &Timeline::begin());
@@ -118,6 +129,8 @@ mod tests {
         assert_eq!((memory.locked_bytes, memory.vmm_bytes), (None, None));
         assert_eq!((memory.pages, memory.ram_merged_bytes), (policies::Pages::Small, None));
         assert_eq!(stats.balloon.map(|balloon| balloon.given_bytes), Some(7));
+        let ports = stats.ports.iter().map(|port| (port.name.as_str(), port.lost_bytes));
+        assert_eq!(ports.collect::<Vec<_>>(), [("agent", 7), ("log", 7)]);
         let counts = stats.devices.iter().map(|device| (device.interrupts, device.vectors.len()));
         assert_eq!(counts.collect::<Vec<_>>(), [(Some(47), 2), (Some(0), 0), (Some(17), 0)]);
         assert_eq!(stats.devices[2].guest_address.to_string(), "0000:00:03.0");

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use policies::OnDeviceError;
+use policies::{GuestPort, OnDeviceError};
 use rustix::event::EventfdFlags;
 use sriov::dma_fault::DmaFault;
 use sriov::facts::iommu::group_of;
@@ -32,8 +32,8 @@ use crate::apply::leases::Used;
 use crate::choose::{self, Device, World};
 use crate::control::stats::Stats;
 use crate::control::{
-    Attach, Attached, Balloon, Ballooned, Detach, Detached, Doing, Nothing, Running as Listed,
-    Stop, Stopped,
+    self, Attach, Attached, Balloon, Ballooned, Detach, Detached, Doing, Nothing, Port,
+    Running as Listed, Stop, Stopped,
 };
 use crate::failure::{Failure, OwnReason};
 
@@ -303,9 +303,16 @@ impl<'a, 'l, 'c> Supervisor<'a, 'l, 'c> {
             balloon: guest.memory.balloon,
             devices: running.connected.devices.iter().map(|device| device.address).collect(),
             cid: self.cid,
+            ports: guest.ports.iter().map(|port| self.port(port)).collect(),
             pid: self.pid,
             launcher_pid: std::process::id(),
         })
+    }
+
+    fn port(&self, port: &GuestPort) -> Port {
+        let GuestPort { name, console } = port;
+        let path = control::port(self.launch.root, self.name(), name);
+        Port { name: name.clone(), console: *console, path }
     }
 
     /// Holds the guest's vCPUs; its devices go on.

@@ -88,6 +88,9 @@ spec:
   rng: true
   virtio: {rings: packed}
   vsock: {cid: 42}
+  ports:
+    - {name: org.qemu.guest_agent.0}
+    - {name: hvc, console: true}
   cloudInit:
     userData: {file: user-data.yaml}
     metaData: {instanceId: web-1.b, hostname: web-1.example.net}
@@ -207,6 +210,12 @@ pub const RIGHT: &[&str] = &[
     guest!("memory: {size: 1GiB}, vsock: TRUE"),
     guest!("memory: {size: 1GiB}, vsock: false"),
     guest!("memory: {size: 1GiB}, vsock: {cid: 4294967294}"),
+    guest!(
+        "memory: {size: 1GiB}, ports: [{name: a, console: false}, {name: A.b_c-1, console: true}]"
+    ),
+    guest!(
+        "memory: {size: 1GiB}, ports: [{name: xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx}]"
+    ),
     boot!("disk: root"),
     boot!("disk: root, entry: a+3 (b), cmdline: quiet"),
     boot!("kernel: k, initrd: i"),
@@ -336,6 +345,20 @@ pub const WRONG: &[&str] = &[
     guest!("memory: {size: 1GiB}, vsock: {cid: 2}"),
     guest!("memory: {size: 1GiB}, vsock: {cid: 4294967295}"),
     guest!("memory: {size: 1GiB}, vsock: {cid: 42, port: 22}"),
+    guest!("memory: {size: 1GiB}, ports: []"),
+    guest!("memory: {size: 1GiB}, ports: {name: a}"),
+    guest!("memory: {size: 1GiB}, ports: [a]"),
+    guest!("memory: {size: 1GiB}, ports: ['8080:80']"),
+    guest!("memory: {size: 1GiB}, ports: [{console: true}]"),
+    guest!("memory: {size: 1GiB}, ports: [{name: .a}]"),
+    guest!("memory: {size: 1GiB}, ports: [{name: a/b}]"),
+    guest!("memory: {size: 1GiB}, ports: [{name: a b}]"),
+    guest!("memory: {size: 1GiB}, ports: [{name: \"\"}]"),
+    guest!(
+        "memory: {size: 1GiB}, ports: [{name: xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx}]"
+    ),
+    guest!("memory: {size: 1GiB}, ports: [{name: a, console: 1}]"),
+    guest!("memory: {size: 1GiB}, ports: [{name: a, path: /run/a}]"),
     guest!("memory: {size: 1GiB}, cloudInit: {}"),
     guest!("memory: {size: 1GiB}, cloudInit: true"),
     guest!("memory: {size: 1GiB}, cloudInit: {userData: \"packages: []\"}"),
@@ -448,6 +471,7 @@ pub const ONLY_THE_READER: &[&str] = &[
     guest!("memory: {size: 1GiB}, limits: {memory: 1071MiB}"),
     guest!("memory: {size: 1GiB}, cpus: {count: 2}, limits: {tasks: 17}"),
     guest!("memory: {size: 1GiB}, vsock: true, limits: {tasks: 17}"),
+    guest!("memory: {size: 1GiB}, ports: [{name: a}, {name: b}, {name: a}]"),
     network!("{rate: {max: 9999999Gbit}}"),
     // 010 is ten to YAML 1.2 and eight to others.
     policy!("{name: a, from: {driver: x}, vfs: {count: 010}}"),

@@ -20,12 +20,14 @@ const DISK_PACKED: &[u8] = &[9];
 const NUMBERS_PACKED: &[u8] = &[11];
 const BALLOON_PACKED: &[u8] = &[13];
 const CARD_OF_TWO_PAIRS: &[u8] = &[6];
+const PORTS: &[u8] = &[7];
 const TURN: &[u8] = &[11];
 const FIRST: u8 = 0;
 const SECOND: u8 = 1;
 const THIRD: u8 = 2;
 const FOURTH: u8 = 3;
 const FIFTH: u8 = 4;
+const SIXTH: u8 = 5;
 
 /// Each with how many buffers its device gives back.
 pub fn virtio() -> Vec<Seed<usize>> {
@@ -42,7 +44,7 @@ fn split() -> Vec<Seed<usize>> {
         ("card-receives", join(&[CARD, &begin(8), &read(FIRST, 0, 2048), &frame(100), TURN]), 1),
         (
             "card-has-too-small-a-buffer",
-            join(&[CARD, &[5 | 3 << 4, 8], &read(FIRST, 0, 64), &frame(500), &frame(20), TURN]),
+            join(&[CARD, &[5 | 3 << 4, 16], &read(FIRST, 0, 64), &frame(500), &frame(20), TURN]),
             1,
         ),
         (
@@ -312,6 +314,71 @@ fn split() -> Vec<Seed<usize>> {
             ]),
             1,
         ),
+        (
+            "ports-are-told-of",
+            join(&[
+                PORTS,
+                &begin(8),
+                &message(0, 0, 1),
+                &read(THIRD, 0x100, 64),
+                TURN,
+                &read(THIRD, 0x100, 8),
+                &happens(1, 0, 0),
+                TURN,
+                &message(1, 3, 1),
+                &read(THIRD, 0x100, 64),
+                TURN,
+                &read(THIRD, 0x100, 3),
+                TURN,
+            ]),
+            6,
+        ),
+        (
+            "ports-speak-and-listen",
+            join(&[
+                PORTS,
+                &begin(8),
+                &message(1, 3, 1),
+                &happens(1, 0, 0),
+                &read(THIRD, 0x100, 64),
+                TURN,
+                &read(THIRD, 0x100, 64),
+                &message(1, 6, 1),
+                TURN,
+                &happens(1, 2, 500),
+                &read(FIFTH, 0x200, 100),
+                &read(FIFTH, 0x200, 1000),
+                TURN,
+                &write(SIXTH, 0, 5000),
+                TURN,
+                &happens(1, 3, 0),
+                &happens(1, 1, 0),
+                &write(SIXTH, 0, 60),
+                TURN,
+            ]),
+            7,
+        ),
+        (
+            "ports-are-full",
+            join(&[
+                PORTS,
+                &begin(8),
+                &happens(0, 0, 0),
+                &happens(0, 0, 0),
+                &write(SECOND, 0, 0x2fff),
+                TURN,
+                &[15],
+                &(1u64 << 32).to_le_bytes(),
+                &lay(FIRST, 4, [0x0000, 0x1000, 0x1400]),
+                &lay(SECOND, 4, [0x4000, 0x5000, 0x5400]),
+                &[7, 15],
+                &happens(0, 2, 9),
+                &read(FIRST, 0x100, 4),
+                &read(FIRST, 0x100, 64),
+                TURN,
+            ]),
+            3,
+        ),
     ]
 }
 
@@ -386,6 +453,16 @@ fn packed() -> Vec<Seed<usize>> {
             1,
         ),
     ]
+}
+
+/// A message about a port of a console.
+fn message(port: u8, event: u8, value: u8) -> Vec<u8> {
+    join(&[&put(0x8000, &[port, 0, 0, 0, event, 0, value, 0]), &request(FOURTH, 1, 0, 8)])
+}
+
+/// At a port of a console a program of the host comes (0), leaves (1), says so many bytes (2) or takes some (3).
+fn happens(port: u8, what: u8, length: u16) -> Vec<u8> {
+    join(&[&[12], &length.to_le_bytes(), &[port | what << 1]])
 }
 
 /// A balloon's guest is asked for so many pages, and what it has to say.

@@ -5,8 +5,8 @@
 //! ```text
 //! device        0 a network card · 6 one with two pairs of queues · 1 a disk · 2 a disk of two queues that is read-only
 //!               3 a source of random numbers · 4 sockets between guest and host (vhost)
-//!               5 a balloon (of bits 0 to 2; 7 is as 3); with bit 3, the good driver that comes in the
-//!               end has packed rings
+//!               5 a balloon · 7 a console of two ports (of bits 0 to 2); with bit 3, the good driver that
+//!               comes in the end has packed rings
 //! actions       until the end, each: what (bits 0 to 3) and how (bits 4 to 7, see `act`), then its
 //!               operands
 //! ```
@@ -45,13 +45,14 @@ const USED: u16 = 1 << 15;
 const MSIX_ON: u16 = 0x8000;
 const RING_PACKED: u64 = 1 << 34;
 
-/// Where a good driver has its queues: a card with two pairs has five, a balloon four, sockets have three, and
-/// other devices two.
-const BASES: [u64; 5] = [0, 0x4000, 0xc000, 0x2_0000, 0x2_2000];
+/// Where a good driver has its queues: a console has six, a card with two pairs five, a balloon four, sockets have
+/// three, and other devices two.
+const BASES: [u64; 6] = [0, 0x4000, 0xc000, 0x2_0000, 0x2_2000, 0x2000];
 const QUEUES: usize = 2;
 const QUEUES_OF_SOCKETS: usize = 3;
 const QUEUES_OF_BALLOON: usize = 4;
 const QUEUES_OF_PAIRS: usize = 5;
+const QUEUES_OF_PORTS: usize = 6;
 /// Where a good driver has its buffers.
 const BUFFER: u64 = 0x8000;
 /// The header before each frame.
@@ -62,6 +63,12 @@ const TRANSMIT: usize = 1;
 const INFLATE: usize = 0;
 const STATISTICS: usize = 2;
 const REPORT: usize = 3;
+/// Of a console: messages about its ports, and the second one, which is a stream and no terminal.
+const TOLD: usize = 2;
+const TELLING: usize = 3;
+const HEARD: usize = 4;
+const SAID: usize = 5;
+const STREAM: u8 = 1;
 /// Requests to a disk: read, write, flush, identify, discard, write zeroes, and one that there is not.
 const REQUESTS: [u32; 7] = [0, 1, 4, 8, 11, 13, 99];
 
@@ -143,9 +150,10 @@ pub fn run(bytes: &[u8]) -> Outcome {
         6 => Kind::Network { pairs: 2 },
         1 => Kind::Disk { read_only: false, queues: 1 },
         2 => Kind::Disk { read_only: true, queues: 2 },
-        3 | 7 => Kind::Random,
+        3 => Kind::Random,
         4 => Kind::Sockets,
-        _ => Kind::Balloon,
+        5 => Kind::Balloon,
+        _ => Kind::Ports,
     };
     let good = if bytes.first().is_some_and(|device| device & 8 != 0) { 0 } else { RING_PACKED };
     let mut driver = Driver::new(kind);
@@ -169,6 +177,7 @@ impl Driver {
         let count = match kind {
             Kind::Network { pairs: 2 } => QUEUES_OF_PAIRS,
             Kind::Balloon => QUEUES_OF_BALLOON,
+            Kind::Ports => QUEUES_OF_PORTS,
             Kind::Sockets => QUEUES_OF_SOCKETS,
             _ => QUEUES,
         };
@@ -432,6 +441,7 @@ impl Driver {
                 if fill & 1 != 0 {
                     self.machine.ask_for_statistics();
                 }
+                self.machine.happen(fill, length);
                 let mut frame = vec![fill; length.into()];
                 // What a TAP hands out has a header of some sense.
                 if fill & 8 == 0 {
@@ -494,6 +504,7 @@ impl Driver {
                 TRANSMIT
             }
             Kind::Balloon => self.give_pages(),
+            Kind::Ports => self.speak(),
         };
         assert_eq!(self.queues[queue].used, 1, "it is used");
         assert!(self.machine.interrupts() > before, "its driver is told");
@@ -508,7 +519,9 @@ impl Driver {
         if self.packed {
             return self.queues[queue].packed.written;
         }
-        let written = self.machine.get(self.queues[queue].at[2] + 8, 4).expect("RAM");
+        let Queue { size, at, used, .. } = self.queues[queue];
+        let entry = at[2] + 4 + u64::from(used.wrapping_sub(1) % size) * 8;
+        let written = self.machine.get(entry + 4, 4).expect("RAM");
         u32::from_le_bytes([written[0], written[1], written[2], written[3]])
     }
 
@@ -553,6 +566,42 @@ impl Driver {
         self.read(DEVICE, &mut wanted);
         assert_eq!(wanted, [7, 0, 0, 0]);
         INFLATE
+    }
+
+    /// Says something about a port.
+    fn tell(&mut self, port: u8, event: u8) {
+        self.machine.put(BUFFER, &[port, 0, 0, 0, event, 0, 1, 0]);
+        self.describe(TELLING, 0, (BUFFER, 8), 0, 0);
+        self.serve(TELLING);
+    }
+
+    /// What is said next about a port: its number, about what, whether it is so, and what follows.
+    fn told(&mut self) -> (u8, u8, u8, Vec<u8>) {
+        self.describe(TOLD, 0, (BUFFER, 64), WRITE, 0);
+        let length = self.serve(TOLD) as usize;
+        let bytes = self.machine.get(BUFFER, length).expect("RAM");
+        (bytes[0], bytes[4], bytes[6], bytes[8..].to_vec())
+    }
+
+    /// With a program of the host, after both were told of each other.
+    fn speak(&mut self) -> usize {
+        let none = Vec::new;
+        self.tell(0, 0);
+        assert_eq!([self.told(), self.told()], [(0, 1, 1, none()), (1, 1, 1, none())], "two ports");
+        self.tell(STREAM, 3);
+        assert_eq!(self.told(), (STREAM, 7, 1, b"agent".to_vec()), "its name");
+        self.tell(STREAM, 6);
+        self.machine.happen(STREAM, 0);
+        assert_eq!(self.told(), (STREAM, 6, 1, none()), "somebody is there");
+        self.machine.happen(STREAM | 2 << 1, 7);
+        self.describe(HEARD, 0, (BUFFER, 64), WRITE, 0);
+        assert_eq!(self.serve(HEARD), 7);
+        let said = [STREAM | 2 << 1; 7];
+        assert_eq!(self.machine.get(BUFFER, 7), Some(said.to_vec()));
+        self.describe(SAID, 0, (BUFFER, 7), 0, 0);
+        self.serve(SAID);
+        assert_eq!(self.machine.taken(STREAM.into()), said);
+        SAID
     }
 
     fn send_and_receive(&mut self) -> usize {

@@ -156,7 +156,7 @@ fn one(name: &str) -> Result<ExitCode> {
     let (_, attempt) = attempts.find(|(one, _)| *one == name).context("no such attempt")?;
     let kind = match name.starts_with("a disk's reader") {
         true => Kind::Image,
-        false => Kind::Any { binds: false, places: false },
+        false => Kind::Any { binds: false, places: false, accepts: false },
     };
     sandbox::enter(&Sandbox { user: USER, group: USER }, &Reporter::new(None), kind)?;
     let outcome = if name.starts_with("a vCPU") {

@@ -9,8 +9,8 @@ use crate::error::{Error, Result};
 use crate::pci::root::SLOTS;
 use crate::spec::{
     DeviceSource, Disk, FIRST_CID, GuestSpec, Iommu, LAST_CID, LAST_HOST_NODE, MAX_DISK_QUEUES,
-    MAX_NAME, MAX_NETWORK_QUEUES, MAX_NODES, MIN_MEMORY, Memory, MemoryNode, NODE_GRAIN, Vfio,
-    VfioGroup, VirtioNet, Vsock,
+    MAX_NAME, MAX_NETWORK_QUEUES, MAX_NODES, MAX_PORT_NAME, MAX_PORTS, MIN_MEMORY, Memory,
+    MemoryNode, NODE_GRAIN, Port, Vfio, VfioGroup, VirtioNet, Vsock,
 };
 use crate::virtio::balloon::check_target;
 
@@ -29,7 +29,7 @@ pub fn check(spec: &GuestSpec) -> Result<()> {
     check_nodes(spec)?;
     check_command_line(&spec.boot.cmdline)?;
     let passed = spec.vfio.as_ref().map_or(0, |vfio| vfio.devices.len());
-    let single = [spec.rng, spec.vsock.is_some(), spec.balloon.is_some()];
+    let single = [spec.rng, spec.vsock.is_some(), spec.balloon.is_some(), !spec.ports.is_empty()];
     let single = single.into_iter().filter(|has| *has).count();
     let devices = spec.networks.len() + spec.disks.len() + single + passed;
     // The host bridge takes one.
@@ -40,6 +40,7 @@ pub fn check(spec: &GuestSpec) -> Result<()> {
     spec.disks.iter().try_for_each(check_disk)?;
     spec.vsock.as_ref().map_or(Ok(()), check_vsock)?;
     check_balloon(spec)?;
+    check_ports(&spec.ports)?;
     let Some(vfio) = &spec.vfio else { return Ok(()) };
     check_vfio(vfio)?;
     let unopened = groups(vfio).iter().find(|group| group.descriptor.is_none());
@@ -110,6 +111,24 @@ fn check_balloon(spec: &GuestSpec) -> Result<()> {
         return refuse("of huge pages no part goes into a balloon".to_owned());
     }
     check_target(spec.memory.bytes, balloon.target).map_or_else(refuse, |_| Ok(()))
+}
+
+fn check_ports(ports: &[Port]) -> Result<()> {
+    if ports.len() > MAX_PORTS {
+        return refuse(format!("{} ports; at most {MAX_PORTS} are possible", ports.len()));
+    }
+    let mut names = HashSet::new();
+    for Port { name, .. } in ports {
+        if !is_name(name) || name.len() > MAX_PORT_NAME {
+            return refuse(format!(
+                "a port's name must have 1 to {MAX_PORT_NAME} bytes and no control characters"
+            ));
+        }
+        if !names.insert(name) {
+            return refuse(format!("port {name} is named twice"));
+        }
+    }
+    Ok(())
 }
 
 fn check_disk(disk: &Disk) -> Result<()> {
@@ -220,7 +239,9 @@ fn is_address(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::{Balloon, Boot, Console, Cpus, Descriptor, DiskFormat, Pages, VfioDevice};
+    use crate::spec::{
+        Balloon, Boot, Console, Cpus, Descriptor, DiskFormat, Pages, Port, VfioDevice,
+    };
 
     fn spec() -> GuestSpec {
         let device = |address: &str, index| VfioDevice {
@@ -254,6 +275,7 @@ mod tests {
             packed_rings: false,
             vsock: Some(Vsock { vhost: Descriptor(11), cid: FIRST_CID }),
             balloon: None,
+            ports: Vec::new(),
             sandbox: None,
             vfio: Some(Vfio {
                 iommu: Iommu::Type1 {
@@ -313,6 +335,29 @@ mod tests {
         ] {
             assert!(text.contains(expected), "{text}");
         }
+    }
+
+    fn ports(names: &[&str]) -> String {
+        let port =
+            |name: &&str| Port { name: (*name).to_owned(), console: false, socket: Descriptor(9) };
+        refusal(|spec| spec.ports = names.iter().map(port).collect())
+    }
+
+    #[test]
+    fn each_port_has_a_name_of_its_own() {
+        let long = "x".repeat(MAX_PORT_NAME + 1);
+        for (refused, expected) in [
+            (ports(&["a", "b", "a"]), "port a is named twice"),
+            (ports(&[""]), "1 to 63 bytes"),
+            (ports(&["a\n"]), "no control characters"),
+            (ports(&[&long]), "1 to 63 bytes"),
+            (ports(&["a"; MAX_PORTS + 1]), "17 ports; at most 16"),
+        ] {
+            assert!(refused.contains(expected), "{refused}");
+        }
+        let mut right = spec();
+        right.ports = vec![Port { name: "a".into(), console: true, socket: Descriptor(9) }];
+        check(&right).unwrap();
     }
 
     fn vfio(change: impl FnOnce(&mut Vfio)) -> String {

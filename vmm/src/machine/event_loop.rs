@@ -18,13 +18,15 @@ pub trait Ready: Send + Sync {
     fn ready(&self, token: u32);
 }
 
-/// When a readable descriptor is reported.
+/// When a descriptor is reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trigger {
-    /// As long as it is readable.
+    /// As long as it is readable, or its other end is gone.
     Level,
     /// Once each time it becomes so.
     Edge,
+    /// The same, and once each time there is room again to write.
+    EdgeOfBoth,
 }
 
 /// A set of watched descriptors, which may change while the loop runs.
@@ -68,8 +70,10 @@ impl EventLoop {
         let mut handlers = crate::lock(&self.handlers);
         let watch = Watch(handlers.next);
         let mut flags = EventFlags::IN;
-        if trigger == Trigger::Edge {
-            flags |= EventFlags::ET;
+        match trigger {
+            Trigger::Level => {}
+            Trigger::Edge => flags |= EventFlags::ET,
+            Trigger::EdgeOfBoth => flags |= EventFlags::ET | EventFlags::OUT,
         }
         epoll::add(&self.epoll, descriptor, EventData::new_u64(watch.0), flags)
             .system("watch a descriptor")?;

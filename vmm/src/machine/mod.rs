@@ -73,6 +73,7 @@ use crate::vfio::arrival::{self, Opening};
 use crate::vfio::dma::IoSpace;
 use crate::virtio::balloon::Balloon;
 use crate::virtio::block::Block;
+use crate::virtio::console::VirtioConsole;
 use crate::virtio::net::Config;
 use crate::{boot, control, devices};
 
@@ -198,6 +199,14 @@ impl Machine {
         let links = networks.iter().map(|card| card.config.clone()).collect();
         let sockets = |vsock: Vsock| Ok((inherited.take(vsock.vhost, "vhost-vsock")?, vsock.cid));
         let vsock = spec.vsock.map(sockets).transpose()?;
+        let ports = spec.ports.iter().map(|port| {
+            let socket =
+                inherited.take(port.socket, &format!("the socket of port {}", port.name))?;
+            Ok((port.clone(), socket))
+        });
+        let ports = ports.collect::<Result<Vec<_>>>()?;
+        let has_ports = !ports.is_empty();
+        let ports = has_ports.then(|| VirtioConsole::new(ports).map(Arc::new)).transpose()?;
         let control = spec.control.map(|socket| inherited.take(socket, "the control socket"));
         let control = control.transpose()?;
         let root = board.root.clone();
@@ -213,6 +222,7 @@ impl Machine {
             rng: spec.rng,
             vsock,
             balloon: balloon.clone(),
+            ports: ports.clone(),
             control,
             gate,
         });
@@ -229,7 +239,7 @@ impl Machine {
             })
             .collect::<Result<_>>()?;
         timeline.end(creating);
-        let statistics = Statistics { counters, root, hotplug, balloon, memory, timeline };
+        let statistics = Statistics { counters, root, hotplug, balloon, ports, memory, timeline };
         let controls = Arc::new(Controls { statistics, power, pause: Pause::new()?, links });
         let reporter = reporter.clone();
         let bound = spec.cpus.bound.clone();
@@ -288,7 +298,8 @@ impl Machine {
         if let (Err(error), None) = (received, machine.stop.reason()) {
             return Err(error);
         }
-        sandbox::restrict(Kind::Events);
+        let accepts = machine.controls.statistics.ports.is_some();
+        sandbox::restrict(Kind::Events { accepts });
         let reason = machine.events.run(|| machine.stop.reason());
         machine.disks.iter().for_each(|disk| disk.close());
         reason
@@ -297,7 +308,8 @@ impl Machine {
     /// Puts all devices on the PCI bus, passed-through ones first, lets the guest find them, and lets
     /// the launcher add others.
     fn receive(&self, arriving: Arriving) -> Result<()> {
-        let Arriving { passed, networks, disks, rng, vsock, balloon, control, gate } = arriving;
+        let Arriving { passed, networks, disks, rng, vsock, balloon, ports, control, gate } =
+            arriving;
         let Statistics { hotplug, timeline, .. } = &self.controls.statistics;
         let board = hotplug.board();
         let mut allocator = Allocator::new(board.windows.clone());
@@ -328,6 +340,10 @@ impl Machine {
         if let Some(balloon) = balloon {
             balloon.listen(&board.events)?;
             board.add_virtio(balloon, &mut allocator)?;
+        }
+        if let Some(ports) = ports {
+            ports.listen(&board.events)?;
+            board.add_virtio(ports, &mut allocator)?;
         }
         timeline.end(adding);
         gate.open();
@@ -420,6 +436,7 @@ struct Arriving {
     /// `/dev/vhost-vsock`, and the guest's CID.
     vsock: Option<(OwnedFd, u32)>,
     balloon: Option<Arc<Balloon>>,
+    ports: Option<Arc<VirtioConsole>>,
     control: Option<OwnedFd>,
     gate: Arc<Gate>,
 }

@@ -19,6 +19,7 @@ use crate::pci::root::RootComplex;
 use crate::spec::{AddressRange, KvmStats, Stats};
 use crate::timeline::Timeline;
 use crate::virtio::balloon::Balloon;
+use crate::virtio::console::VirtioConsole;
 
 /// The counters of the vCPUs, and the files with KVM's own. These have to be opened before a vCPU
 /// runs: as long as it does, KVM answers no other call on it.
@@ -67,6 +68,8 @@ pub struct Statistics {
     pub hotplug: Arc<Hotplug>,
     /// Its balloon, where it has one.
     pub balloon: Option<Arc<Balloon>>,
+    /// Its ports, where it has any.
+    pub ports: Option<Arc<VirtioConsole>>,
     /// Guest RAM. It is kept until the process ends, once vCPUs run: these, slots and pinned mappings
     /// refer to it.
     pub memory: GuestMemory,
@@ -87,6 +90,7 @@ impl Statistics {
             devices: self.root.stats(),
             pinned_bytes: self.hotplug.pinned_bytes(),
             balloon: self.balloon.as_ref().map(|balloon| balloon.stats()),
+            ports: self.ports.as_ref().map(|ports| ports.stats()).unwrap_or_default(),
             ram: ram.collect(),
             timeline: self.timeline.spans(),
         }

@@ -26,11 +26,16 @@ pub enum Kind {
         binds: bool,
         /// Whether memory is taken from nodes of the host that are named.
         places: bool,
+        /// Whether programs of the host connect to sockets that are open.
+        accepts: bool,
     },
     /// A vCPU: what the guest does reaches these first.
     Vcpu,
     /// The event loop, once the machine runs.
-    Events,
+    Events {
+        /// Whether programs of the host connect to sockets that are open.
+        accepts: bool,
+    },
     /// A disk's queue.
     Disk,
     /// The only thread of a process that reads the boot loader's entries on a disk: what is on the disk
@@ -175,6 +180,9 @@ const SPACES: u64 = (libc::CLONE_NEWCGROUP
 const NAMES: [u64; 3] =
     [libc::PR_SET_NAME as u64, libc::PR_SET_VMA as u64, libc::PR_SET_NO_NEW_PRIVS as u64];
 
+/// How whoever connects to a port is let in: by a socket that does not block.
+const ACCEPTED: u64 = (libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK) as u64;
+
 /// The one policy that memory may be given by mbind(2).
 const BIND: u64 = libc::MPOL_BIND as u64;
 
@@ -197,7 +205,7 @@ pub fn restrict(kind: Kind) -> io::Result<()> {
     let mut allowed = rules(match kind {
         Kind::Any { .. } => &[OWN, EACH, EVENTS, DISK, ANY],
         Kind::Vcpu => &[OWN, EACH],
-        Kind::Events => &[OWN, EACH, EVENTS],
+        Kind::Events { .. } => &[OWN, EACH, EVENTS],
         Kind::Disk => &[OWN, EACH, DISK],
         Kind::Image => &[OWN, IMAGE],
     });
@@ -219,7 +227,10 @@ pub fn restrict(kind: Kind) -> io::Result<()> {
     for call in [libc::SYS_mmap, libc::SYS_mprotect] {
         allowed.insert(call, vec![is(2, libc::PROT_EXEC as u64, 0)?]);
     }
-    if let Kind::Any { binds, places } = kind {
+    if let Kind::Any { accepts: true, .. } | Kind::Events { accepts: true } = kind {
+        allowed.insert(libc::SYS_accept4, any_of(&[ACCEPTED], 3)?);
+    }
+    if let Kind::Any { binds, places, .. } = kind {
         if places {
             // Memory that was touched stays where it is (no flags).
             let bind = SeccompCondition::new(2, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, BIND);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{AddressRange, BalloonStats};
+use super::{AddressRange, BalloonStats, PortStats};
 
 /// Counters since the guest started, and how its start went.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,6 +21,9 @@ pub struct Stats {
     /// Its balloon, where it has one.
     #[serde(default)]
     pub balloon: Option<BalloonStats>,
+    /// Its ports.
+    #[serde(default)]
+    pub ports: Vec<PortStats>,
     /// Where this process has guest RAM: its own addresses.
     pub ram: Vec<AddressRange>,
     /// The guest's start, in no particular order.
@@ -140,7 +143,9 @@ pub enum Phase {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{GuestSays, MAX_CPUS, MAX_NAME, MAX_REQUEST, Reply};
+    use super::super::{
+        GuestSays, MAX_CPUS, MAX_NAME, MAX_PORT_NAME, MAX_PORTS, MAX_REQUEST, Reply,
+    };
     use super::*;
 
     #[test]
@@ -169,6 +174,14 @@ mod tests {
             start_ns: most,
             end_ns: Some(most),
         };
+        let port = PortStats {
+            name: "x".repeat(MAX_PORT_NAME),
+            client: false,
+            open: false,
+            to_guest: most,
+            from_guest: most,
+            lost: most,
+        };
         let stats = Stats {
             exits: vec![exits; MAX_CPUS.into()],
             // Linux 6.12 has 60 and 26.
@@ -189,6 +202,7 @@ mod tests {
                     caches: Some(most),
                 }),
             }),
+            ports: vec![port; MAX_PORTS],
             ram: vec![AddressRange { first: most, last: most }; 8],
             timeline: vec![span; 128],
         };

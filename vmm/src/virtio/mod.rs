@@ -4,11 +4,12 @@
 //! [`transport`] is the PCI function any device plugs into and [`structures`] what is in its BAR; [`queue`] has
 //! the driver's buffers, in rings of either kind; [`net`] is a device, over a [`tap`], and [`vhost::net`] the
 //! same with the kernel's help, with which [`vhost::vsock`] has sockets too; [`block`] is one, over a file;
-//! [`rng`] gives random numbers; [`balloon`] takes memory that the guest can do without. For tests, `simulated`
-//! has a machine with one of them.
+//! [`rng`] gives random numbers; [`balloon`] takes memory that the guest can do without; [`console`] has streams
+//! of bytes between guest and host. For tests, `simulated` has a machine with one of them.
 
 pub mod balloon;
 pub mod block;
+pub mod console;
 pub mod net;
 pub mod queue;
 pub mod rng;

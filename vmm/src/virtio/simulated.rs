@@ -23,6 +23,7 @@ use vm_memory::{Bytes, GuestAddress, GuestRegionMmap, MmapRegion, VolatileMemory
 use vmm_sys_util::eventfd::EventFd;
 
 use self::kernel::Kernel;
+use self::ports::Ports;
 use super::VirtioDevice;
 use super::balloon::Balloon;
 use super::block::{Block, SECTOR};
@@ -44,6 +45,7 @@ use crate::spec::{BALLOON_PAGE, BalloonStats, Descriptor, Disk, DiskFormat};
 use crate::vfio::simulated::{Host, WINDOWS};
 
 mod kernel;
+mod ports;
 
 /// Where there is RAM.
 pub const RAM: [Range<u64>; 2] = [0..0x1_0000, 0x2_0000..0x2_4000];
@@ -85,6 +87,8 @@ pub enum Kind {
     Sockets,
     /// A balloon.
     Balloon,
+    /// A console of two ports: a console, and one that is none.
+    Ports,
 }
 
 /// The machine.
@@ -117,6 +121,7 @@ enum Device {
         kernel: Arc<Kernel>,
     },
     Balloon(Arc<Balloon>),
+    Ports(Box<Ports>),
 }
 
 impl Machine {
@@ -200,6 +205,13 @@ impl Machine {
                     balloon.ready(queue.into());
                 }
             }
+            Device::Ports(ports) => {
+                let console = &ports.console;
+                let queues = console.queue_sizes().len() as u16;
+                for queue in (0..queues).filter(|queue| kicked(&**console, *queue)) {
+                    console.ready(queue.into());
+                }
+            }
         }
     }
 
@@ -249,8 +261,35 @@ impl Machine {
         frames
     }
 
-    /// Frames under way, in both directions, are lost.
+    /// A program of the host comes to a port, or the first one leaves, or says `length` bytes, if the device is
+    /// a console: which port and what, `how` says.
+    pub fn happen(&self, how: u8, length: u16) {
+        let Device::Ports(ports) = &self.device else { return };
+        let port = usize::from(how & 1);
+        match how >> 1 & 3 {
+            0 => ports.come(port),
+            1 => ports.leave(port),
+            2 => ports.say(port, &vec![how; length.into()]),
+            _ => drop(self.taken(port)),
+        }
+    }
+
+    /// What programs of the host take from a port of a console.
+    ///
+    /// # Panics
+    /// Where that is not in RAM.
+    pub fn taken(&self, port: usize) -> Vec<u8> {
+        let Device::Ports(ports) = &self.device else { return Vec::new() };
+        let taken = ports.take(port);
+        self.ram.expect_no_secret(&taken);
+        taken
+    }
+
+    /// What is under way outside of the guest is lost: frames, and what programs are there.
     pub fn clear_wire(&self) {
+        if let Device::Ports(ports) = &self.device {
+            ports.clear();
+        }
         let Device::Network { taps, wires, .. } = &self.device else { return };
         for (tap, wire) in taps.iter().zip(wires) {
             while tap.recv(&mut [0]).is_ok() || wire.recv(&mut [0]).is_ok() {}
@@ -352,6 +391,7 @@ impl Device {
             }
             // A guest so small has none: it is said to have more.
             Kind::Balloon => Device::Balloon(Arc::new(Balloon::new(1 << 30, 0)?)),
+            Kind::Ports => Device::Ports(Box::new(Ports::new()?)),
         })
     }
 
@@ -362,6 +402,7 @@ impl Device {
             Device::Random(rng) => rng.clone(),
             Device::Sockets { vsock, .. } => vsock.clone(),
             Device::Balloon(balloon) => balloon.clone(),
+            Device::Ports(ports) => ports.console.clone(),
         }
     }
 }

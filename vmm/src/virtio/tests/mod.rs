@@ -1,9 +1,10 @@
-//! Drives the transport, the network card, the disk, the source of random numbers and the balloon as a driver
-//! would, and as none should.
+//! Drives the transport, the network card, the disk, the source of random numbers, the balloon and the console as
+//! a driver would, and as none should.
 
 mod balloon;
 mod board;
 mod card;
+mod console;
 mod disk;
 mod driver;
 mod kernel;
