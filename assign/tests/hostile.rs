@@ -11,10 +11,12 @@ mod fuzzed;
 mod replay;
 
 #[test]
-fn what_the_fuzzer_begins_with_does_no_harm() {
-    let inputs = replay::inputs("seeds", "control");
-    assert!(inputs.len() > 3, "hardly any seeds");
-    replay::takes(fuzzed::control, inputs);
+fn what_the_fuzzer_begins_with_and_found_does_no_harm() {
+    for kind in ["seeds", "corpus"] {
+        let inputs = replay::inputs(kind, "control");
+        assert!(inputs.len() > 3, "hardly any {kind}");
+        replay::takes(fuzzed::control, inputs);
+    }
 }
 
 proptest! {

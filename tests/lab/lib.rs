@@ -24,6 +24,8 @@
 //! - `emulator` tells faults of QEMU from those of what runs in it.
 //! - `fault` runs a program and lets it fail or die where we want.
 //!
+//! Without an emulated host, `fuzz` builds and runs the fuzz targets.
+//!
 //! On top of it, `demo` shows people what `assign` does.
 
 mod apt;
@@ -38,6 +40,7 @@ pub mod disk;
 mod emulator;
 #[cfg(target_arch = "x86_64")]
 pub mod fault;
+pub mod fuzz;
 mod guest;
 mod host;
 mod host_kernel;

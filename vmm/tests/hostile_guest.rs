@@ -7,6 +7,10 @@ use std::path::Path;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
+#[path = "../../tests/fuzz/src/bus.rs"]
+mod bus;
+#[path = "../../tests/fuzz/src/bus_programs.rs"]
+mod bus_programs;
 #[path = "../../tests/fuzz/src/input.rs"]
 mod input;
 #[path = "../../tests/fuzz/src/kernel.rs"]
@@ -31,6 +35,7 @@ fn what_the_fuzzers_found_does_no_harm() {
         replay::takes(virtio::virtio, inputs("virtio"));
         replay::takes(kernel::kernel, inputs("kernel"));
         replay::takes(ports::ports, inputs("ports"));
+        replay::takes(bus::bus, inputs("bus"));
     }
 }
 
@@ -63,6 +68,13 @@ fn the_devices_serve_what_the_fuzzer_begins_with() {
 fn the_board_does_what_the_fuzzer_begins_with() {
     for (name, bytes, outcome) in seeds("ports", programs::ports()) {
         assert_eq!(ports::run(&bytes), outcome, "{name}");
+    }
+}
+
+#[test]
+fn cards_are_where_the_fuzzer_begins_with_them() {
+    for (name, bytes, outcome) in seeds("bus", bus_programs::bus()) {
+        assert_eq!(bus::run(&bytes), outcome, "{name}");
     }
 }
 
@@ -103,6 +115,11 @@ proptest! {
     #[test]
     fn any_use_of_ports_and_addresses(bytes in near("ports")) {
         ports::ports(&bytes);
+    }
+
+    #[test]
+    fn any_use_of_a_bus_full_of_cards(bytes in near("bus")) {
+        bus::bus(&bytes);
     }
 
     #[test]

@@ -11,10 +11,12 @@ mod fuzzed;
 mod replay;
 
 #[test]
-fn good_disks_and_scripts_do_no_harm() {
-    let inputs = replay::inputs("seeds", "image");
-    assert!(inputs.len() > 3, "hardly any seeds");
-    replay::takes(fuzzed::image, inputs);
+fn good_disks_and_what_the_fuzzer_found_do_no_harm() {
+    for kind in ["seeds", "corpus"] {
+        let inputs = replay::inputs(kind, "image");
+        assert!(inputs.len() > 3, "hardly any {kind}");
+        replay::takes(fuzzed::image, inputs);
+    }
 }
 
 /// A good one with some bytes changed, where there are any: much of a disk is empty.

@@ -209,7 +209,8 @@ const PF: &str = "0000:01:00.0";
 const VF: &str = "0000:01:10.0";
 const DRIVE: &str = "0000:02:00.0";
 
-/// All of what is read of a function, from least to most.
+/// All of what is read of a function, from least to most: all of it at each time, and before that as much as
+/// the length of the input says.
 const SCOPES: [Scope; 5] =
     [Scope::Listing, Scope::Functions, Scope::Pools, Scope::Planning, Scope::Whole];
 
@@ -257,7 +258,8 @@ pub fn attribute(bytes: &[u8]) {
         let directory = host.directory.path();
         let file = directory.join(path);
         fs::write(&file, content).expect("a file of the tree");
-        let found = read(subject, &HostRoot::at(directory));
+        let scopes = [SCOPES[content.len() % SCOPES.len()], Scope::Whole];
+        let found = read(subject, scopes, &HostRoot::at(directory));
         for (place, cause) in &found {
             assert!(place.starts_with(directory), "{place:?} is not of the tree");
             assert!(!cause.is_empty());
@@ -278,12 +280,12 @@ fn same_directory(one: &Path, other: &Path) -> bool {
 }
 
 /// Reads, and returns what was noted.
-fn read(subject: Subject, root: &HostRoot) -> Vec<(PathBuf, String)> {
+fn read(subject: Subject, scopes: [Scope; 2], root: &HostRoot) -> Vec<(PathBuf, String)> {
     let mut reader = Reader::new(root);
     let pf: PciAddress = PF.parse().expect("an address");
     match subject {
         Subject::Function => {
-            for scope in SCOPES {
+            for scope in scopes {
                 pci::read_within(&mut reader, pf, scope);
             }
             act::vf_settings::divides_vectors(root, VfRef { pf, index: 0 });
@@ -291,7 +293,7 @@ fn read(subject: Subject, root: &HostRoot) -> Vec<(PathBuf, String)> {
         Subject::Listed | Subject::Drive => {
             let address = if subject == Subject::Listed { VF } else { DRIVE };
             let address: PciAddress = address.parse().expect("an address");
-            for scope in SCOPES {
+            for scope in scopes {
                 if let Some(found) = pci::read_within(&mut reader, address, scope) {
                     assert_eq!(found.address, address);
                     let serial = found.serial.unwrap_or_default();

@@ -1,6 +1,6 @@
-//! What somebody says on a guest's control socket, and what the other side takes for an answer. The
-//! fuzzer calls this, and so does a test of the crate `assign` with all seeds and the corpus, which is
-//! why this file is part of both.
+//! What somebody says on a guest's control socket, and what the other side takes for an answer; and, where
+//! it is JSON, what a guest's process and its launcher say to each other. The fuzzer calls this, and so does
+//! a test of the crate `assign` with all seeds and the corpus, which is why this file is part of both.
 
 use assign::control::http::{Request, Response};
 use assign::control::route::Route;
@@ -10,9 +10,13 @@ use assign::control::{
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use vmm::spec::{self, GuestEvent, ImageAnswer, Reply};
 
 /// Any bytes: as a request, and as an answer.
 pub fn control(bytes: &[u8]) {
+    if bytes.first() == Some(&b'{') {
+        return between_processes(bytes);
+    }
     if let Ok(request) = Request::read(bytes) {
         assert!(bytes.ends_with(&request.body) || request.body.len() < bytes.len());
         written(|to| request.write(to), |from| Request::read(from).expect("a request"), &request);
@@ -37,6 +41,14 @@ pub fn control(bytes: &[u8]) {
             read(&response.body);
         }
     }
+}
+
+/// A line of the guest's process or a request of its launcher, whose head is no HTTP.
+fn between_processes(bytes: &[u8]) {
+    understood::<GuestEvent>(bytes);
+    understood::<ImageAnswer>(bytes);
+    understood::<Reply>(bytes);
+    understood::<spec::Request>(bytes);
 }
 
 /// A body is read as what goes with its route.

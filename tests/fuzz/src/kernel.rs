@@ -10,7 +10,9 @@
 //! Whatever it is, it is refused or placed: within RAM, with the initial RAM disk whole and beside it.
 
 use std::fs::File;
+use std::io::Seek;
 use std::os::unix::fs::FileExt;
+use std::thread::LocalKey;
 
 use vm_memory::{Bytes, GuestAddress};
 use vmm::boot::{Entry, EntryMode, prepare};
@@ -34,6 +36,9 @@ thread_local! {
         let memory = allocate(&layout, &Memory::bytes(0)).expect("memory");
         (layout, memory)
     };
+    /// The same for the files.
+    static KERNEL: File = tempfile::tempfile().expect("a file");
+    static INITRD: File = tempfile::tempfile().expect("a file");
 }
 
 /// Any bytes.
@@ -45,9 +50,9 @@ pub fn kernel(bytes: &[u8]) {
 pub fn load(bytes: &[u8]) -> Result<Entry, String> {
     let mut input = Input(bytes);
     let (flags, size) = (input.byte(), input.short());
-    let kernel = file(input.0);
+    let kernel = file(&KERNEL, input.0);
     let initrd = (flags & 1 != 0).then(|| {
-        let initrd = file(&vec![FILLING; size.into()]);
+        let initrd = file(&INITRD, &vec![FILLING; size.into()]);
         if flags & 2 != 0 {
             initrd.set_len(MIN_MEMORY + 1).expect("a sparse file");
         }
@@ -72,8 +77,11 @@ pub fn load(bytes: &[u8]) -> Result<Entry, String> {
     })
 }
 
-fn file(contents: &[u8]) -> File {
-    let file = tempfile::tempfile().expect("a file");
+/// The file with these contents and no others.
+fn file(key: &'static LocalKey<File>, contents: &[u8]) -> File {
+    let mut file = key.with(File::try_clone).expect("a copy");
+    file.set_len(0).expect("an empty file");
+    file.rewind().expect("its beginning");
     file.write_all_at(contents, 0).expect("room in it");
     file
 }

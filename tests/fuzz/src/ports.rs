@@ -10,7 +10,7 @@
 //! the host bridge is not ejected; and the console prints no more than was written to it.
 
 use std::fs::File;
-use std::io::{PipeWriter, Write, pipe};
+use std::io::{PipeWriter, Seek, Write, pipe};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 
@@ -38,6 +38,11 @@ const TAKEN: [(u16, u16); 4] = [
     (hotplug::PORT, hotplug::PORTS),
     (power::KEYBOARD_PORT, 1),
 ];
+
+thread_local! {
+    /// What is printed: one for all machines of a thread, one after the other.
+    static PRINTED: File = tempfile::tempfile().expect("a file");
+}
 
 /// Slots that the guest has let go.
 #[derive(Default)]
@@ -100,7 +105,9 @@ impl Machine {
     fn new() -> Machine {
         let event = || EventFd::new(EFD_NONBLOCK).expect("an event");
         let (input, typed) = pipe().expect("a pipe");
-        let printed = tempfile::tempfile().expect("a file");
+        let mut printed = PRINTED.with(File::try_clone).expect("a copy");
+        printed.set_len(0).expect("an empty file");
+        printed.rewind().expect("its beginning");
         let output = printed.try_clone().expect("a copy");
         let input = File::from(OwnedFd::from(input));
         let console = Arc::new(Console::new(event(), Some(input), output).expect("a console"));

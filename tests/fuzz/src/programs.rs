@@ -21,6 +21,7 @@ const NUMBERS_PACKED: &[u8] = &[11];
 const BALLOON_PACKED: &[u8] = &[13];
 const CARD_OF_TWO_PAIRS: &[u8] = &[6];
 const PORTS: &[u8] = &[7];
+const KERNEL_CARD: &[u8] = &[16];
 const TURN: &[u8] = &[11];
 const FIRST: u8 = 0;
 const SECOND: u8 = 1;
@@ -38,7 +39,7 @@ fn split() -> Vec<Seed<usize>> {
     let read = |queue, sector, length| request(queue, 0, sector, length);
     let write = |queue, sector, length| request(queue, 1, sector, length);
     let range = put(0x8100, &[[1, 0, 0, 0, 0, 0, 0, 0], [8, 0, 0, 0, 0, 0, 0, 0]].concat());
-    let window = [config(2, 0x6c, 0x14), config(2, 0x70, 1), config(0, 0x74, 0)].concat();
+    let window = [config(2, 0x8c, 0x14), config(2, 0x90, 1), config(0, 0x94, 0)].concat();
     vec![
         ("card-sends", join(&[CARD, &begin(8), &write(SECOND, 0, 112), TURN]), 1),
         ("card-receives", join(&[CARD, &begin(8), &read(FIRST, 0, 2048), &frame(100), TURN]), 1),
@@ -248,6 +249,24 @@ fn split() -> Vec<Seed<usize>> {
                 TURN,
             ]),
             0,
+        ),
+        ("kernel-card-sends", join(&[KERNEL_CARD, &begin(8), &write(SECOND, 0, 112), TURN]), 1),
+        (
+            "kernel-card-hears-without-vectors-and-with-them",
+            join(&[
+                KERNEL_CARD,
+                &begin(8),
+                &write(SECOND, 0, 112),
+                &vectors(8, 0),
+                TURN,
+                &vectors(8, 1),
+                &write(SECOND, 0, 112),
+                TURN,
+                &vectors(0, 0),
+                &write(SECOND, 0, 112),
+                TURN,
+            ]),
+            3,
         ),
         (
             "balloon-takes-pages-and-gives-them-back",

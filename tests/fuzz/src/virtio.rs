@@ -6,12 +6,15 @@
 //! device        0 a network card · 6 one with two pairs of queues · 1 a disk · 2 a disk of two queues that is read-only
 //!               3 a source of random numbers · 4 sockets between guest and host (vhost)
 //!               5 a balloon · 7 a console of two ports (of bits 0 to 2); with bit 3, the good driver that
-//!               comes in the end has packed rings
+//!               comes in the end has packed rings; with bit 4, a card of one pair is one whose queues are
+//!               the kernel's (vhost)
 //! actions       until the end, each: what (bits 0 to 3) and how (bits 4 to 7, see `act`), then its
 //!               operands
 //! ```
 //! Whatever the driver does: nothing panics, nothing outside of RAM is reached, and after a reset a
 //! good driver is served.
+
+use std::cell::OnceCell;
 
 use vmm::pci::{capability, register};
 use vmm::virtio::simulated::{CID, Kind, MAC, Machine, SECTORS};
@@ -20,7 +23,7 @@ use vmm::virtio::structures::{COMMON, DEVICE, MSIX_TABLE, NOTIFY, NOTIFY_STEP};
 use crate::input::Input;
 
 /// Actions and turns of the device beyond these tell nothing new, and take time.
-const MOST_ACTIONS: usize = 256;
+const MOST_ACTIONS: usize = 96;
 const MOST_TURNS: usize = 24;
 
 /// Registers of the common configuration, and bits of the status (virtio 1.3, 4.1.4.3 and 2.1).
@@ -125,6 +128,11 @@ impl Queue {
     }
 }
 
+thread_local! {
+    /// Where all devices have their capability for MSI-X.
+    static MSIX: OnceCell<u64> = const { OnceCell::new() };
+}
+
 struct Driver {
     kind: Kind,
     machine: Machine,
@@ -145,7 +153,9 @@ pub fn virtio(bytes: &[u8]) {
 /// The same, and what came of it.
 pub fn run(bytes: &[u8]) -> Outcome {
     let mut input = Input(bytes);
-    let kind = match input.byte() & 7 {
+    let device = input.byte();
+    let kind = match device & 7 {
+        0 if device & 16 != 0 => Kind::KernelNetwork,
         0 => Kind::Network { pairs: 1 },
         6 => Kind::Network { pairs: 2 },
         1 => Kind::Disk { read_only: false, queues: 1 },
@@ -155,7 +165,7 @@ pub fn run(bytes: &[u8]) -> Outcome {
         5 => Kind::Balloon,
         _ => Kind::Ports,
     };
-    let good = if bytes.first().is_some_and(|device| device & 8 != 0) { 0 } else { RING_PACKED };
+    let good = if device & 8 != 0 { 0 } else { RING_PACKED };
     let mut driver = Driver::new(kind);
     for _ in 0..MOST_ACTIONS {
         if input.0.is_empty() {
@@ -184,7 +194,7 @@ impl Driver {
         let queues = (0..count).map(|index| Queue::good(index, 8)).collect();
         let (packed, outcome) = (false, Outcome::default());
         let mut driver = Driver { kind, machine, queues, packed, turns: 0, outcome, msix: 0 };
-        driver.msix = driver.find_msix();
+        driver.msix = MSIX.with(|at| *at.get_or_init(|| driver.find_msix()));
         driver.decode();
         driver
     }
@@ -499,9 +509,13 @@ impl Driver {
                 self.read(DEVICE, &mut cid[..8]);
                 self.read(DEVICE + 8, &mut cid[8..]);
                 assert_eq!(cid, [CID as u8, 0, 0, 0, 0, 0, 0, 0, 0], "it is the guest's");
-                self.describe(TRANSMIT, 0, (BUFFER, 44), 0, 0);
-                self.serve(TRANSMIT);
-                TRANSMIT
+                self.hand_to_kernel()
+            }
+            Kind::KernelNetwork => {
+                let mut mac = [0xff; 7];
+                self.read(DEVICE, &mut mac);
+                assert_eq!(mac[..6], MAC, "it has its address");
+                self.hand_to_kernel()
             }
             Kind::Balloon => self.give_pages(),
             Kind::Ports => self.speak(),
@@ -537,6 +551,13 @@ impl Driver {
             self.turn();
             assert_eq!(self.machine.get(BUFFER + 4, 1), Some(vec![answer]), "{count} pairs");
         }
+    }
+
+    /// The kernel takes what is sent.
+    fn hand_to_kernel(&mut self) -> usize {
+        self.describe(TRANSMIT, 0, (BUFFER, 44), 0, 0);
+        self.serve(TRANSMIT);
+        TRANSMIT
     }
 
     /// Pages of a balloon, and others that are free: these are empty then, and no others.

@@ -5,7 +5,7 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use lab::{
-    Debian, Host, HostKernel, Scratch, Shape, Udevd, binaries, demo, image, progress, setup,
+    Debian, Host, HostKernel, Scratch, Shape, Udevd, binaries, demo, fuzz, image, progress, setup,
 };
 
 /// An emulated SR-IOV host to try `assign` in: no such hardware, no KVM and no IOMMU is needed.
@@ -55,10 +55,15 @@ enum Verb {
     },
     /// Run all tests, those in emulated hosts too
     Test {
+        /// Then fuzz each target for 60 s, as `cargo lab fuzz` does (comes before other arguments)
+        #[arg(long)]
+        all: bool,
         /// Passed on to cargo nextest, for example the name of a test
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Run fuzz targets, two at a time: tests/fuzz has them and says what they are
+    Fuzz(fuzz::Wanted),
 }
 
 /// Hosts that are recorded for tests.
@@ -85,7 +90,8 @@ fn main() -> ExitCode {
         }
         Verb::Record { host } => record(host).map(|()| ExitCode::SUCCESS),
         Verb::Bench { name } => bench(name.as_deref()),
-        Verb::Test { arguments } => test(&arguments),
+        Verb::Test { all, arguments } => test(&arguments, all),
+        Verb::Fuzz(wanted) => fuzz::run(&wanted),
     };
     done.unwrap_or_else(|error| {
         eprintln!("lab: {error:#}");
@@ -154,7 +160,7 @@ fn bench(name: Option<&str>) -> Result<ExitCode> {
     exit_code(&mut cargo)
 }
 
-fn test(arguments: &[String]) -> Result<ExitCode> {
+fn test(arguments: &[String], all: bool) -> Result<ExitCode> {
     setup::ready()?;
     let asks = |word: &str| arguments.iter().any(|argument| argument.contains(word));
     if arguments.is_empty() || asks("iommufd") {
@@ -170,7 +176,11 @@ fn test(arguments: &[String]) -> Result<ExitCode> {
     let mut nextest = setup::nextest()?;
     nextest.args(["run", "--workspace", "--run-ignored", "all"]).args(arguments);
     nextest.current_dir(binaries::workspace()).env(binaries::BUILT, "1");
-    exit_code(&mut nextest)
+    let tested = exit_code(&mut nextest)?;
+    if !all || tested != ExitCode::SUCCESS {
+        return Ok(tested);
+    }
+    fuzz::run(&fuzz::Wanted::default())
 }
 
 fn exit_code(command: &mut Command) -> Result<ExitCode> {

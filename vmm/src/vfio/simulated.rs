@@ -447,7 +447,9 @@ impl Endpoint {
     /// # Safety
     /// `host` must be a mapping of some device.
     pub unsafe fn is_at(&self, host: u64, bar: usize, offset: u64) -> bool {
-        let at = self.offsets[bar] + offset;
+        // A ROM is not mapped: what decodes over it, and is, is another BAR.
+        let Some(start) = self.offsets.get(bar) else { return false };
+        let at = start + offset;
         let mut before = [0];
         if self.file.read_exact_at(&mut before, at).is_err() {
             return false;

@@ -8,6 +8,7 @@
 //! no RAM changes them, and one that reads there carries them out: [`Machine::check`] panics on both.
 //! [`Host`] panics where interrupts are tied to events in another order than KVM takes.
 
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::ops::Range;
@@ -27,9 +28,11 @@ use self::ports::Ports;
 use super::VirtioDevice;
 use super::balloon::Balloon;
 use super::block::{Block, SECTOR};
+use super::net::taps::Taps;
 use super::net::{Config, Net, TOKEN_TAP};
 use super::rng::Rng;
 use super::transport::{Doorbells, Surroundings, VirtioFunction};
+use super::vhost::net::KernelNet;
 use super::vhost::vsock::Vsock;
 use crate::bus::{Access, Bus};
 use crate::descriptor::borrow;
@@ -44,8 +47,11 @@ use crate::pci::root::RootComplex;
 use crate::spec::{BALLOON_PAGE, BalloonStats, Descriptor, Disk, DiskFormat};
 use crate::vfio::simulated::{Host, WINDOWS};
 
+mod crowd;
 mod kernel;
 mod ports;
+
+pub use self::crowd::Crowd;
 
 /// Where there is RAM.
 pub const RAM: [Range<u64>; 2] = [0..0x1_0000, 0x2_0000..0x2_4000];
@@ -74,6 +80,8 @@ pub enum Kind {
         /// Of how many pairs of queues.
         pairs: u16,
     },
+    /// A network card whose queues are the kernel's.
+    KernelNetwork,
     /// A disk.
     Disk {
         /// It cannot be written to.
@@ -99,6 +107,8 @@ pub struct Machine {
     pub bus: Arc<Bus>,
     /// Its functions.
     root: RootComplex,
+    /// Where the device's BAR is, while that is known: it is asked for at each access.
+    bar: Cell<Option<u64>>,
     bells: Arc<Bells>,
     device: Device,
     ram: Ram,
@@ -116,6 +126,10 @@ enum Device {
         file: File,
     },
     Random(Arc<Rng>),
+    KernelNetwork {
+        card: Arc<KernelNet>,
+        kernel: Arc<Kernel>,
+    },
     Sockets {
         vsock: Arc<Vsock>,
         kernel: Arc<Kernel>,
@@ -148,7 +162,7 @@ impl Machine {
         let function = VirtioFunction::new(device.as_virtio(), surroundings)?;
         let root = RootComplex::new();
         root.put(SLOT, Arc::new(function));
-        Ok(Machine { host, bus, root, bells, device, ram })
+        Ok(Machine { host, bus, root, bar: Cell::new(None), bells, device, ram })
     }
 
     /// Reads the device's configuration space.
@@ -159,14 +173,19 @@ impl Machine {
     /// Writes it.
     pub fn write_config(&self, offset: u64, data: &[u8]) {
         self.root.write((SLOT as u64) << 15 | offset, data);
+        self.bar.set(None);
     }
 
     /// Where the device's BAR is, whether it decodes or not.
     pub fn bar(&self) -> u64 {
-        let mut bytes = [0; 8];
-        self.read_config(register::BARS as u64, &mut bytes[..4]);
-        self.read_config(register::BARS as u64 + 4, &mut bytes[4..]);
-        u64::from_le_bytes(bytes) & !0xf
+        self.bar.get().unwrap_or_else(|| {
+            let mut bytes = [0; 8];
+            self.read_config(register::BARS as u64, &mut bytes[..4]);
+            self.read_config(register::BARS as u64 + 4, &mut bytes[4..]);
+            let address = u64::from_le_bytes(bytes) & !0xf;
+            self.bar.set(Some(address));
+            address
+        })
     }
 
     /// Writes RAM. Where there is none, nothing happens, or to a part of it.
@@ -182,37 +201,7 @@ impl Machine {
 
     /// Has the device do what it was kicked for, as the event loop or its threads would.
     pub fn turn(&self) {
-        let kicked =
-            |device: &dyn VirtioDevice, queue: u16| device.kick(queue).is_some_and(is_signalled);
-        match &self.device {
-            Device::Network { card, .. } => {
-                let queues = card.queue_sizes().len() as u16;
-                for queue in (0..queues).filter(|queue| kicked(&**card, *queue)) {
-                    card.ready(queue.into());
-                }
-            }
-            Device::Disk { disk, .. } => disk.turn(MOST_REQUESTS),
-            Device::Random(rng) if kicked(&**rng, 0) => rng.ready(0),
-            Device::Random(_) => {}
-            Device::Sockets { vsock, kernel } => {
-                if kernel.turn(MOST_BUFFERS) {
-                    vsock.queues.ready(0);
-                }
-            }
-            Device::Balloon(balloon) => {
-                let queues = balloon.queue_sizes().len() as u16;
-                for queue in (0..queues).filter(|queue| kicked(&**balloon, *queue)) {
-                    balloon.ready(queue.into());
-                }
-            }
-            Device::Ports(ports) => {
-                let console = &ports.console;
-                let queues = console.queue_sizes().len() as u16;
-                for queue in (0..queues).filter(|queue| kicked(&**console, *queue)) {
-                    console.ready(queue.into());
-                }
-            }
-        }
+        self.device.turn();
     }
 
     /// Asks the guest for so many pages, if the device is a balloon.
@@ -250,14 +239,15 @@ impl Machine {
     /// Where one holds what is not in RAM.
     pub fn sent(&self) -> Vec<Vec<u8>> {
         let Device::Network { wires, .. } = &self.device else { return Vec::new() };
-        let mut frame = vec![0; FRAME_MAX];
         let mut frames = Vec::new();
-        for wire in wires {
-            while let Ok(length) = wire.recv(&mut frame) {
-                self.ram.expect_no_secret(&frame[..length]);
-                frames.push(frame[..length].to_vec());
+        FRAME.with_borrow_mut(|frame| {
+            for wire in wires {
+                while let Ok(length) = wire.recv(frame) {
+                    self.ram.expect_no_secret(&frame[..length]);
+                    frames.push(frame[..length].to_vec());
+                }
             }
-        }
+        });
         frames
     }
 
@@ -312,7 +302,7 @@ impl Machine {
 
     /// Interrupts that the device has raised, or that the kernel has in its place.
     pub fn interrupts(&self) -> u64 {
-        if let Device::Sockets { kernel, .. } = &self.device {
+        if let Some(kernel) = self.device.kernel() {
             return kernel.signals();
         }
         self.root.stats().iter().filter_map(|stats| stats.interrupts).sum()
@@ -322,13 +312,11 @@ impl Machine {
     /// Where a device has reached what is not RAM.
     pub fn check(&self) {
         self.ram.check();
-        let size = (SECTORS * SECTOR) as usize;
-        if let Some(contents) = self.on_disk(0, size) {
-            self.ram.expect_no_secret(&contents);
-            if let Device::Disk { file, .. } = &self.device {
-                assert_eq!(file.metadata().map_or(0, |file| file.len()), size as u64);
-            }
-        }
+        let Device::Disk { file, .. } = &self.device else { return };
+        let size = CONTENTS.with(Vec::len);
+        assert_eq!(file.metadata().map_or(0, |file| file.len()), size as u64);
+        let now = self.on_disk(0, size).expect("it is as long as ever");
+        CONTENTS.with(|before| self.ram.expect_no_secret_within(&now, before));
     }
 
     /// Takes the device off the bus.
@@ -340,7 +328,7 @@ impl Machine {
         assert!(crate::lock(&self.bells.0).is_empty(), "notifications are left");
         let Machine { host, root, device, bus, .. } = self;
         device.as_virtio().reset();
-        if let Device::Sockets { kernel, .. } = &device {
+        if let Some(kernel) = device.kernel() {
             assert!(!kernel.runs(), "the kernel uses queues after a reset");
         }
         drop((root, device, bus));
@@ -366,11 +354,9 @@ impl Device {
                 Device::Network { card, taps, wires }
             }
             Kind::Disk { read_only, queues } => {
-                let file = memfd_create(c"disk", MemfdFlags::CLOEXEC).system("create a file")?;
-                let file = File::from(file);
-                let contents: Vec<u8> =
-                    (0..SECTORS * SECTOR).map(|at| (at / SECTOR + at % 7) as u8).collect();
-                file.write_all_at(&contents, 0).system("fill a file")?;
+                let file = DISK_OF_THREAD.with(File::try_clone).system("share a file")?;
+                file.set_len(SECTORS * SECTOR).system("cut a file off")?;
+                CONTENTS.with(|bytes| file.write_all_at(bytes, 0)).system("fill a file")?;
                 let disk = Disk {
                     name: "disk".into(),
                     file: Descriptor(-1),
@@ -384,6 +370,13 @@ impl Device {
                 Device::Disk { disk: Arc::new(disk), file }
             }
             Kind::Random => Device::Random(Arc::new(Rng::new()?)),
+            Kind::KernelNetwork => {
+                let kernel = Kernel::new(memory.clone());
+                let taps = Arc::new(Taps::sockets(Vec::new()));
+                let card = KernelNet::over(Box::new(kernel.clone()), taps, Config::new(MAC, 1))?;
+                let card = Arc::new(card);
+                Device::KernelNetwork { card, kernel }
+            }
             Kind::Sockets => {
                 let kernel = Kernel::new(memory.clone());
                 let vsock = Arc::new(Vsock::over(Box::new(kernel.clone()), CID)?);
@@ -400,9 +393,58 @@ impl Device {
             Device::Network { card, .. } => card.clone(),
             Device::Disk { disk, .. } => disk.clone(),
             Device::Random(rng) => rng.clone(),
+            Device::KernelNetwork { card, .. } => card.clone(),
             Device::Sockets { vsock, .. } => vsock.clone(),
             Device::Balloon(balloon) => balloon.clone(),
             Device::Ports(ports) => ports.console.clone(),
+        }
+    }
+
+    /// Does what it was kicked for.
+    fn turn(&self) {
+        let kicked =
+            |device: &dyn VirtioDevice, queue: u16| device.kick(queue).is_some_and(is_signalled);
+        match self {
+            Device::Network { card, .. } => {
+                let queues = card.queue_sizes().len() as u16;
+                for queue in (0..queues).filter(|queue| kicked(&**card, *queue)) {
+                    card.ready(queue.into());
+                }
+            }
+            Device::Disk { disk, .. } => disk.turn(MOST_REQUESTS),
+            Device::Random(rng) if kicked(&**rng, 0) => rng.ready(0),
+            Device::Random(_) => {}
+            Device::KernelNetwork { card, kernel } => {
+                if kernel.turn(MOST_BUFFERS) {
+                    card.queues.ready(0);
+                }
+            }
+            Device::Sockets { vsock, kernel } => {
+                if kernel.turn(MOST_BUFFERS) {
+                    vsock.queues.ready(0);
+                }
+            }
+            Device::Balloon(balloon) => {
+                let queues = balloon.queue_sizes().len() as u16;
+                for queue in (0..queues).filter(|queue| kicked(&**balloon, *queue)) {
+                    balloon.ready(queue.into());
+                }
+            }
+            Device::Ports(ports) => {
+                let console = &ports.console;
+                let queues = console.queue_sizes().len() as u16;
+                for queue in (0..queues).filter(|queue| kicked(&**console, *queue)) {
+                    console.ready(queue.into());
+                }
+            }
+        }
+    }
+
+    /// What works off its queues, where that is the kernel.
+    fn kernel(&self) -> Option<&Kernel> {
+        match self {
+            Device::KernelNetwork { kernel, .. } | Device::Sockets { kernel, .. } => Some(kernel),
+            _ => None,
         }
     }
 }
@@ -438,6 +480,14 @@ impl Doorbells for Bells {
 thread_local! {
     /// One for all machines of a thread, one after the other.
     static RAM_OF_THREAD: Ram = Ram::new().expect("memory");
+    /// The same of disks.
+    static DISK_OF_THREAD: File =
+        memfd_create(c"disk", MemfdFlags::CLOEXEC).expect("memory").into();
+    /// What is on a disk at first.
+    static CONTENTS: Vec<u8> =
+        (0..SECTORS * SECTOR).map(|at| (at / SECTOR + at % 7) as u8).collect();
+    /// Room for a frame.
+    static FRAME: RefCell<Vec<u8>> = RefCell::new(vec![0; FRAME_MAX]);
 }
 
 /// RAM, and what is around it in this process.
@@ -446,6 +496,8 @@ struct Ram {
     memory: GuestMemory,
     whole: &'static MmapRegion,
     secret: [u8; 16],
+    /// What each gap holds: the secret, again and again.
+    gap: [u8; PAGE],
 }
 
 /// Where in the whole mapping each range of RAM is.
@@ -475,19 +527,21 @@ impl Ram {
         let memory = GuestMemory::from_regions(regions).map_err(std::io::Error::other)?;
         let mut secret = [0; 16];
         getrandom(&mut secret, GetRandomFlags::empty())?;
-        let ram = Ram { memory, whole, secret };
-        for gap in ram.gaps() {
-            let filling: Vec<u8> = secret.into_iter().cycle().take(gap.len()).collect();
-            let gap = ram.whole.get_slice(gap.start, gap.len()).map_err(std::io::Error::other)?;
-            gap.copy_from(&filling);
+        let gap = std::array::from_fn(|at| secret[at % secret.len()]);
+        let ram = Ram { memory, whole, secret, gap };
+        for place in ram.gaps() {
+            let place = ram.whole.get_slice(place.start, place.len());
+            place.map_err(std::io::Error::other)?.copy_from(&gap);
         }
         Ok(ram)
     }
 
     fn clear(&self) {
+        const MOST: usize = (RAM[0].end - RAM[0].start) as usize;
+        static ZEROES: [u8; MOST] = [0; MOST];
         for range in RAM {
-            let zeroes = vec![0; (range.end - range.start) as usize];
-            self.memory.write_slice(&zeroes, GuestAddress(range.start)).expect("it is RAM");
+            let zeroes = &ZEROES[..(range.end - range.start) as usize];
+            self.memory.write_slice(zeroes, GuestAddress(range.start)).expect("it is RAM");
         }
     }
 
@@ -503,13 +557,25 @@ impl Ram {
         for gap in self.gaps() {
             let mut bytes = [0; PAGE];
             self.whole.get_slice(gap.start, PAGE).expect("it is mapped").copy_to(&mut bytes);
-            let is_whole = bytes.chunks(self.secret.len()).all(|chunk| chunk == self.secret);
-            assert!(is_whole, "something was written beside RAM, at {gap:x?}");
+            assert!(bytes == self.gap, "something was written beside RAM, at {gap:x?}");
         }
     }
 
     fn expect_no_secret(&self, bytes: &[u8]) {
         let holds = bytes.windows(self.secret.len()).any(|part| part == self.secret);
         assert!(!holds, "something was read from beside RAM");
+    }
+
+    /// The same, of what was written since there was `before`: most of it is the same.
+    fn expect_no_secret_within(&self, now: &[u8], before: &[u8]) {
+        if now == before {
+            return;
+        }
+        let size = SECTOR as usize;
+        for at in (0..now.len()).step_by(size) {
+            if now[at..at + size] != before[at..at + size] {
+                self.expect_no_secret(&now[at..at + size]);
+            }
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::sync::{Arc, Mutex};
 
 use flate2::Compression;
 use flate2::write::DeflateEncoder;
@@ -79,9 +80,7 @@ impl Shape {
                     place as u64 | 1 | owned
                 }
                 Cluster::Packed(byte) => {
-                    let mut packer = DeflateEncoder::new(Vec::new(), Compression::new(1));
-                    packer.write_all(&vec![*byte; cluster]).expect("memory");
-                    let packed = packer.finish().expect("memory");
+                    let packed = pack(*byte, cluster);
                     // Not at the beginning of a sector.
                     let at = place + 5;
                     put(&mut file, at, &packed);
@@ -114,6 +113,18 @@ impl Shape {
     }
 }
 
+/// A cluster of these bytes, compressed. A fuzzer wants the same ones over and over, and packing takes long.
+fn pack(byte: u8, cluster: usize) -> Arc<[u8]> {
+    type Packed = BTreeMap<(u8, usize), Arc<[u8]>>;
+    static PACKED: Mutex<Packed> = Mutex::new(BTreeMap::new());
+    let pack = || {
+        let mut packer = DeflateEncoder::new(Vec::new(), Compression::new(1));
+        packer.write_all(&vec![byte; cluster]).expect("memory");
+        packer.finish().expect("memory").into()
+    };
+    crate::lock(&PACKED).entry((byte, cluster)).or_insert_with(pack).clone()
+}
+
 fn set(block: &mut [u8], order: u32, number: usize, count: u64) {
     let bit = number << order;
     match order {
@@ -142,12 +153,14 @@ pub fn check(file: &[u8]) -> Found {
     let header = Header::parse(&file[..file.len().min(HEADER)], true).expect("a header");
     let cluster = 1_u64 << header.cluster_bits;
     // Zeroes beyond its end.
-    let bytes = |place: u64, count: usize| {
+    let long = |place: u64| {
         let from = file.get(place as usize..).unwrap_or_default();
-        (0..count)
-            .fold(0, |all, at| all << 8 | u64::from(from.get(at).copied().unwrap_or_default()))
+        let whole = from
+            .first_chunk()
+            .copied()
+            .unwrap_or_else(|| std::array::from_fn(|at| from.get(at).copied().unwrap_or_default()));
+        u64::from_be_bytes(whole)
     };
-    let long = |place: u64| bytes(place, 8);
     let mut found = Found::default();
     let mut used = BTreeMap::<u64, u64>::new();
     let mut refer = |place: u64, length: u64| {
@@ -184,16 +197,23 @@ pub fn check(file: &[u8]) -> Found {
             continue;
         }
         refer(block, cluster);
-        for number in 0..per_block {
-            let bit = number << header.count_order;
-            let count = match header.count_order {
-                0..3 => {
-                    bytes(block + bit / 8, 1) >> (bit % 8) & ((1 << (1 << header.count_order)) - 1)
+        let width = 1_u64 << header.count_order;
+        for at in (0..cluster).step_by(8) {
+            // Most counts are 0, and a row of them is passed over at once.
+            let eight = long(block + at);
+            for number in (0..64 / width).filter(|_| eight != 0) {
+                // Bits of a byte are counted from its lowest, and bytes of a count from the highest.
+                let count = match header.count_order {
+                    0..3 => {
+                        let byte = eight >> (56 - number * width / 8 * 8);
+                        byte >> (number * width % 8) & ((1 << width) - 1)
+                    }
+                    6 => eight,
+                    _ => eight >> (64 - (number + 1) * width) & ((1 << width) - 1),
+                };
+                if count > 0 {
+                    counts.insert(index * per_block + at * 8 / width + number, count);
                 }
-                order => bytes(block + bit / 8, 1 << (order - 3)),
-            };
-            if count > 0 {
-                counts.insert(index * per_block + number, count);
             }
         }
     }

@@ -46,7 +46,12 @@ impl Ram {
 
     /// What is in it.
     pub fn bytes(&self) -> Vec<u8> {
-        crate::lock(&self.0).bytes.clone()
+        self.with(<[u8]>::to_vec)
+    }
+
+    /// The same, to be looked at in its place.
+    pub fn with<T>(&self, look: impl FnOnce(&[u8]) -> T) -> T {
+        look(&crate::lock(&self.0).bytes)
     }
 
     /// What was done to it so far.
@@ -61,26 +66,22 @@ impl Ram {
 
     fn step(&self, step: Step) -> io::Result<()> {
         let state = &mut *crate::lock(&self.0);
-        if let Step::Write(at, bytes) = &step {
-            let end = usize::try_from(*at).ok().and_then(|at| at.checked_add(bytes.len()));
-            if end.is_none_or(|end| end > state.most.max(state.bytes.len())) {
-                return Err(ErrorKind::StorageFull.into());
-            }
-        }
         apply(&mut state.bytes, &step);
         state.steps.iter_mut().for_each(|steps| steps.push(step.clone()));
         Ok(())
     }
 }
 
+fn put(file: &mut Vec<u8>, at: u64, bytes: &[u8]) {
+    let at = at as usize;
+    file.resize(file.len().max(at + bytes.len()), 0);
+    file[at..at + bytes.len()].copy_from_slice(bytes);
+}
+
 /// Does to `file` what was done to another.
 pub fn apply(file: &mut Vec<u8>, step: &Step) {
     match step {
-        Step::Write(at, bytes) => {
-            let at = *at as usize;
-            file.resize(file.len().max(at + bytes.len()), 0);
-            file[at..at + bytes.len()].copy_from_slice(bytes);
-        }
+        Step::Write(at, bytes) => put(file, *at, bytes),
         Step::Zero(at, length) => {
             let end = at.saturating_add(*length).min(file.len() as u64) as usize;
             file.get_mut(*at as usize..end).unwrap_or_default().fill(0);
@@ -101,7 +102,16 @@ impl Storage for &Ram {
     }
 
     fn write(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
-        self.step(Step::Write(at, bytes.to_vec()))
+        let state = &mut *crate::lock(&self.0);
+        let end = usize::try_from(at).ok().and_then(|at| at.checked_add(bytes.len()));
+        if end.is_none_or(|end| end > state.most.max(state.bytes.len())) {
+            return Err(ErrorKind::StorageFull.into());
+        }
+        put(&mut state.bytes, at, bytes);
+        if let Some(steps) = &mut state.steps {
+            steps.push(Step::Write(at, bytes.to_vec()));
+        }
+        Ok(())
     }
 
     fn punch(&self, at: u64, length: u64) -> io::Result<()> {

@@ -22,9 +22,9 @@ const QUEUES: usize = 2;
 const SENDS: usize = 1;
 /// Largest size of a queue that it takes.
 const MOST_ENTRIES: u32 = 1 << 15;
-/// What it can do, of which some is not for guests (`VHOST_F_LOG_ALL`), and sockets that keep messages
-/// apart.
-const FEATURES: u64 = F_VERSION_1 | F_EVENT_IDX | F_INDIRECT_DESC | 1 << 26 | 1 << 1;
+/// What it can do, of which some is not for guests (`VHOST_F_LOG_ALL`), sockets that keep messages apart,
+/// and frames over several buffers.
+const FEATURES: u64 = F_VERSION_1 | F_EVENT_IDX | F_INDIRECT_DESC | 1 << 26 | 1 << 1 | 1 << 15;
 
 /// The kernel.
 pub struct Kernel {

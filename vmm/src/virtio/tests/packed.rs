@@ -8,6 +8,7 @@ use proptest::prelude::*;
 
 use super::packed_driver::{PackedDriver, Piece};
 use super::*;
+use crate::virtio::queue::packed::Ring;
 use crate::virtio::queue::setup::Setup;
 use crate::virtio::queue::{Broken, Head, Queue, next_chain};
 use crate::virtio::{F_EVENT_IDX, F_INDIRECT_DESC, F_RING_PACKED, F_VERSION_1};
@@ -309,6 +310,25 @@ fn no_side_sleeps_in_while_the_other_works() {
                 }
             }
         });
+    }
+}
+
+/// The moment that threads hardly ever meet.
+#[test]
+fn what_is_offered_after_the_device_looked_is_seen_when_it_asks_for_more() {
+    let memory = memory();
+    let (mut driver, _) = both_sides(&memory, 5, ALL);
+    let mut ring = Ring::new(&setup(5), true, true, &memory).unwrap();
+    for _ in 0..20 {
+        let mut chain = Vec::new();
+        assert!(ring.take(&memory, 9, &mut chain).unwrap().is_none());
+        driver.offer(&[(0, 1, 0)]);
+        driver.is_to_tell();
+        assert!(ring.ask_for_more(&memory).unwrap());
+        let head = ring.take(&memory, 9, &mut chain).unwrap().unwrap();
+        ring.add_used(&memory, head, 0).unwrap();
+        assert!(driver.collect().is_some());
+        assert!(!ring.ask_for_more(&memory).unwrap());
     }
 }
 
