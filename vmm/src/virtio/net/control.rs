@@ -1,6 +1,6 @@
 //! A card's control queue (virtio 1.3, 5.1.6.5), by which a driver says how many pairs of queues it uses.
 
-use vm_memory::Bytes;
+use std::io::{Read, Write};
 
 use super::feature;
 use crate::virtio::Activation;
@@ -30,13 +30,10 @@ pub fn obey(
 ) -> Result<Progress, Broken> {
     let agreed = active.features & feature::MQ != 0;
     work_off(active, index, BATCH, |memory, chain| {
-        let (mut command, mut length) = ([0; LENGTH], 0usize);
-        for descriptor in chain.readable() {
-            let place = command.get_mut(length..).unwrap_or_default();
-            let now = place.len().min(descriptor.length as usize);
-            memory.read_slice(&mut place[..now], descriptor.address).map_err(|_| Broken)?;
-            length = length.saturating_add(descriptor.length as usize);
-        }
+        let mut reader = chain.reader(memory)?;
+        let mut command = [0; LENGTH];
+        let length = reader.available_bytes();
+        reader.read_exact(&mut command[..length.min(LENGTH)]).map_err(|_| Broken)?;
         let pairs = match command {
             [MQ, PAIRS_SET, low, high] if length == LENGTH && agreed => {
                 usize::from(u16::from_le_bytes([low, high]))
@@ -44,9 +41,11 @@ pub fn obey(
             _ => 0,
         };
         let done = (1..=ready).contains(&pairs) && set_pairs(pairs);
-        let answer = chain.writable().find(|descriptor| descriptor.length > 0);
-        let Some(answer) = answer else { return Ok(Fate::Used(0)) };
-        memory.write_obj(if done { OK } else { ERROR }, answer.address).map_err(|_| Broken)?;
+        let mut writer = chain.writer(memory)?;
+        if writer.available_bytes() == 0 {
+            return Ok(Fate::Used(0));
+        }
+        writer.write_all(&[if done { OK } else { ERROR }]).map_err(|_| Broken)?;
         Ok(Fate::Used(1))
     })
 }
