@@ -37,14 +37,17 @@ impl Bus {
     /// # Errors
     /// [`Overlap`] where a byte of the range is taken, or it is empty or passes 2^64.
     pub fn insert(&self, base: u64, length: u64, device: Arc<dyn Access>) -> Result<(), Overlap> {
-        let end = base.checked_add(length).filter(|_| length > 0).ok_or(Overlap)?;
         let mut ranges = self.ranges.write().unwrap_or_else(PoisonError::into_inner);
-        let neighbour = ranges.range(..end).next_back();
-        if neighbour.is_some_and(|(start, range)| start.saturating_add(range.length) > base) {
-            return Err(Overlap);
-        }
+        find_room(&ranges, base, length)?;
         ranges.insert(base, Range { length, device });
         Ok(())
+    }
+
+    /// Test support: whether nothing is in a range that is not empty.
+    #[cfg(any(test, feature = "simulated"))]
+    pub fn is_free(&self, range: &std::ops::Range<u64>) -> bool {
+        let ranges = self.ranges.read().unwrap_or_else(PoisonError::into_inner);
+        find_room(&ranges, range.start, range.end - range.start).is_ok()
     }
 
     /// Removes the range that starts at `base`, if there is one.
@@ -74,6 +77,13 @@ impl Bus {
         let end = offset.checked_add(length as u64)?;
         (end <= range.length).then(|| (range.device.clone(), offset))
     }
+}
+
+fn find_room(ranges: &BTreeMap<u64, Range>, base: u64, length: u64) -> Result<(), Overlap> {
+    let end = base.checked_add(length).filter(|_| length > 0).ok_or(Overlap)?;
+    let neighbour = ranges.range(..end).next_back();
+    let is_taken = |(start, range): (&u64, &Range)| start.saturating_add(range.length) > base;
+    if neighbour.is_some_and(is_taken) { Err(Overlap) } else { Ok(()) }
 }
 
 #[cfg(test)]

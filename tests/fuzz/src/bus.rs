@@ -12,9 +12,7 @@
 //! has a bell where its card is; and nothing is left when all are gone.
 
 use std::ops::Range;
-use std::sync::Arc;
 
-use vmm::bus::{Access, Bus};
 use vmm::machine::layout::{ECAM_BASE, ECAM_SIZE};
 use vmm::pci::{capability, register};
 use vmm::vfio::simulated::WINDOWS;
@@ -73,22 +71,6 @@ pub fn run(bytes: &[u8]) -> Outcome {
         machine.act(&mut input);
     }
     machine.end()
-}
-
-/// Something on the bus.
-struct Nothing;
-
-impl Access for Nothing {
-    fn read(&self, _: u64, _: &mut [u8]) {}
-    fn write(&self, _: u64, _: &[u8]) {}
-}
-
-fn is_free(bus: &Bus, range: &Range<u64>) -> bool {
-    let free = bus.insert(range.start, range.end - range.start, Arc::new(Nothing)).is_ok();
-    if free {
-        bus.remove(range.start);
-    }
-    free
 }
 
 fn ecam(slot: usize, offset: usize) -> u64 {
@@ -281,7 +263,7 @@ impl Machine {
         for range in taken {
             if range.start > from {
                 let gap = from..range.start;
-                assert!(is_free(bus, &gap), "something is left within {gap:x?}");
+                assert!(bus.is_free(&gap), "something is left within {gap:x?}");
             }
             from = from.max(range.end);
         }
@@ -308,7 +290,7 @@ impl Machine {
             self.write_config(card, register::COMMAND, &[0, 0]);
         }
         self.check();
-        assert!(is_free(&self.crowd.bus, &(0..ECAM_BASE)), "a card answers still");
+        assert!(self.crowd.bus.is_free(&(0..ECAM_BASE)), "a card answers still");
         self.crowd.end();
         Outcome { decodes, interrupts }
     }

@@ -23,7 +23,7 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
-use vmm::bus::{Access, Bus};
+use vmm::bus::Access;
 use vmm::pci::bar::{Allocator, BarKind, ROM_INDEX};
 use vmm::pci::register;
 use vmm::pci::root::PciFunction;
@@ -423,23 +423,6 @@ struct Machine {
     verified: BTreeSet<Shown>,
 }
 
-/// Something on a bus.
-struct Nothing;
-
-impl Access for Nothing {
-    fn read(&self, _: u64, _: &mut [u8]) {}
-    fn write(&self, _: u64, _: &[u8]) {}
-}
-
-/// Whether nothing is in a range of a bus.
-fn is_free(bus: &Bus, range: &Range<u64>) -> bool {
-    let free = bus.insert(range.start, range.end - range.start, Arc::new(Nothing)).is_ok();
-    if free {
-        bus.remove(range.start);
-    }
-    free
-}
-
 impl Machine {
     /// One action. Returns whose BARs the guest has decided by it.
     fn act(&mut self, input: &mut Input<'_>) -> Option<usize> {
@@ -647,7 +630,7 @@ impl Machine {
             for range in taken {
                 if range.start > from {
                     let gap = from..range.start;
-                    assert!(is_free(bus, &gap), "something is left within {gap:x?}");
+                    assert!(bus.is_free(&gap), "something is left within {gap:x?}");
                 }
                 from = from.max(range.end);
             }
@@ -685,7 +668,7 @@ impl Machine {
             let bus = if ports { &self.world.ports } else { &self.world.memory };
             for (bar, start) in device.decoding(ports) {
                 let place = start..start + bar.size;
-                assert!(!is_free(bus, &place), "BAR {} is not at {start:#x}", bar.index);
+                assert!(!bus.is_free(&place), "BAR {} is not at {start:#x}", bar.index);
                 let others = self.devices.iter().flat_map(|other| other.decoding(ports));
                 let meets = |(other, at): &(&Bar, u64)| *at < place.end && start < at + other.size;
                 if others.filter(meets).count() > 1 {
@@ -725,7 +708,7 @@ impl Machine {
             // One whose event KVM did not let go of is not given to another.
             assert!(host.reserved() <= host.connected(), "interrupts are left");
             for bus in [&world.memory, &world.ports] {
-                assert!(is_free(bus, &(0..u64::MAX)), "something answers still");
+                assert!(bus.is_free(&(0..u64::MAX)), "something answers still");
             }
             if !refused {
                 assert_eq!(host.connected(), 0, "events are left");
