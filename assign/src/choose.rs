@@ -22,7 +22,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use policies::{Claim, Guest, Isolation, Pool, Protection};
+use policies::{Claim, Guest, Isolation, Pool, Protection, Virtio};
 use serde::{Deserialize, Serialize};
 use sriov::{HostSnapshot, MacAddress, PciAddress, VfRef};
 
@@ -170,12 +170,13 @@ pub enum Connection {
         #[serde(flatten)]
         given: Given,
     },
-    /// By a virtio device on a bridge.
+    /// By a virtio device.
     Virtio {
         /// The network's name in the guest's document.
         network: String,
-        /// The bridge.
-        bridge: String,
+        /// What of the host it is connected to.
+        #[serde(flatten)]
+        end: Virtio,
         /// Why it is no device of its own, where one was claimed.
         because: Option<Unmet>,
     },
@@ -195,9 +196,9 @@ impl fmt::Display for Connection {
         write!(f, "{}: ", self.network())?;
         match self {
             Connection::Vfio { given, .. } => given.fmt(f),
-            Connection::Virtio { bridge, because: None, .. } => write!(f, "virtio on {bridge}"),
-            Connection::Virtio { bridge, because: Some(because), .. } => {
-                write!(f, "virtio on {bridge}, because {because}")
+            Connection::Virtio { end, because: None, .. } => write!(f, "virtio on {end}"),
+            Connection::Virtio { end, because: Some(because), .. } => {
+                write!(f, "virtio on {end}, because {because}")
             }
         }
     }

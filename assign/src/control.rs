@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -23,6 +23,7 @@ use crate::failure::{Failure, OwnReason};
 
 pub mod client;
 pub mod http;
+pub mod interfaces;
 pub mod route;
 pub mod stats;
 
@@ -215,6 +216,7 @@ pub struct Nothing {}
 /// A guest's place below `/run`.
 #[derive(Debug)]
 pub struct Place {
+    root: HostRoot,
     directory: PathBuf,
     /// Held as long as the guest has a launcher.
     _lock: File,
@@ -224,6 +226,8 @@ pub struct Place {
 const SOCKET: &str = "control";
 /// The name of the folder with the sockets of its ports.
 const PORTS: &str = "ports";
+/// The name of the file with the interfaces that go with it, a name in each line.
+const INTERFACES: &str = "interfaces";
 /// The name of what its launcher has locked.
 const LOCK: &str = "lock";
 
@@ -249,11 +253,13 @@ pub fn port(root: &HostRoot, guest: &str, port: &str) -> PathBuf {
     directory(root, guest).join(PORTS).join(port)
 }
 
-/// Removes the sockets of guests whose launchers were killed.
+/// Removes the sockets and interfaces of guests whose launchers were killed.
 pub fn tidy(root: &HostRoot) {
     let names = attribute::entries(&root.run("assign/guests")).unwrap_or_default();
-    let has_left =
-        |name: &String| socket(root, name).exists() || directory(root, name).join(PORTS).exists();
+    let has_left = |name: &String| {
+        let left = |what| directory(root, name).join(what).exists();
+        left(SOCKET) || left(PORTS) || left(INTERFACES)
+    };
     for name in names.into_iter().filter(has_left) {
         let locked = File::open(directory(root, &name).join(LOCK)).map(|lock| {
             let is_free = lock.try_lock().is_ok();
@@ -261,7 +267,7 @@ pub fn tidy(root: &HostRoot) {
         });
         if let Ok(Some(_lock)) = locked {
             // What stays is removed by the next command, or by the guest's next launcher.
-            clear_all(&directory(root, &name)).ok();
+            clear_all(root, &directory(root, &name)).ok();
         }
     }
 }
@@ -306,8 +312,8 @@ impl Place {
                 Err(TryLockError::Error(error)) => return Err(failed(&error)),
             }
         }
-        clear_all(&directory).map_err(|error| failed(&error))?;
-        Ok(Place { directory, _lock: lock })
+        clear_all(root, &directory).map_err(|error| failed(&error))?;
+        Ok(Place { root: root.clone(), directory, _lock: lock })
     }
 
     /// Where its socket goes.
@@ -320,6 +326,21 @@ impl Place {
         self.directory.join(PORTS)
     }
 
+    /// Writes down an interface that is to be removed after the guest, before it is made: a killed launcher
+    /// leaves it.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn note_interface(&self, name: &str) -> io::Result<()> {
+        let path = self.directory.join(INTERFACES);
+        // A guest that starts again has it there.
+        if noted_in(&path)?.lines().any(|noted| noted == name) {
+            return Ok(());
+        }
+        let mut file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
+        file.write_all(format!("{name}\n").as_bytes())
+    }
+
     /// Removes the socket, where there is one.
     ///
     /// # Errors
@@ -329,19 +350,32 @@ impl Place {
     }
 }
 
-fn clear(socket: &Path) -> io::Result<()> {
-    match std::fs::remove_file(socket) {
+fn clear(file: &Path) -> io::Result<()> {
+    match std::fs::remove_file(file) {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
 }
 
-/// Removes the sockets of a guest.
-fn clear_all(directory: &Path) -> io::Result<()> {
+/// Removes the sockets and interfaces of a guest.
+fn clear_all(root: &HostRoot, directory: &Path) -> io::Result<()> {
     clear(&directory.join(SOCKET))?;
     match std::fs::remove_dir_all(directory.join(PORTS)) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let noted = directory.join(INTERFACES);
+    for name in noted_in(&noted)?.lines() {
+        interfaces::remove_left(root, name)?;
+    }
+    clear(&noted)
+}
+
+/// The names that were written down there.
+fn noted_in(path: &Path) -> io::Result<String> {
+    match std::fs::read_to_string(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(String::new()),
+        read => read,
     }
 }
 
@@ -349,7 +383,7 @@ impl Drop for Place {
     fn drop(&mut self) {
         // The directory stays with its lock's file: another launcher may be waiting to look at it,
         // and would hold the lock of a file that is gone.
-        clear_all(&self.directory).ok();
+        clear_all(&self.root, &self.directory).ok();
     }
 }
 

@@ -590,15 +590,15 @@ impl Launch<'_> {
         vsock: Option<Vsock>,
     ) -> Result<Ending, Failure> {
         let (console, cid) = (stays.console, vsock.as_ref().map(|vsock| vsock.cid));
-        let (news, cards) = self.timeline.time(Launching::ConnectNetworks, || {
+        let (news, mut cards) = self.timeline.time(Launching::ConnectNetworks, || {
             let networks = &connected.choice.networks;
             let virtio = |network: &Connection| matches!(network, Connection::Virtio { .. });
             let news = links::listen(networks.iter().any(virtio))
                 .map_err(|error| self.system("listen to the host's network", &error))?;
-            let cards = handles::open_cards(self.root, self.guest, networks)?;
+            let cards = handles::open_cards(self.root, stays.place, self.guest, networks)?;
             Ok::<_, Failure>((news, cards))
         })?;
-        let links = Links::of(&cards).map_err(|error| self.system("share its TAPs", &error))?;
+        let links = Links::of(&mut cards).map_err(|error| self.system("share its TAPs", &error))?;
         let (events, events_of_guest) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)
             .map_err(|error| self.system("make a pipe", &error.into()))?;
         if console.takes_terminal() {
@@ -697,6 +697,10 @@ impl Launch<'_> {
                     scope.spawn(move || supervisor.look_at(links));
                 }
             };
+            if news.is_some() {
+                // Some may be down from the beginning.
+                scope.spawn(move || supervisor.look_at(links));
+            }
             let asks = [supervisor.ends(), console.leaves()];
             let host = Host { faults: self.faults(), links: news };
             let ending = session::attend(vmm, signals, asks, host, hear, blocked, changed);

@@ -32,6 +32,7 @@ pub const HOST_MODULES: &[&str] = &[
     "team_mode_roundrobin",
     "8021q",
     "macvlan",
+    "macvtap",
     "ipip",
     "tun",
     "vhost_net",

@@ -151,6 +151,12 @@ impl Guest {
         self
     }
 
+    /// With a virtio network that is connected to this.
+    pub fn connected_to(mut self, end: &str) -> Self {
+        self.networks += &format!("    - {{name: lan, virtio: {end}}}\n");
+        self
+    }
+
     /// With a virtio network on br0 that has so many queues.
     pub fn queues(mut self, queues: u16) -> Self {
         self.networks +=

@@ -28,7 +28,11 @@ const OF_GUEST: u32 = 10;
 #[test]
 #[ignore = "boots an emulated host: cargo lab test"]
 fn a_guest_that_is_killed_at_any_moment_leaves_nothing_behind() -> Result<()> {
-    let web = Guest::new("web", "hold").claim().bridge().limits("{memory: 384MiB, tasks: 64}");
+    let web = Guest::new("web", "hold")
+        .claim()
+        .bridge()
+        .connected_to("{macvtap: br0}")
+        .limits("{memory: 384MiB, tasks: 64}");
     let host = Host::intel()
         .igb(1)
         .bridge()

@@ -32,6 +32,7 @@ mod lifecycle;
 mod limits;
 mod looking;
 mod machine;
+mod macvtap;
 mod memory;
 mod nvme;
 mod packed;

@@ -65,7 +65,7 @@ impl Supply<'_> {
             }
             networks.push(match (&network.fallback, because) {
                 (Some(virtio), because) => {
-                    Connection::Virtio { network: name, bridge: virtio.bridge.clone(), because }
+                    Connection::Virtio { network: name, end: virtio.clone(), because }
                 }
                 (None, Some(because)) => {
                     return Err(Unconnected { claim: name, network: true, because });

@@ -83,6 +83,7 @@ fn connected(choice: &Choice, iommu: Option<Interface>) -> Vec<What<'_>> {
 
 #[cfg(test)]
 mod tests {
+    use policies::Virtio;
     use sriov::PciAddress;
     use vmm::spec::Departure;
 
@@ -107,7 +108,7 @@ mod tests {
         );
         let virtio = |network: &str| Connection::Virtio {
             network: network.to_owned(),
-            bridge: "br0".to_owned(),
+            end: Virtio::Bridge { bridge: "br0".to_owned() },
             because: None,
         };
         let networks = vec![virtio("net0"), virtio("net1")];

@@ -10,8 +10,9 @@ use policies::{Boot, Guest};
 use sriov::{HostRoot, MacAddress};
 
 use super::error;
-use super::tap::{self, Tap};
+use super::tap::{self, Network, Tap};
 use crate::choose::Connection;
+use crate::control::Place;
 use crate::failure::{Failure, OwnReason};
 
 /// What a guest boots.
@@ -144,12 +145,8 @@ fn no_kvm(error: &io::Error, cpuinfo: &str) -> (String, String) {
 pub struct Card {
     /// Its network's name in the guest's document.
     pub network: String,
-    /// Its TAP interface, by a descriptor for each of its queues,
-    pub taps: Vec<OwnedFd>,
-    /// its name
-    pub name: String,
-    /// and the kernel's number for it.
-    pub index: u32,
+    /// Its TAP or macvtap interface, with a descriptor for each of its queues.
+    pub tap: Tap,
     /// The guest's address on it.
     pub mac: [u8; 6],
     /// An open `/dev/vhost-net` for each queue, by which the kernel moves its frames, where the host has that;
@@ -160,28 +157,29 @@ pub struct Card {
 /// Opens what each virtio network is made of, in their order.
 ///
 /// # Errors
-/// Names the network and the bridge, with cause and remedy.
+/// Names the network and what it was to be connected to, with cause and remedy.
 pub fn open_cards(
     root: &HostRoot,
+    place: &Place,
     guest: &Guest,
     chosen: &[Connection],
 ) -> Result<Vec<Card>, Failure> {
     let mut cards = Vec::new();
     for connection in chosen {
-        let Connection::Virtio { network, bridge, .. } = connection else { continue };
+        let Connection::Virtio { network, end, .. } = connection else { continue };
         let mac = guest_mac(&guest.name, network);
         let of_document = guest.networks.iter().find(|one| one.name == *network);
         let queues = of_document.map_or(1, |network| network.queues);
-        let tap = tap::open(root, bridge, mac, queues).map_err(|(cause, remedy)| {
-            let message = format!("{network} cannot be connected to {bridge}: {cause}");
+        let its = Network { guest: &guest.name, name: network, mac, queues };
+        let tap = tap::open(root, place, end, its).map_err(|(cause, remedy)| {
+            let message = format!("{network} cannot be connected to {end}: {cause}");
             Failure::failed(OwnReason::Guest, &guest.name, message).with_remedy(remedy)
         })?;
         // Without it the VMM moves the frames, only slower.
         let vhost = |_| OpenOptions::new().read(true).write(true).open(root.dev("vhost-net"));
         let vhosts = (0..queues).map(vhost).map(|file| file.map(OwnedFd::from));
         let vhosts = vhosts.collect::<io::Result<_>>().unwrap_or_default();
-        let (network, Tap { files: taps, name, index }) = (network.clone(), tap);
-        cards.push(Card { network, taps, name, index, mac: mac.0, vhosts });
+        cards.push(Card { network: network.clone(), tap, mac: mac.0, vhosts });
     }
     Ok(cards)
 }

@@ -1,7 +1,8 @@
-//! The links of a guest's virtio networks: whether a frame of the guest can get onto its bridge.
+//! The links of a guest's virtio networks: whether a frame of the guest can get onto its bridge, or out of
+//! the interface that it shares.
 //!
 //! ```text
-//! somebody deletes the TAP, sets it or its bridge down, takes it off its bridge
+//! somebody deletes the TAP, sets it or its bridge down, takes it off its bridge, draws the cable
 //!   └─ the kernel tells by rtnetlink ─ looked at ─► the guest's process ─► its driver: no carrier
 //! ```
 //! The descriptor of a TAP would not do to hear of that. When the interface goes, the kernel wakes those who
@@ -13,13 +14,13 @@
 //! would look like somebody's doing.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::{Mutex, PoisonError};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use sriov::netlink::{Changed, LinkNews, Rtnetlink};
+use sriov::netlink::{Changed, Link, LinkNews, Over, Rtnetlink};
 
 use super::handles::Card;
+use super::tap::{self, Kind, Made, Tap, Why};
 
 /// The host's ends of a guest's virtio networks.
 #[derive(Debug)]
@@ -32,14 +33,13 @@ struct Wire {
     tap: OwnedFd,
     name: String,
     index: u32,
-    /// Of the bridge that it was on when it was last looked at.
-    bridge: Option<u32>,
+    kind: Kind,
+    /// Of the bridge that it was on, or the interface that it shared, when it was last looked at.
+    next: Option<u32>,
     /// Why it is down, as that was told last.
     down: Option<String>,
+    _made: Option<Made>,
 }
-
-/// Why a link is down, for people: the cause, and what to do about it.
-type Why = (String, String);
 
 /// A link that is up or down, or down for another reason, than before.
 #[derive(Debug, PartialEq, Eq)]
@@ -56,8 +56,16 @@ pub struct News {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Seen<'a> {
     up: bool,
-    /// Its bridge: the name, and whether it is up.
-    bridge: Option<(&'a str, bool)>,
+    kind: Kind,
+    next: Option<Next<'a>>,
+}
+
+/// Where its frames go on: its bridge, or the interface that it shares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Next<'a> {
+    name: &'a str,
+    up: bool,
+    carrier: bool,
 }
 
 /// Begins to listen, where there is something to hear of: before the interfaces are made.
@@ -69,17 +77,17 @@ pub fn listen(has_networks: bool) -> io::Result<Option<LinkNews>> {
 }
 
 impl Links {
-    /// Of these cards, whose links are up.
+    /// Of these cards, whose links are up. What removes their interfaces goes with it.
     ///
     /// # Errors
     /// Where descriptors are short.
-    pub fn of(cards: &[Card]) -> io::Result<Links> {
-        let wires = cards.iter().map(|card| {
-            let Card { network, taps, name, index, .. } = card;
-            let (network, name, index) = (network.clone(), name.clone(), *index);
+    pub fn of(cards: &mut [Card]) -> io::Result<Links> {
+        let wires = cards.iter_mut().map(|card| {
+            let Card { network, tap: Tap { files, name, index, kind, made }, .. } = card;
+            let (network, name, index, kind) = (network.clone(), name.clone(), *index, *kind);
             let none = || io::Error::from(io::ErrorKind::InvalidInput);
-            let tap = taps.first().ok_or_else(none)?.try_clone()?;
-            Ok(Wire { network, tap, name, index, bridge: None, down: None })
+            let tap = files.first().ok_or_else(none)?.try_clone()?;
+            Ok(Wire { network, tap, name, index, kind, next: None, down: None, _made: made.take() })
         });
         Ok(Links(Mutex::new(wires.collect::<io::Result<_>>()?)))
     }
@@ -87,7 +95,7 @@ impl Links {
     /// Whether one of them may be another one by now.
     pub fn may_be_among(&self, changed: &Changed) -> bool {
         let wires = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        changed.may_be(wires.iter().flat_map(|wire| wire.bridge.into_iter().chain([wire.index])))
+        changed.may_be(wires.iter().flat_map(|wire| wire.next.into_iter().chain([wire.index])))
     }
 
     /// Looks at all of them, and hands each that is another one than before to `tell`, one after the other.
@@ -116,44 +124,59 @@ impl Wire {
     fn look(&mut self, netlink: &mut Rtnetlink) -> io::Result<Option<Option<Why>>> {
         let Some(link) = netlink.link(self.index)? else {
             // One that was moved to another network namespace is out of sight, and may be in use there.
-            return Ok(is_gone(&self.tap).then(|| Some(gone(&self.name))));
+            return Ok(tap::is_gone(&self.tap).then(|| Some(gone(&self.name, self.kind))));
         };
         self.name.clone_from(&link.name);
-        self.bridge = link.master;
-        let bridge = link.master.map(|master| netlink.link(master)).transpose()?.flatten();
-        let bridge = bridge.as_ref().map(|bridge| (bridge.name.as_str(), bridge.up));
-        Ok(Some(why(&self.name, Seen { up: link.up, bridge })))
+        self.next = match (self.kind, link.over) {
+            (Kind::Bridged, _) => link.master,
+            (Kind::Sharing, Some(Over::Here(below))) => Some(below),
+            (Kind::Sharing | Kind::Foreign, _) => None,
+        };
+        let next = self.next.map(|next| netlink.link(next)).transpose()?.flatten();
+        let next = next.as_ref().map(|Link { name, up, carrier, .. }| Next {
+            name,
+            up: *up,
+            carrier: *carrier,
+        });
+        Ok(Some(why(&self.name, Seen { up: link.up, kind: self.kind, next })))
     }
 }
 
-/// Whether the interface is no more (`tun_chr_poll`).
-fn is_gone(tap: &OwnedFd) -> bool {
-    let mut wanted = [PollFd::from_borrowed_fd(tap.as_fd(), PollFlags::empty())];
-    let polled = poll(&mut wanted, Some(&Timespec::default()));
-    polled.is_ok() && wanted.iter().any(|one| one.revents().contains(PollFlags::ERR))
-}
-
-fn gone(name: &str) -> Why {
-    let remedy = "The guest gets another one when it starts again: `assign reset` does that.";
+fn gone(name: &str, kind: Kind) -> Why {
+    let remedy = match kind {
+        Kind::Bridged | Kind::Sharing => {
+            "The guest gets another one when it starts again: `assign reset` does that."
+        }
+        Kind::Foreign => "Make it again, and have the guest start again with `assign reset`.",
+    };
     (format!("{name}, its interface on the host, was deleted"), remedy.to_owned())
 }
 
 /// Why the link by the interface `name` is down, where that is there.
 fn why(name: &str, seen: Seen<'_>) -> Option<Why> {
+    let down = |which: String, interface| {
+        Some((format!("{which} is set down"), format!("`ip link set {interface} up` sets it up.")))
+    };
     match seen {
-        Seen { up: false, .. } => Some((
-            format!("{name}, its interface on the host, is set down"),
-            format!("`ip link set {name} up` sets it up."),
-        )),
-        Seen { bridge: None, .. } => Some((
+        Seen { up: false, .. } => down(format!("{name}, its interface on the host,"), name),
+        Seen { kind: Kind::Bridged, next: None, .. } => Some((
             format!("{name}, its interface on the host, is on no bridge any more"),
             format!("`ip link set {name} master BRIDGE` puts it on one."),
         )),
-        Seen { bridge: Some((bridge, false)), .. } => Some((
-            format!("{bridge}, the bridge that it is on, is set down"),
-            format!("`ip link set {bridge} up` sets it up."),
+        Seen { kind: Kind::Bridged, next: Some(Next { name: bridge, up: false, .. }), .. } => {
+            down(format!("{bridge}, the bridge that it is on,"), bridge)
+        }
+        Seen { kind: Kind::Sharing, next: Some(Next { name: shared, up: false, .. }), .. } => {
+            down(format!("{shared}, the interface that it shares,"), shared)
+        }
+        Seen {
+            kind: Kind::Sharing, next: Some(Next { name: shared, carrier: false, .. }), ..
+        } => Some((
+            format!("{shared}, the interface that it shares, has no carrier"),
+            "Look at its cable, and at what is at the other end.".to_owned(),
         )),
-        Seen { bridge: Some((_, true)), .. } => None,
+        // A bridge may have ports or none: guests on it reach each other all the same.
+        Seen { .. } => None,
     }
 }
 
@@ -163,26 +186,39 @@ mod tests {
 
     #[test]
     fn a_link_is_up_where_the_interface_and_its_bridge_are() {
-        let told = |up, bridge| {
-            why("as-tap0", Seen { up, bridge }).map(|(cause, remedy)| format!("{cause}. {remedy}"))
-        };
-        assert_eq!(told(true, Some(("br0", true))), None);
-        for (up, bridge, expected) in [
+        let bridge = |up| Some(Next { name: "br0", up, carrier: false });
+        let shared = |up, carrier| Some(Next { name: "eth0", up, carrier });
+        let told = |up, kind, next| why("it", Seen { up, kind, next }).map(|why| why.0);
+        for (kind, next) in [
+            (Kind::Bridged, bridge(true)),
+            (Kind::Sharing, shared(true, true)),
+            // The one below is in another network namespace.
+            (Kind::Sharing, None),
+            (Kind::Foreign, None),
+        ] {
+            assert_eq!(told(true, kind, next), None);
+            let down = told(false, kind, next);
+            assert_eq!(down.as_deref(), Some("it, its interface on the host, is set down"));
+        }
+        for (kind, next, expected) in [
+            (Kind::Bridged, None, "it, its interface on the host, is on no bridge any more"),
+            (Kind::Bridged, bridge(false), "br0, the bridge that it is on, is set down"),
             (
-                false,
-                Some(("br0", true)),
-                "as-tap0, its interface on the host, is set down. `ip link",
+                Kind::Sharing,
+                shared(false, false),
+                "eth0, the interface that it shares, is set down",
             ),
-            (true, None, "is on no bridge any more. `ip link set as-tap0 master"),
             (
-                true,
-                Some(("br0", false)),
-                "br0, the bridge that it is on, is set down. `ip link set br0",
+                Kind::Sharing,
+                shared(true, false),
+                "eth0, the interface that it shares, has no carrier",
             ),
         ] {
-            let told = told(up, bridge).expect(expected);
-            assert!(told.contains(expected), "{told}");
+            assert_eq!(told(true, kind, next).as_deref(), Some(expected));
         }
+        let (_, remedy) = why("it", Seen { up: true, kind: Kind::Bridged, next: bridge(false) })
+            .expect("its bridge is down");
+        assert_eq!(remedy, "`ip link set br0 up` sets it up.");
     }
 
     #[test]
@@ -194,8 +230,10 @@ mod tests {
             name: "as-tap0".to_owned(),
             // Numbers of interfaces are positive.
             index: i32::MAX.unsigned_abs(),
-            bridge: Some(7),
+            kind: Kind::Bridged,
+            next: Some(7),
             down: None,
+            _made: None,
         }]));
         links.look(|news| panic!("{news:?}")).expect("rtnetlink is always there");
         let changed = |index| Changed::These([index].into_iter().collect());

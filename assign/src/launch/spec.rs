@@ -17,6 +17,7 @@ use vmm::spec::{
 use super::console::Ends;
 use super::handles::{BootFiles, Card};
 use super::seed;
+use super::tap::Tap;
 use super::vfio::{Files, VfioFiles};
 use super::vsock::Vsock;
 
@@ -111,7 +112,7 @@ impl Parts {
             .chain(self.boot.initrd.as_ref())
             .chain(&self.disks)
             .chain(&self.seed)
-            .chain(self.cards.iter().flat_map(|card| card.taps.iter().chain(&card.vhosts)))
+            .chain(self.cards.iter().flat_map(|card| card.tap.files.iter().chain(&card.vhosts)))
             .chain(self.vsock.as_ref().map(|vsock| &vsock.vhost))
             .chain(&self.ports)
             .chain(vfio)
@@ -121,7 +122,7 @@ impl Parts {
 }
 
 fn network(card: &Card) -> VirtioNet {
-    let Card { taps, mac, vhosts, .. } = card;
+    let Card { tap: Tap { files: taps, .. }, mac, vhosts, .. } = card;
     let all = |descriptors: &[OwnedFd]| descriptors.iter().map(number).collect();
     VirtioNet { taps: all(taps), vhosts: all(vhosts), mac: *mac }
 }
@@ -247,6 +248,7 @@ mod tests {
     use vmm::spec::HostCpus;
 
     use super::*;
+    use crate::launch::tap::Kind;
 
     fn null() -> OwnedFd {
         File::open("/dev/null").expect("/dev/null is always there").into()
@@ -261,9 +263,13 @@ mod tests {
     fn card() -> Card {
         Card {
             network: "net0".to_owned(),
-            taps: vec![null(), null()],
-            name: "as-tap0".to_owned(),
-            index: 7,
+            tap: Tap {
+                files: vec![null(), null()],
+                name: "as-tap0".to_owned(),
+                index: 7,
+                kind: Kind::Bridged,
+                made: None,
+            },
             mac: [2, 0, 0, 0, 0, 1],
             vhosts: vec![null(), null()],
         }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use policies::{Guest, Policy};
+use policies::{Guest, Policy, Virtio};
 use serde::Serialize;
 use sriov::HostSnapshot;
 
@@ -40,9 +40,9 @@ pub struct ClaimPlan {
     pub given: Option<Given>,
     /// Why it gets none.
     pub unmet: Option<Unmet>,
-    /// The bridge that a network falls back to.
+    /// What of the host a network falls back to.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub fallback: Option<String>,
+    pub fallback: Option<Virtio>,
     /// Whether the guest does not start without it.
     pub fatal: bool,
     /// Why it gets none of the other devices of the pool.
@@ -152,8 +152,7 @@ fn told(
             Err(_) => (Vec::new(), 0),
         };
         let network = guest.networks.iter().find(|one| asked.network && one.name == asked.name);
-        let fallback = network.and_then(|network| network.fallback.as_ref());
-        let fallback = fallback.map(|virtio| virtio.bridge.clone());
+        let fallback = network.and_then(|network| network.fallback.clone());
         let count = supply.count_of_others(at, claim);
         let sums = match looks.checked_sub(count) {
             Some(left) if count > each => {

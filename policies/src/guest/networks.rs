@@ -1,11 +1,14 @@
 //! `networks`: the network interfaces of a guest.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
+use sriov::netlink::MacvtapMode;
 
 use super::{CLAIM, Claim, Claims, claim};
 use crate::error::Report;
 use crate::fields::Fields;
-use crate::grammar::{Field, Form, Mapping, Rule, later};
+use crate::grammar::{Field, Form, Mapping, Rule, later, word};
 use crate::names;
 
 /// One network interface of a guest: a claim, a virtio device, or the one with the other to fall
@@ -27,16 +30,43 @@ fn one() -> u16 {
     1
 }
 
-/// A virtio network device.
+/// The host's end of a virtio network device. In JSON it is as in a document: `{"bridge": "br0"}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Virtio {
-    /// Name of the host's bridge its TAP interface is put on.
-    pub bridge: String,
+#[serde(untagged)]
+pub enum Virtio {
+    /// A TAP interface of its own on a bridge.
+    Bridge {
+        /// The bridge's name.
+        bridge: String,
+    },
+    /// A macvtap interface of its own on an interface of the host.
+    Macvtap {
+        /// The name of the interface below.
+        macvtap: String,
+        /// Who hears whom among those that share it.
+        mode: MacvtapMode,
+    },
+    /// A TAP interface that the host has already.
+    Tap {
+        /// Its name.
+        tap: String,
+    },
+}
+
+impl fmt::Display for Virtio {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Virtio::Bridge { bridge } => f.write_str(bridge),
+            Virtio::Macvtap { macvtap, .. } => write!(f, "{macvtap} (macvtap)"),
+            Virtio::Tap { tap } => f.write_str(tap),
+        }
+    }
 }
 
 /// Most queues of a virtio network; the VMM's own limit.
 const MAX_NETWORK_QUEUES: u64 = 8;
 
+const VIRTIO_FORM: &str = "{bridge: br0}, {macvtap: eth0} or {tap: tap0}";
 const NETWORK_FORM: &str = "claim: {pool: lan}, or virtio: {bridge: br0}";
 
 pub(super) static NETWORK: Mapping = Mapping {
@@ -100,14 +130,73 @@ static FALLBACK: Mapping = Mapping {
 
 static VIRTIO: Mapping = Mapping {
     what: "`virtio`",
-    fields: &[Field::new(
-        "bridge",
-        Form::Text(names::INTERFACE),
-        "br0",
-        "The host's bridge that it is put on.",
-    )
-    .needed()],
-    rules: &[],
+    fields: &[
+        Field::new(
+            "bridge",
+            Form::Text(names::INTERFACE),
+            "br0",
+            "The host's bridge that it is put on, by a TAP interface of its own.",
+        ),
+        Field::new(
+            "macvtap",
+            Form::Text(names::INTERFACE),
+            "eth0",
+            "The host's interface that it shares, without a bridge: by a macvtap interface of its own, which \
+             has the guest's address and no other. The host itself does not reach the guest by it.",
+        ),
+        Field::new(
+            "mode",
+            Form::Words(&[
+                word("bridge", "guests that share the interface reach each other at once"),
+                word(
+                    "vepa",
+                    "they reach each other by the switch outside, if that sends frames back where they came from (802.1Qbg)",
+                ),
+                word("private", "they do not reach each other"),
+            ]),
+            "private",
+            "Who hears whom among the guests that share an interface by macvtap. Left out: bridge.",
+        ),
+        Field::new(
+            "tap",
+            Form::Text(names::INTERFACE),
+            "tap0",
+            "A TAP interface that the host has, made to stay (`ip tuntap add`): for switches and routes that \
+             are somebody else's. What it is connected to, and whether it is up, is left as it is.",
+        ),
+    ],
+    rules: &[
+        Rule::OneOf {
+            fields: &["bridge", "macvtap", "tap"],
+            message: "`virtio` does not say what of the host it is connected to",
+            accepted: VIRTIO_FORM,
+        },
+        Rule::Apart {
+            field: "macvtap",
+            beside: "bridge",
+            message: "`macvtap` is in place of a bridge",
+            accepted: VIRTIO_FORM,
+        },
+        Rule::Apart {
+            field: "tap",
+            beside: "bridge",
+            message: "`tap` is in place of a TAP interface of the guest's own on a bridge: the host's bridge \
+                      has it already, or it has none",
+            accepted: VIRTIO_FORM,
+        },
+        Rule::Apart {
+            field: "tap",
+            beside: "macvtap",
+            message: "a network has one end on the host, and this has two",
+            accepted: VIRTIO_FORM,
+        },
+        Rule::Needs {
+            field: "mode",
+            also: "macvtap",
+            message: "`mode` is that of a macvtap interface, and this network has none",
+            accepted: "macvtap beside it, {macvtap: eth0, mode: private}; or no `mode`",
+        },
+    ],
     later: &[],
 };
 
@@ -127,7 +216,15 @@ pub(super) fn read(
         None => fields.map("virtio", report),
     };
     let fallback = virtio.and_then(|fields| {
-        Some(Virtio { bridge: fields.parsed("bridge", names::interface, report)? })
+        let mut interface =
+            |field| fields.has(field).then(|| fields.parsed(field, names::interface, report));
+        let (bridge, macvtap, tap) = (interface("bridge"), interface("macvtap"), interface("tap"));
+        let mode = fields.word("mode", report).unwrap_or_default();
+        Some(match (bridge, macvtap, tap) {
+            (Some(bridge), ..) => Virtio::Bridge { bridge: bridge? },
+            (_, Some(macvtap), _) => Virtio::Macvtap { macvtap: macvtap?, mode },
+            (_, _, tap) => Virtio::Tap { tap: tap?? },
+        })
     });
     let queues = queues(fields, cpus, report);
     (report.count() == before).then_some(GuestNetwork { name: name?, claim, fallback, queues })

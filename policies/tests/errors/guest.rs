@@ -327,6 +327,37 @@ fn networks() {
       = accepted: the name of a network interface, such as eth0: at most 15 characters, no / : or space
     "#);
     assert_eq!(guest("networks: [{name: net0, virtio: {bridge: br0}}]"), "accepted");
+    assert_eq!(guest("networks: [{name: net0, virtio: {macvtap: eth0, mode: vepa}}]"), "accepted");
+    assert_eq!(guest("networks: [{name: net0, virtio: {tap: tap0}}]"), "accepted");
+    assert_snapshot!(guest("networks: [{name: net0, virtio: {}}]"), @r#"
+    host.yaml:8:35: `virtio` does not say what of the host it is connected to
+    8 |   networks: [{name: net0, virtio: {}}]
+      |                                   ^
+      = accepted: {bridge: br0}, {macvtap: eth0} or {tap: tap0}
+    "#);
+    assert_snapshot!(guest("networks: [{name: net0, virtio: {tap: tap0, macvtap: eth0, bridge: br0}}]"), @r#"
+    host.yaml:8:36: `tap` is in place of a TAP interface of the guest's own on a bridge: the host's bridge has it already, or it has none
+    8 |   networks: [{name: net0, virtio: {tap: tap0, macvtap: eth0, bridge: br0}}]
+      |                                    ^^^
+      = accepted: {bridge: br0}, {macvtap: eth0} or {tap: tap0}
+
+    host.yaml:8:47: `macvtap` is in place of a bridge
+    8 |   networks: [{name: net0, virtio: {tap: tap0, macvtap: eth0, bridge: br0}}]
+      |                                               ^^^^^^^
+      = accepted: {bridge: br0}, {macvtap: eth0} or {tap: tap0}
+    "#);
+    assert_snapshot!(guest("networks: [{name: net0, virtio: {bridge: br0, mode: private}}]"), @r#"
+    host.yaml:8:49: `mode` is that of a macvtap interface, and this network has none
+    8 |   networks: [{name: net0, virtio: {bridge: br0, mode: private}}]
+      |                                                 ^^^^
+      = accepted: macvtap beside it, {macvtap: eth0, mode: private}; or no `mode`
+    "#);
+    assert_snapshot!(guest("networks: [{name: net0, virtio: {macvtap: eth0, mode: passthru}}]"), @r#"
+    host.yaml:8:57: `mode` cannot be `passthru`
+    8 |   networks: [{name: net0, virtio: {macvtap: eth0, mode: passthru}}]
+      |                                                         ^^^^^^^^
+      = accepted: bridge, vepa, private
+    "#);
 }
 
 #[test]

@@ -83,6 +83,16 @@ spec:
     - name: net1
       virtio: {bridge: br1}
       queues: 2
+    - name: net2
+      virtio: {macvtap: eth0, mode: private}
+    - name: net3
+      virtio: {tap: tap0}
+    - name: net4
+      claim: {pool: parts}
+      fallback: {virtio: {macvtap: eth0, mode: vepa}}
+    - name: net5
+      claim: {pool: parts}
+      fallback: {virtio: {tap: tap1}}
   devices:
     - {name: gpu0, claim: {pool: whole, numa: preferred}, optional: true}
   rng: true
@@ -196,6 +206,10 @@ pub const RIGHT: &[&str] = &[
     guest!("memory: {size: 64 MiB}, cpus: {count: 64, pin: {63: 1023, \"0\": \"0\"}, emulator: 0}"),
     guest!("memory: {size: 1GiB}, cpus: {count: 12, topology: {sockets: 2, cores: 3, threads: 2}}"),
     guest!("memory: {size: 1GiB}, networks: [{name: a, claim: {pool: b}}]"),
+    guest!("memory: {size: 1GiB}, networks: [{name: a, virtio: {macvtap: b}}]"),
+    guest!(
+        "memory: {size: 1GiB}, networks: [{name: a, claim: {pool: b}, fallback: {virtio: {tap: c}}}]"
+    ),
     guest!("memory: {size: 1GiB, pages: 1GiB}"),
     guest!("memory: {nodes: [{size: 64MiB, cpus: 0}]}"),
     guest!("memory: {nodes: [{size: 1GiB, numa: 0}, {size: 1GiB, cpus: \"0\"}], pages: 1GiB}"),
@@ -319,6 +333,12 @@ pub const WRONG: &[&str] = &[
     guest!("memory: {size: 1GiB}, networks: [{name: a, fallback: {virtio: {bridge: b}}}]"),
     guest!("memory: {size: 1GiB}, networks: [{name: a, claim: {pool: b}, virtio: {bridge: b}}]"),
     guest!("memory: {size: 1GiB}, networks: [{name: a, claim: {pool: b}, fallback: {}}]"),
+    guest!("memory: {size: 1GiB}, networks: [{name: a, virtio: {}}]"),
+    guest!("memory: {size: 1GiB}, networks: [{name: a, virtio: {bridge: b, mode: vepa}}]"),
+    guest!("memory: {size: 1GiB}, networks: [{name: a, virtio: {bridge: b, macvtap: c}}]"),
+    guest!("memory: {size: 1GiB}, networks: [{name: a, virtio: {bridge: b, tap: c}}]"),
+    guest!("memory: {size: 1GiB}, networks: [{name: a, virtio: {macvtap: b, tap: c}}]"),
+    guest!("memory: {size: 1GiB}, networks: [{name: a, virtio: {macvtap: b, mode: passthru}}]"),
     guest!("memory: {size: 1GiB}, networks: [{name: a, claim: {pool: b}, failover: true}]"),
     guest!("memory: {size: 1GiB, pages: 4MiB}"),
     guest!("memory: {}"),

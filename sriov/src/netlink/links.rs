@@ -27,6 +27,8 @@ pub struct Link {
     pub altnames: Vec<String>,
     /// Whether it is set up (IFF_UP).
     pub up: bool,
+    /// Whether it has a carrier (IFF_LOWER_UP): for a card, a cable with something at its other end.
+    pub carrier: bool,
     /// Its address, where it has one of six bytes.
     pub mac: Option<MacAddress>,
     /// The address it was made with; it does not follow the one a bond gives its ports
@@ -114,6 +116,7 @@ fn link(message: &LinkMessage) -> Link {
         name: String::new(),
         altnames: Vec::new(),
         up: message.header.flags.contains(LinkFlags::Up),
+        carrier: message.header.flags.contains(LinkFlags::LowerUp),
         mac: None,
         permanent_mac: None,
         master: None,

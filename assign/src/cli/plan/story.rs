@@ -182,8 +182,8 @@ fn told_guest(guest: &GuestPlan, verbose: bool) -> Vec<Line> {
         story.extend(others(claim, verbose).into_iter().map(|text| styled(6, style::FAINT, text)));
     }
     for network in &guest.choice.networks {
-        if let Connection::Virtio { bridge, because: None, network } = network {
-            story.push(line(2, format!("{network}: virtio on {bridge}")));
+        if let Connection::Virtio { end, because: None, network } = network {
+            story.push(line(2, format!("{network}: virtio on {end}")));
         }
     }
     story
@@ -221,7 +221,7 @@ fn claim_text(claim: &ClaimPlan) -> String {
     }
     let because = claim.unmet.as_ref().map(ToString::to_string).unwrap_or_default();
     match (&claim.fallback, claim.fatal) {
-        (Some(bridge), _) => format!("virtio on {bridge}, because {because}"),
+        (Some(end), _) => format!("virtio on {end}, because {because}"),
         (None, true) => format!("no device, and it does not start without: {because}"),
         (None, false) => format!("left out, because {because}"),
     }
