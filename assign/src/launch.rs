@@ -33,6 +33,7 @@
 //! failure (`handles`, `tap`), and the process can only end with its launcher (`process`).
 
 mod balloon;
+mod connect;
 mod console;
 mod disks;
 mod ended;
@@ -58,6 +59,7 @@ mod stats;
 mod supervisor;
 mod tap;
 mod timeline;
+mod told;
 pub(crate) mod vfio;
 mod vsock;
 
@@ -70,16 +72,16 @@ use std::process::Stdio;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
-use policies::{Acs, Driver, Guest, Isolation};
+use policies::Guest;
 use rustix::pipe::PipeFlags;
 use sriov::dma_fault::{DmaFault, Faults};
 use sriov::netlink::{Changed, LinkNews};
-use sriov::{HostRoot, HostSnapshot, PciAddress, Scope};
+use sriov::{HostRoot, PciAddress};
 use vmm::spec::{GuestEvent, Sandbox, StopReason};
 
+use self::connect::Connected;
 use self::console::Console;
 use self::handles::{BootFiles, Opened};
-use self::lease::{Lease, Taken, Unused};
 use self::links::Links;
 use self::numa::Node;
 use self::placement::Placement;
@@ -89,22 +91,17 @@ use self::spec::Parts;
 use self::supervisor::Supervisor;
 use self::timeline::Moment;
 pub use self::timeline::Timeline;
+pub use self::told::Told;
 pub use self::vfio::Interface;
-use self::vfio::{Has, NotOpened, VfioFiles};
 use self::vsock::Vsock;
 use crate::apply::leases;
 use crate::cgroup::Group;
-use crate::choose::{self, ByForce, Choice, Connection, Device, Offer, Previous, World};
-use crate::control::stats::{Entry, Launching};
-use crate::control::{self, Detached, Place};
-use crate::failure::{Failure, OwnReason};
-use crate::history::How;
-use crate::plan::mac::Macs;
+use crate::choose::{ByForce, Choice, Connection, Offer};
+use crate::control::stats::Launching;
+use crate::control::{self, Place};
+use crate::failure::Failure;
 use crate::signals::Signals;
 use crate::state::State;
-
-/// Other launchers that may take the chosen VF before we do, until we give up.
-const MOST_RACES: usize = 64;
 
 /// One guest to be run.
 pub struct Launch<'a> {
@@ -130,99 +127,6 @@ pub struct Launch<'a> {
     pub in_front: bool,
 }
 
-/// What happens on the way.
-#[derive(Debug)]
-pub enum Told<'a> {
-    /// By which CID the host's programs reach it over vsock.
-    Vsock {
-        /// Its CID.
-        cid: u32,
-    },
-    /// How each network is connected and which devices it has; the leases are taken.
-    Connected {
-        /// What was chosen.
-        choice: &'a Choice,
-        /// By which of the kernel's interfaces the devices reach memory; none without devices.
-        iommu: Option<Interface>,
-    },
-    /// Something about the guest's memory that is not as its document says.
-    Memory(&'a str),
-    /// It has more vCPUs than this host has CPUs that run, which it shares then.
-    Overcommitted {
-        /// How many vCPUs.
-        vcpus: u8,
-        /// How many CPUs.
-        host_cpus: u32,
-    },
-    /// Which entry of the boot loader on a disk is booted.
-    Boots {
-        /// The disk.
-        disk: &'a str,
-        /// How the boot loader's menu calls the entry.
-        entry: &'a str,
-    },
-    /// Why its kernel has to unpack itself, which takes time at each start.
-    Packed(&'a str),
-    /// The guest has started, and what that took.
-    Timeline(&'a [Entry]),
-    /// Why nothing of the guest's console is written down.
-    Unwritten(&'a io::Error),
-    /// The guest's console is this terminal from now on.
-    Console,
-    /// Its process is not shut in.
-    NoSandbox,
-    /// It runs, with the devices that it was given.
-    Started,
-    /// Why devices are of no use to the guest, which is started again without them.
-    NoDevices(&'a str),
-    /// The guest rebooted and is started again.
-    Rebooting,
-    /// Its CPUs are held.
-    Paused,
-    /// They go on.
-    Resumed,
-    /// It has ended, and has no device any more.
-    Ended {
-        /// How.
-        how: How,
-        /// What there is to say of an end that was neither its own nor asked for.
-        failure: Option<&'a Failure>,
-    },
-    /// The running guest has these devices now.
-    Attached(&'a [PciAddress]),
-    /// The running guest has a device no more.
-    Detached(&'a Detached),
-    /// The host wants a device back: somebody is taking it from its driver.
-    Wanted(PciAddress),
-    /// A device met an error that it cannot recover from.
-    DeviceError(&'a str),
-    /// The file of a disk did not do what was asked of it.
-    DiskError {
-        /// The disk.
-        disk: &'a str,
-        /// What was tried, and the error.
-        detail: &'a str,
-    },
-    /// A frame of the guest gets nowhere by one of its virtio networks, and its driver knows.
-    NetworkDown {
-        /// Its name in the guest's document.
-        network: &'a str,
-        /// Why, and what to do about it.
-        reason: &'a str,
-    },
-    /// That is over.
-    NetworkUp {
-        /// Its name in the guest's document.
-        network: &'a str,
-    },
-    /// A device of the guest reached for memory that is not the guest's, and was stopped.
-    DmaFault(&'a DmaFault),
-    /// Why nobody will be told of that.
-    FaultsUnheard(&'a io::Error),
-    /// Something did not work, and the guest goes on.
-    Trouble(&'a Failure),
-}
-
 /// The first of the users that guests' processes are: far from those that people and services have,
 /// as they are given by hand, by distributions, and by containers.
 const FIRST_USER: u32 = 0x7000_0000;
@@ -232,9 +136,6 @@ fn sandbox() -> Sandbox {
     let user = FIRST_USER + std::process::id();
     Sandbox { user, group: user }
 }
-
-/// Devices that were tried and are of no use, with the reasons.
-type Reasons = BTreeMap<PciAddress, String>;
 
 /// What a guest has over all its lives.
 struct Stays<'a> {
@@ -249,29 +150,6 @@ struct Stays<'a> {
     seed: Option<&'a OwnedFd>,
     /// The sockets of its ports.
     ports: &'a [OwnedFd],
-}
-
-/// A guest's networks with everything behind them that is open.
-struct Connected<'a> {
-    choice: Choice,
-    devices: Vec<Device>,
-    /// By which interface it has devices, once it has any: as long as its process lives.
-    interface: Option<Interface>,
-    /// Dropped before the lease: what is open cannot be given back.
-    vfio: Option<VfioFiles>,
-    lease: Lease<'a>,
-}
-
-impl<'c> Connected<'c> {
-    /// The groups of which the guest has a device.
-    fn groups(&self) -> BTreeSet<u32> {
-        self.devices.iter().map(|device| device.group).collect()
-    }
-
-    /// What it holds of groups that the guest has no more.
-    fn unused(&self) -> Result<Unused<'c>, Failure> {
-        self.lease.unused(&self.groups())
-    }
 }
 
 impl Launch<'_> {
@@ -418,166 +296,6 @@ impl Launch<'_> {
             (self.tell)(Told::Packed(why));
         }
         BootFiles { kernel: kernel.file, ..files }
-    }
-
-    /// Chooses, leases and opens. A device that cannot be opened is given back, and the choice is made
-    /// again without it.
-    fn connect(&self, failed: &mut Reasons) -> Result<Connected<'_>, Failure> {
-        let mut races = 0;
-        let claims = choose::claims(self.guest).count();
-        let mut scope = self.scope();
-        loop {
-            let reading = Moment::now();
-            let host = self.look(scope)?;
-            let holders = lease::holders(self.state, self.root)?;
-            let previous = self.state.choices()?;
-            self.timeline.note(Launching::ReadHost, reading);
-            let world = World {
-                host: &host,
-                offers: self.offers,
-                holders: &holders,
-                failed,
-                previous: &previous,
-                runs: false,
-            };
-            let choosing = || choose::choose(self.guest, world);
-            let choice = self.timeline.time(Launching::ChooseDevices, choosing);
-            let has_all = choice.as_ref().is_ok_and(|choice| choice.given().count() == claims);
-            if !has_all && scope == Scope::Vfs {
-                // Why not may have to do with what was not looked at.
-                scope = Scope::Pools;
-                continue;
-            }
-            let choice = choice.map_err(|error| error::unconnected(self.guest, &error))?;
-            let devices = choice.devices();
-            let (guest, host) = (&self.guest.name, &host);
-            for (device, by_force) in lease::by_force(host, self.offers, &devices) {
-                (self.confirm)(device, &by_force)?;
-            }
-            let taken = self.timeline.time(Launching::LeaseDevices, || {
-                Lease::take(self.state, self.root, guest, host, self.offers, &devices)
-            })?;
-            let lease = match taken {
-                Taken::All(lease) => lease,
-                // Each round excludes one more device, so the rounds end.
-                Taken::Not(device, failure) => {
-                    failed.insert(device, failure.message);
-                    continue;
-                }
-                Taken::TooLate => {
-                    races += 1;
-                    if races < MOST_RACES {
-                        continue;
-                    }
-                    let message = "other launchers take every device before it can";
-                    return Err(Failure::failed(OwnReason::Leased, guest, message)
-                        .with_remedy("Try again."));
-                }
-            };
-            match self.open(&devices) {
-                Ok(vfio) => {
-                    self.state.remember_choices(&self.remembered(host, &devices))?;
-                    let iommu = vfio.as_ref().map(VfioFiles::interface);
-                    (self.tell)(Told::Connected { choice: &choice, iommu });
-                    return Ok(Connected { choice, devices, lease, interface: iommu, vfio });
-                }
-                // Each round excludes one more device, so the rounds end.
-                Err(NotOpened { address, cause }) => {
-                    lease.release()?;
-                    failed.insert(address, cause);
-                }
-            }
-        }
-    }
-
-    /// What this guest's devices depend on: what the host uses them for only where it may lend them, and
-    /// the ways to them only where something is demanded of these.
-    fn scope(&self) -> Scope {
-        let lends = |offer: &Offer| offer.pool.driver == Driver::Host;
-        let is_simple =
-            |offer: &Offer| choose::are_vfs(&offer.pool) && offer.isolation.acs != Acs::Required;
-        match self.offers {
-            offers if offers.iter().any(lends) => Scope::Planning,
-            offers if offers.iter().all(is_simple) => Scope::Vfs,
-            _ => Scope::Pools,
-        }
-    }
-
-    /// The host within this scope; nothing of it for a guest that claims nothing.
-    fn look(&self, scope: Scope) -> Result<HostSnapshot, Failure> {
-        match choose::claims(self.guest).next() {
-            Some(_) => self.state.look_within(self.root, scope),
-            None => Ok(HostSnapshot::default()),
-        }
-    }
-
-    /// The same connections for the guest's next life; chosen anew where they were of no use, or
-    /// somebody took a device in between.
-    fn connect_again<'a>(
-        &'a self,
-        before: Connected<'a>,
-        failed: &mut Reasons,
-    ) -> Result<Connected<'a>, Failure> {
-        let Connected { choice, devices, mut lease, .. } = before;
-        if devices.iter().any(|device| failed.contains_key(&device.address)) {
-            lease.release()?;
-            return self.connect(failed);
-        }
-        if !lease.take_back() {
-            drop(lease);
-            return self.connect(failed);
-        }
-        let vfio = self.open(&devices).map_err(|error| error::not_opened(self.guest, &error))?;
-        let interface = vfio.as_ref().map(VfioFiles::interface);
-        Ok(Connected { choice, devices, lease, interface, vfio })
-    }
-
-    /// Opens the VFIO files of devices, as the policies of their pools say.
-    fn open(&self, devices: &[Device]) -> Result<Option<VfioFiles>, NotOpened> {
-        self.timeline.time(Launching::OpenDevices, || self.open_more(devices, &Has::default()))
-    }
-
-    /// The same for a guest that runs.
-    fn open_more(&self, devices: &[Device], has: &Has) -> Result<Option<VfioFiles>, NotOpened> {
-        let isolation = |device: &Device| {
-            let offer =
-                self.offers.iter().find(|offer| Some(&offer.pool.name) == device.pool.as_ref());
-            offer.map_or_else(Isolation::default, |offer| offer.isolation)
-        };
-        VfioFiles::open(self.root, devices, isolation, has)
-    }
-
-    /// What is not to be tried again: the device among `used` that the VMM names, or else all devices
-    /// of this host, since what keeps these from being used would keep others.
-    fn of_no_use(&self, used: &[Device], named: Option<&str>, cause: &str) -> Reasons {
-        let is_named = |device: &&Device| named == Some(&device.address.to_string());
-        match used.iter().find(is_named) {
-            Some(device) => Reasons::from([(device.address, cause.to_owned())]),
-            None => {
-                let all = HostSnapshot::read(self.root).functions;
-                let all = all.into_iter().map(|function| function.address);
-                let all = all.chain(used.iter().map(|device| device.address));
-                all.map(|address| (address, cause.to_owned())).collect()
-            }
-        }
-    }
-
-    /// What the guest's claims have, for them to have it again.
-    fn remembered(&self, host: &HostSnapshot, devices: &[Device]) -> Vec<Previous> {
-        let macs = Macs::of(host);
-        let previous = |device: &Device| {
-            // A VF is found again by its PF.
-            let address = device.vf.map_or(device.address, |vf| vf.pf);
-            Some(Previous {
-                guest: self.guest.name.clone(),
-                claim: device.claim.clone(),
-                pool: device.pool.clone()?,
-                vf: device.vf,
-                address,
-                identity: choose::identity(&macs, host.function(address)?),
-            })
-        };
-        devices.iter().filter_map(previous).collect()
     }
 
     /// One life of the guest, from power-on to its end.
