@@ -191,7 +191,7 @@ fn foreign(root: &HostRoot, tap: &str, queues: u16) -> Result<Tap, Why> {
                 format!("another program has {tap}"),
                 "Stop that, or name another interface; each guest needs its own.".to_owned(),
             ),
-            _ => not_attached(&error),
+            _ => (format!("{tap} cannot be used: {error}"), not_attached(&error).1),
         })?;
         Ok(OwnedFd::from(file))
     };

@@ -63,7 +63,7 @@ pub fn open(
     interfaces::remove_left(root, &name)
         .map_err(|error| failed(&format!("{name} is in the way"), &error))?;
     let below = index(root, over).map_err(|error| failed(over, &error))?;
-    let unmade = |error: NetlinkError| why_not(root, over, &error);
+    let unmade = |error: NetlinkError| why_not(root, over, &name, &error);
     let mut netlink = Rtnetlink::open().map_err(|error| failed("no rtnetlink", &error))?;
     netlink.add_macvtap(&NewMacvtap { name: &name, over: below, mac, mode }).map_err(unmade)?;
     let number = index(root, &name).map_err(|error| failed(&name, &error))?;
@@ -108,7 +108,7 @@ pub fn open(
 }
 
 /// Why there cannot be one on `over`.
-fn why_not(root: &HostRoot, over: &str, error: &NetlinkError) -> Why {
+fn why_not(root: &HostRoot, over: &str, name: &str, error: &NetlinkError) -> Why {
     let controller = std::fs::read_link(root.netdev(over).join("master")).ok();
     let controller = controller.as_deref().and_then(|path| path.file_name()?.to_str());
     match (error.source.raw_os_error(), controller) {
@@ -119,6 +119,10 @@ fn why_not(root: &HostRoot, over: &str, error: &NetlinkError) -> Why {
             } else {
                 format!("Share that: virtio: {{macvtap: {controller}}}.")
             },
+        ),
+        (Some(libc::EEXIST), _) => (
+            format!("another interface has the name {name}, which its own would have"),
+            format!("Rename that with `ip link set {name} name NEW`, or remove it."),
         ),
         (Some(libc::EOPNOTSUPP), _) => (
             format!("the kernel makes no macvtap interfaces: {error}"),
