@@ -24,9 +24,18 @@ const FORMAT: u32 = 1;
 /// What takes packages to a disk.
 const TOOLS: &[&str] = &["mmdebstrap", "e2fsprogs"];
 
-/// The packages beside those that every system has, and a kernel: those that a cloud image boots with.
-const PACKAGES: &[&str] =
-    &["initramfs-tools", "zstd", "systemd-sysv", "udev", "dbus", "iproute2", "cloud-init"];
+/// The packages beside those that every system has, and a kernel: those that a cloud image boots with, and
+/// the agent that others have in it.
+const PACKAGES: &[&str] = &[
+    "initramfs-tools",
+    "zstd",
+    "systemd-sysv",
+    "udev",
+    "dbus",
+    "iproute2",
+    "cloud-init",
+    "qemu-guest-agent",
+];
 
 /// What is no part of a package once it is installed: nobody reads it there.
 const LEFT_OUT: &[&str] = &["/usr/share/doc/*", "/usr/share/locale/*", "/usr/share/man/*"];

@@ -48,6 +48,9 @@ pub struct Wanted {
     /// How many inputs each target takes
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub runs: Option<u64>,
+    /// Do not look at what is compared: twice as many inputs in a time, without a sense for magic numbers
+    #[arg(long)]
+    pub fast: bool,
     /// Put what is new and small into the corpus
     #[arg(long)]
     pub keep: bool,
@@ -60,8 +63,8 @@ pub struct Wanted {
 /// finds is no error but [`ExitCode::FAILURE`].
 pub fn run(wanted: &Wanted) -> Result<ExitCode> {
     let targets = target::choose(&target::all()?, &wanted.targets)?;
-    let programs = build::targets(&targets)?;
-    let folder = build::folder()?;
+    let programs = build::targets(&targets, !wanted.fast)?;
+    let folder = build::folder(!wanted.fast)?;
     announce(wanted, targets.len());
     println!("{}", report::HEAD);
     let (queue, findings) = (Mutex::new(targets.iter()), Mutex::new(Vec::new()));
@@ -253,10 +256,10 @@ mod tests {
     #[test]
     fn a_time_or_a_number_limits_a_run() {
         assert_eq!(wanted(&[]).unwrap(), Wanted::default());
-        let few = wanted(&["qcow2", "text", "--runs", "1000", "--keep"]).unwrap();
+        let few = wanted(&["qcow2", "text", "--runs", "1000", "--keep", "--fast"]).unwrap();
         assert_eq!(
-            (few.targets.len(), few.runs, few.seconds, few.keep),
-            (2, Some(1000), None, true)
+            (few.targets.len(), few.runs, few.seconds, few.keep, few.fast),
+            (2, Some(1000), None, true, true)
         );
         for (arguments, expected) in [
             (&["--seconds", "1", "--runs", "1"][..], "cannot be used with"),

@@ -23,6 +23,7 @@ spec:
   disks: [{name: root, path: /dev/vda}]
   networks: [{name: net0, virtio: {bridge: br0}}]
   rng: true
+  ports: [{name: org.qemu.guest_agent.0}]
   cloudInit:
     userData: {file: user-data}
     metaData: {hostname: web.example.net}
@@ -104,6 +105,17 @@ fn a_stock_debian_boots_as_cloud_init_is_told_runs_and_powers_off() -> Result<()
     // So do they without a network.
     ask(MIRROR, "mirrors")?;
     assert_eq!(host.ok("printf 'stressed' | lab-vsock send 42 5000"), "desserts");
+
+    // And as QEMU's agent is spoken to, which its system starts where it sees the port.
+    let agent = host.spawn("assign console web --port org.qemu.guest_agent.0");
+    let ask_agent = |question: &str, answer: &str| -> Result<()> {
+        agent.stdin(&format!("{{\"execute\": \"{question}\"}}\n"));
+        agent.wait_for(answer, SOON)
+    };
+    ask_agent("guest-ping", "{\"return\": {}}")?;
+    ask_agent("guest-get-host-name", "\"host-name\": \"web")?;
+    ask_agent("guest-get-osinfo", "\"id\": \"debian\"")?;
+    agent.kill();
 
     // It gives memory back when asked, and has it again.
     let given = |mib: u64| -> Result<()> {

@@ -11,8 +11,8 @@ use crate::cache::Cache;
 use crate::run::{capture, line};
 use crate::{binaries, progress};
 
-/// Counters for each edge, and a look at what is compared: what libFuzzer learns by. One unit of code a
-/// crate, since counters of several end up in one section each.
+/// Counters for each edge, by which libFuzzer learns. One unit of code a crate, since counters of several
+/// end up in one section each.
 const FLAGS: &[&str] = &[
     "--cfg",
     "fuzzing",
@@ -21,18 +21,20 @@ const FLAGS: &[&str] = &[
     "-Cllvm-args=-sanitizer-coverage-level=4",
     "-Cllvm-args=-sanitizer-coverage-inline-8bit-counters",
     "-Cllvm-args=-sanitizer-coverage-pc-table",
-    "-Cllvm-args=-sanitizer-coverage-trace-compares",
 ];
+/// A look at what is compared: how magic numbers are found, for half of the time that most targets take.
+const COMPARES: &str = "-Cllvm-args=-sanitizer-coverage-trace-compares";
 /// It is named, so that build scripts and macros are built without these flags.
 const TRIPLE: &str = "x86_64-unknown-linux-gnu";
 
-/// The folder in cargo's target folder for all that fuzzing makes.
+/// The folder in cargo's target folder for all that fuzzing makes, with what is compared or without.
 ///
 /// # Errors
 /// Where it cannot be made.
-pub fn folder() -> Result<PathBuf> {
+pub fn folder(compares: bool) -> Result<PathBuf> {
     let lab = binaries::lab_folder()?;
-    Ok(lab.parent().context("no target folder")?.join("fuzz"))
+    let name = if compares { "fuzz" } else { "fuzz-fast" };
+    Ok(lab.parent().context("no target folder")?.join(name))
 }
 
 /// Builds these targets, showing cargo's progress, and returns the folder they are in. Quick when nothing
@@ -40,9 +42,9 @@ pub fn folder() -> Result<PathBuf> {
 ///
 /// # Errors
 /// Where there is no C++ compiler, or they do not build.
-pub fn targets(targets: &[Target]) -> Result<PathBuf> {
+pub fn targets(targets: &[Target], compares: bool) -> Result<PathBuf> {
     cpp_compiler()?;
-    let folder = folder()?;
+    let folder = folder(compares)?;
     progress::note("building the fuzz targets (minutes, the first time)");
     let mut command = binaries::cargo();
     command.args(["build", "--locked", "--release", "--target", TRIPLE, "--manifest-path"]);
@@ -50,8 +52,9 @@ pub fn targets(targets: &[Target]) -> Result<PathBuf> {
     for target in targets {
         command.args(["--bin", &target.name]);
     }
+    let flags: Vec<&str> = FLAGS.iter().copied().chain(compares.then_some(COMPARES)).collect();
     // As cargo has it where flags are several words: RUSTFLAGS would be ignored then.
-    command.env_remove("RUSTFLAGS").env("CARGO_ENCODED_RUSTFLAGS", FLAGS.join("\x1f"));
+    command.env_remove("RUSTFLAGS").env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
     let status = command
         .stdin(Stdio::null())
         .status()
