@@ -67,12 +67,7 @@ fn a_guest_is_listed_paused_and_powered_off_from_another_terminal() -> Result<()
     let before = list(&host)[0].clone();
     assert_eq!(host.ok("assign reset web"), "web was reset, and starts again\n");
     web.wait_for("web: rebooted, starting again", GUEST_TIME)?;
-    for _ in 0..600 {
-        if web.output_so_far().matches("guest: holding").count() == 2 {
-            break;
-        }
-        std::thread::sleep(Duration::from_millis(200));
-    }
+    guests::await_again(&web, GUEST_TIME);
     let after = list(&host)[0].clone();
     assert_eq!((&after["state"], &after["devices"]), (&"running".into(), &before["devices"]));
     assert_eq!(after["launcher_pid"], before["launcher_pid"]);

@@ -1,6 +1,7 @@
 //! Guests that stay, trying their networks once a second, until they are told to stop.
 
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use lab::{Host, Job};
@@ -13,6 +14,15 @@ pub fn start(host: &Host, command: &str, limit: Duration) -> Result<Job> {
     let guest = host.spawn(command);
     guest.wait_for("guest: holding", limit)?;
     Ok(guest)
+}
+
+/// Waits for at most `limit` until it is there again, after it began anew.
+pub fn await_again(guest: &Job, limit: Duration) {
+    let limit = Instant::now() + limit;
+    while guest.output_so_far().matches("guest: holding").count() < 2 {
+        assert!(Instant::now() < limit, "{}", guest.output_so_far());
+        thread::sleep(Duration::from_millis(200));
+    }
 }
 
 /// Has it end in order.

@@ -1,7 +1,6 @@
 //! Guests that boot what the boot loader on their disk would.
 
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Result;
 use lab::Host;
@@ -86,11 +85,7 @@ fn a_guest_boots_what_the_boot_loader_on_its_disk_would() -> Result<()> {
     assert!(told.contains(&format!("Kernel command line: {cmdline}")), "{told}");
     web.stdin("reboot\n");
     web.wait_for("web: rebooted, starting again", SOON)?;
-    let begun = Instant::now();
-    while web.output_so_far().matches("guest: holding").count() < 2 {
-        assert!(begun.elapsed() < GUEST_TIME, "{}", web.output_so_far());
-        thread::sleep(Duration::from_millis(200));
-    }
+    guests::await_again(&web, GUEST_TIME);
     let told = web.output_so_far();
     assert_eq!(told.matches("web: boots Debian GNU/Linux").count(), 2, "{told}");
     guests::stop(&web)?;

@@ -2,8 +2,7 @@
 //! interface that the host has already.
 
 use std::cell::Cell;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Result;
 use lab::{Host, Job};
@@ -23,16 +22,6 @@ fn ours(host: &Host) -> String {
 fn ping(guest: &Job, address: &str, count: u32) -> Result<()> {
     guest.stdin(&format!("ping {address} {count}\n"));
     guest.wait_for(&format!("guest: ping {address}: {count} of {count} answered"), SOON)
-}
-
-/// Has a guest begin again, and waits until it has.
-fn reset(host: &Host, guest: &Job) {
-    host.ok("assign reset web");
-    let limit = Instant::now() + GUEST_TIME;
-    while guest.output_so_far().matches("guest: holding").count() < 2 {
-        assert!(Instant::now() < limit, "{}", guest.output_so_far());
-        thread::sleep(Duration::from_millis(200));
-    }
 }
 
 #[test]
@@ -82,7 +71,8 @@ fn a_guest_shares_an_interface_without_a_bridge() -> Result<()> {
     change(&format!("ip link del {name}"), &gone, 0)?;
 
     // The guest's next life has another one.
-    reset(&host, &web);
+    host.ok("assign reset web");
+    guests::await_again(&web, GUEST_TIME);
     ping(&web, "10.0.2.2", 5)?;
     assert_eq!(ours(&host), name);
 
@@ -139,7 +129,8 @@ fn a_guest_has_a_tap_interface_that_was_made_for_it() -> Result<()> {
 
     host.ok("ip link set lan0 master br0 && ip link set lan0 up");
     web.wait_for("web: lan: the link is up again", SOON)?;
-    reset(&host, &web);
+    host.ok("assign reset web");
+    guests::await_again(&web, GUEST_TIME);
     ping(&web, "10.0.3.2", 3)?;
     guests::stop(&web)?;
     // It stays as it was.

@@ -37,15 +37,6 @@ fn attach(host: &Host, name: &str) -> Job {
     host.spawn(&format!("assign console web --port {name}"))
 }
 
-/// Waits until the guest is there for the `times`th time.
-fn await_guest(web: &Job, times: usize) {
-    let end = Instant::now() + GUEST_TIME;
-    while web.output_so_far().matches("guest: holding").count() < times {
-        assert!(Instant::now() < end, "{}", web.output_so_far());
-        std::thread::sleep(Duration::from_millis(200));
-    }
-}
-
 #[test]
 #[ignore = "boots an emulated host: cargo lab test"]
 fn programs_of_guest_and_host_speak_through_ports() -> Result<()> {
@@ -142,7 +133,7 @@ fn programs_of_guest_and_host_speak_through_ports() -> Result<()> {
     echo.wait_for("before", SOON)?;
     host.ok("assign reset web");
     echo.wait(GUEST_TIME)?;
-    await_guest(&web, 2);
+    guests::await_again(&web, GUEST_TIME);
     let echo = attach(&host, "org.test.echo");
     echo.stdin("after\n");
     echo.wait_for("after", SOON)?;

@@ -1,6 +1,6 @@
 //! Sockets between guests and their host, without a network.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Result;
 use lab::{Host, image};
@@ -107,11 +107,7 @@ fn programs_of_guests_and_host_speak_without_a_network() -> Result<()> {
     host.ok("assign reset db");
     let over = line.wait(GUEST_TIME)?;
     assert!(over.stderr.contains("Connection reset"), "{over:?}");
-    let limit = Instant::now() + GUEST_TIME;
-    while db.output_so_far().matches("guest: holding").count() < 2 {
-        assert!(Instant::now() < limit, "{}", db.output_so_far());
-        std::thread::sleep(Duration::from_millis(200));
-    }
+    guests::await_again(&db, GUEST_TIME);
     assert_eq!(cid(&host, "db"), 42);
     equal(42);
     db.stdin("vsock 2 7\n");
