@@ -333,7 +333,7 @@ impl Place {
     /// The kernel's.
     pub fn note_interface(&self, name: &str) -> io::Result<()> {
         let path = self.directory.join(INTERFACES);
-        // A guest that starts again has it there.
+        // One that could not be removed is there still.
         if noted_in(&path)?.lines().any(|noted| noted == name) {
             return Ok(());
         }
@@ -341,11 +341,12 @@ impl Place {
         file.write_all(format!("{name}\n").as_bytes())
     }
 
-    /// Removes the socket, where there is one.
+    /// Removes the socket and the interfaces, where there are some: the guest's next life makes its own.
     ///
     /// # Errors
-    /// The kernel's.
+    /// The kernel's, of the socket. An interface that stays is removed before the next one is made.
     pub fn clear(&self) -> io::Result<()> {
+        clear_interfaces(&self.root, &self.directory).ok();
         clear(&self.socket())
     }
 }
@@ -364,6 +365,11 @@ fn clear_all(root: &HostRoot, directory: &Path) -> io::Result<()> {
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
         _ => {}
     }
+    clear_interfaces(root, directory)
+}
+
+/// Removes the interfaces that were written down for a guest.
+fn clear_interfaces(root: &HostRoot, directory: &Path) -> io::Result<()> {
     let noted = directory.join(INTERFACES);
     for name in noted_in(&noted)?.lines() {
         interfaces::remove_left(root, name)?;

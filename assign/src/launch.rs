@@ -308,7 +308,7 @@ impl Launch<'_> {
         vsock: Option<Vsock>,
     ) -> Result<Ending, Failure> {
         let (console, cid) = (stays.console, vsock.as_ref().map(|vsock| vsock.cid));
-        let (news, mut cards) = self.timeline.time(Launching::ConnectNetworks, || {
+        let (news, cards) = self.timeline.time(Launching::ConnectNetworks, || {
             let networks = &connected.choice.networks;
             let virtio = |network: &Connection| matches!(network, Connection::Virtio { .. });
             let news = links::listen(networks.iter().any(virtio))
@@ -316,7 +316,7 @@ impl Launch<'_> {
             let cards = handles::open_cards(self.root, stays.place, self.guest, networks)?;
             Ok::<_, Failure>((news, cards))
         })?;
-        let links = Links::of(&mut cards).map_err(|error| self.system("share its TAPs", &error))?;
+        let links = Links::of(&cards).map_err(|error| self.system("share its TAPs", &error))?;
         let (events, events_of_guest) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)
             .map_err(|error| self.system("make a pipe", &error.into()))?;
         if console.takes_terminal() {

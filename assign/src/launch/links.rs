@@ -20,7 +20,7 @@ use std::sync::{Mutex, PoisonError};
 use sriov::netlink::{Changed, Link, LinkNews, Over, Rtnetlink};
 
 use super::handles::Card;
-use super::tap::{self, Kind, Made, Tap, Why};
+use super::tap::{self, Kind, Tap, Why};
 
 /// The host's ends of a guest's virtio networks.
 #[derive(Debug)]
@@ -38,7 +38,6 @@ struct Wire {
     next: Option<u32>,
     /// Why it is down, as that was told last.
     down: Option<String>,
-    _made: Option<Made>,
 }
 
 /// A link that is up or down, or down for another reason, than before.
@@ -77,17 +76,17 @@ pub fn listen(has_networks: bool) -> io::Result<Option<LinkNews>> {
 }
 
 impl Links {
-    /// Of these cards, whose links are up. What removes their interfaces goes with it.
+    /// Of these cards, whose links are up.
     ///
     /// # Errors
     /// Where descriptors are short.
-    pub fn of(cards: &mut [Card]) -> io::Result<Links> {
-        let wires = cards.iter_mut().map(|card| {
-            let Card { network, tap: Tap { files, name, index, kind, made }, .. } = card;
+    pub fn of(cards: &[Card]) -> io::Result<Links> {
+        let wires = cards.iter().map(|card| {
+            let Card { network, tap: Tap { files, name, index, kind }, .. } = card;
             let (network, name, index, kind) = (network.clone(), name.clone(), *index, *kind);
             let none = || io::Error::from(io::ErrorKind::InvalidInput);
             let tap = files.first().ok_or_else(none)?.try_clone()?;
-            Ok(Wire { network, tap, name, index, kind, next: None, down: None, _made: made.take() })
+            Ok(Wire { network, tap, name, index, kind, next: None, down: None })
         });
         Ok(Links(Mutex::new(wires.collect::<io::Result<_>>()?)))
     }
@@ -233,7 +232,6 @@ mod tests {
             kind: Kind::Bridged,
             next: Some(7),
             down: None,
-            _made: None,
         }]));
         links.look(|news| panic!("{news:?}")).expect("rtnetlink is always there");
         let changed = |index| Changed::These([index].into_iter().collect());

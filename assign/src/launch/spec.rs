@@ -268,7 +268,6 @@ mod tests {
                 name: "as-tap0".to_owned(),
                 index: 7,
                 kind: Kind::Bridged,
-                made: None,
             },
             mac: [2, 0, 0, 0, 0, 1],
             vhosts: vec![null(), null()],

@@ -19,7 +19,6 @@ use rustix::ioctl::{Updater, ioctl, opcode};
 use sriov::netlink::Rtnetlink;
 use sriov::{HostRoot, MacAddress};
 
-pub use self::macvtap::Made;
 use crate::control::Place;
 use crate::control::interfaces::index;
 
@@ -52,7 +51,7 @@ struct Request {
 /// A TAP or macvtap interface.
 #[derive(Debug)]
 pub struct Tap {
-    /// Descriptors of it, one for each queue. One of our own lives as long as one of them.
+    /// Descriptors of it, one for each queue. A TAP interface of our own lives as long as one of them.
     pub files: Vec<OwnedFd>,
     /// Its name.
     pub name: String,
@@ -60,8 +59,6 @@ pub struct Tap {
     pub index: u32,
     /// How its frames go on.
     pub kind: Kind,
-    /// What removes it, where its end does not.
-    pub made: Option<Made>,
 }
 
 /// How the frames of a guest go on from its interface.
@@ -147,7 +144,7 @@ fn on_bridge(root: &HostRoot, bridge: &str, network: Network<'_>) -> Result<Tap,
     };
     let index =
         connect().map_err(|error| (format!("{name} could not be put on it: {error}"), log()))?;
-    Ok(Tap { files, name, index, kind: Kind::Bridged, made: None })
+    Ok(Tap { files, name, index, kind: Kind::Bridged })
 }
 
 /// Takes a TAP interface that is there, as it is.
@@ -197,7 +194,7 @@ fn foreign(root: &HostRoot, tap: &str, queues: u16) -> Result<Tap, Why> {
     };
     let files = (0..queues).map(another).collect::<Result<_, Why>>()?;
     let index = index(root, tap).map_err(|error| (format!("{tap}: {error}"), log()))?;
-    Ok(Tap { files, name: tap.to_owned(), index, kind: Kind::Foreign, made: None })
+    Ok(Tap { files, name: tap.to_owned(), index, kind: Kind::Foreign })
 }
 
 /// What a TAP or TUN interface was made with (drivers/net/tun.c, `tun_flags_show`).

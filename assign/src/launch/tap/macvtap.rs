@@ -1,8 +1,8 @@
 //! A macvtap interface: a second address on an interface of the host's, whose frames are the guest's.
 //!
 //! Unlike a TAP interface it does not go with its descriptors. So its name is written down in the guest's
-//! directory before it is made, and who finds that name there without the guest's launcher removes the
-//! interface.
+//! directory before it is made: the launcher removes the interface with the rest of that, and where it was
+//! killed, who finds the name there does.
 
 use std::fs::OpenOptions;
 use std::io::{self, ErrorKind};
@@ -14,30 +14,6 @@ use sriov::netlink::{MacvtapMode, NetlinkError, NewMacvtap, Rtnetlink};
 use super::{Kind, Network, Tap, Why, attach, attached, log, no_interface};
 use crate::control::Place;
 use crate::control::interfaces::{self, index};
-
-/// A macvtap interface that is there; removed when this is dropped.
-#[derive(Debug)]
-pub struct Made {
-    name: String,
-    index: u32,
-}
-
-impl Drop for Made {
-    fn drop(&mut self) {
-        // What stays is removed by the next command, which finds the name. It may have been removed by
-        // somebody else, and numbers are not used again for a long time.
-        let Made { name, index } = self;
-        let removed = Rtnetlink::open().map_err(NetlinkError::from).and_then(|mut netlink| {
-            let link = netlink.link(*index)?;
-            if link.is_some_and(|link| link.name == *name) {
-                netlink.delete(*index)
-            } else {
-                Ok(())
-            }
-        });
-        removed.ok();
-    }
-}
 
 /// Makes one on the interface `over`.
 ///
@@ -67,7 +43,6 @@ pub fn open(
     let mut netlink = Rtnetlink::open().map_err(|error| failed("no rtnetlink", &error))?;
     netlink.add_macvtap(&NewMacvtap { name: &name, over: below, mac, mode }).map_err(unmade)?;
     let number = index(root, &name).map_err(|error| failed(&name, &error))?;
-    let made = Made { name: name.clone(), index: number };
     // The host has no business on it, and would speak up with the guest's address (IPv6 does so by itself).
     // A kernel without IPv6 has no such file.
     std::fs::write(root.proc("sys/net/ipv6/conf").join(&name).join("disable_ipv6"), "1").ok();
@@ -104,7 +79,7 @@ pub fn open(
         Ok(OwnedFd::from(file))
     };
     let files = (0..queues).map(another).collect::<Result<_, Why>>()?;
-    Ok(Tap { files, name, index: number, kind: Kind::Sharing, made: Some(made) })
+    Ok(Tap { files, name, index: number, kind: Kind::Sharing })
 }
 
 /// Why there cannot be one on `over`.
