@@ -109,6 +109,13 @@ if [ "$verb" = speed ]; then
     end poweroff
 fi
 
+# The CPUs that maxcpus= left out.
+if grep -q maxcpus= /proc/cmdline; then
+    for online in /sys/devices/system/cpu/cpu[0-9]*/online; do
+        [ "$(cat "$online")" = 1 ] || echo 1 >"$online" || say "no $online"
+    done
+fi
+
 cpus=$(grep -c '^processor' /proc/cpuinfo)
 [ "$cpus" = 1 ] && cpus="1 CPU" || cpus="$cpus CPUs"
 memory=$(awk '/^MemTotal/ { print int($2 / 1024) }' /proc/meminfo)

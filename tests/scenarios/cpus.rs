@@ -9,8 +9,8 @@ use crate::documents::Guest;
 use crate::guests;
 
 const GUEST_TIME: Duration = Duration::from_secs(180);
-/// As many CPUs as can be wait for each other on the host's only one.
-const MANY_TIME: Duration = Duration::from_secs(400);
+/// As many CPUs as can be come up one after the other on the host's only one.
+const MANY_TIME: Duration = Duration::from_secs(300);
 
 /// Where the thread of this name runs, of the only guest.
 fn allowed(host: &Host, thread: &str) -> String {
@@ -141,9 +141,11 @@ fn a_guest_sees_its_cpus_as_its_document_has_them() -> Result<()> {
 #[test]
 #[ignore = "boots an emulated host: cargo lab test"]
 fn a_guest_may_have_sixty_four_cpus() -> Result<()> {
-    let many = Guest::new("many", "poweroff")
+    // All but one are brought up when the kernel lets idle ones sleep: before, each has its tick 250 times a
+    // second, and the emulator falls behind that of some 40 for good.
+    let many = Guest::new("many", "poweroff maxcpus=1")
         .cpus_as("{count: 64, topology: {sockets: 2, cores: 16, threads: 2}}");
-    let limit = Duration::from_secs(500);
+    let limit = Duration::from_secs(340);
     let host = Host::intel().file("root/many.yaml", many.to_string()).limit(limit).boot()?;
     let output = host.run_within("assign run -f many.yaml </dev/null", MANY_TIME)?;
     assert_eq!(output.code, 0, "{}\n{}", output.stdout, output.stderr);
