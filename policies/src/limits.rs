@@ -51,7 +51,8 @@ impl Limits {
         (ram + ram / TABLES + OTHER_MEMORY).next_multiple_of(MIB)
     }
 
-    /// The least that a guest with so many vCPUs, devices and queues of disks can be limited to.
+    /// The least that a guest with so many vCPUs, devices (a virtio network is one for each of its queues) and
+    /// queues of disks can be limited to.
     pub fn least_tasks(cpus: u8, devices: usize, queues: u64) -> u64 {
         u64::from(cpus) + devices as u64 + queues * QUEUE_TASKS + OTHER_TASKS
     }
@@ -86,7 +87,8 @@ pub(crate) static LIMITS: Mapping = Mapping {
             "tasks",
             Form::Number(1, MOST_TASKS),
             "64",
-            "How many threads its process may have: at least 16 more than vCPUs and devices together, and 3 more for each queue of a disk.",
+            "How many threads its process may have: at least 16 more than vCPUs, devices and queues of virtio \
+             networks together, and 3 more for each queue of a disk.",
         ),
     ],
     rules: &[Rule::NotEmpty {
@@ -102,7 +104,7 @@ pub(crate) struct Needs {
     pub ram: Option<u64>,
     /// Its vCPUs.
     pub cpus: Option<u8>,
-    /// Its devices.
+    /// Its devices, and the queues of its virtio networks.
     pub devices: usize,
     /// The queues of its disks.
     pub queues: u64,
@@ -120,12 +122,11 @@ pub(crate) fn read(fields: &Fields<'_>, needs: &Needs, report: &mut Report<'_>) 
     {
         let least = Limits::least_tasks(cpus, needs.devices, needs.queues);
         if u64::from(tasks) < least {
-            let count =
-                |count, of: &str| format!("{count} {of}{}", if count == 1 { "" } else { "s" });
-            let (cpus, devices) = (count(cpus.into(), "vCPU"), count(needs.devices, "device"));
+            let vcpus = if cpus == 1 { "vCPU" } else { "vCPUs" };
             let message = format!(
-                "a guest with {cpus} and {devices} does not start with {tasks} tasks: its process has \
-                 others beside"
+                "a guest with {cpus} {vcpus} does not start with {tasks} tasks: its process has {} beside, for \
+                 devices, their queues and itself",
+                least - u64::from(cpus)
             );
             report.error(given.node.span, message, Some(&format!("{least} or more")));
         }

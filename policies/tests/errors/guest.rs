@@ -730,7 +730,7 @@ fn limits() {
       |                    ^^^^^^
       = accepted: 552MiB or more
 
-    host.yaml:9:35: a guest with 1 vCPU and 1 device does not start with 8 tasks: its process has others beside
+    host.yaml:9:35: a guest with 1 vCPU does not start with 8 tasks: its process has 17 beside, for devices, their queues and itself
     9 |   limits: {memory: 512MiB, tasks: 8, cpu: 150}
       |                                   ^
       = accepted: 18 or more
