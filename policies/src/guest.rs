@@ -11,6 +11,7 @@ mod ports;
 mod virtio;
 mod vsock;
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -288,7 +289,7 @@ pub(crate) fn read(
     let memory = of_memory.as_ref().and_then(|fields| memory::read(fields, count, report));
     // A node that was given and is wrong is no reason to complain that it is missing.
     let near = memory.as_ref().is_none_or(|memory| memory.node().is_some());
-    let mut claims = Claims { near, taken: Taken::default() };
+    let mut claims = Claims { near, ..Claims::default() };
     let before_disks = report.count();
     let disks = disks::read(&spec, folder, report);
     let known = (report.count() == before_disks).then_some(disks.as_slice());
@@ -352,10 +353,13 @@ pub(crate) fn read(
 }
 
 /// What the claims of a guest are checked against.
+#[derive(Default)]
 struct Claims {
     /// Whether the guest's memory has a NUMA node to be near to.
     near: bool,
     taken: Taken,
+    /// TAP interfaces of the host that networks have.
+    taps: HashSet<String>,
 }
 
 impl Claims {

@@ -215,19 +215,35 @@ pub(super) fn read(
         Some(fields) => fields.map("virtio", report),
         None => fields.map("virtio", report),
     };
-    let fallback = virtio.and_then(|fields| {
-        let mut interface =
-            |field| fields.has(field).then(|| fields.parsed(field, names::interface, report));
-        let (bridge, macvtap, tap) = (interface("bridge"), interface("macvtap"), interface("tap"));
-        let mode = fields.word("mode", report).unwrap_or_default();
-        Some(match (bridge, macvtap, tap) {
-            (Some(bridge), ..) => Virtio::Bridge { bridge: bridge? },
-            (_, Some(macvtap), _) => Virtio::Macvtap { macvtap: macvtap?, mode },
-            (_, _, tap) => Virtio::Tap { tap: tap?? },
-        })
-    });
+    let fallback = virtio.and_then(|fields| virtio_network(&fields, claims, report));
     let queues = queues(fields, cpus, report);
     (report.count() == before).then_some(GuestNetwork { name: name?, claim, fallback, queues })
+}
+
+/// What of the host a virtio network is connected to.
+fn virtio_network(
+    fields: &Fields<'_>,
+    claims: &mut Claims,
+    report: &mut Report<'_>,
+) -> Option<Virtio> {
+    let mut interface =
+        |field| fields.has(field).then(|| fields.parsed(field, names::interface, report));
+    let (bridge, macvtap, tap) = (interface("bridge"), interface("macvtap"), interface("tap"));
+    let mode = fields.word("mode", report).unwrap_or_default();
+    let network = match (bridge, macvtap, tap) {
+        (Some(bridge), ..) => Virtio::Bridge { bridge: bridge? },
+        (_, Some(macvtap), _) => Virtio::Macvtap { macvtap: macvtap?, mode },
+        (_, _, tap) => Virtio::Tap { tap: tap?? },
+    };
+    if let Virtio::Tap { tap } = &network
+        && !claims.taps.insert(tap.clone())
+        && let Some(given) = fields.get("tap", report)
+    {
+        let message = format!("another network of this guest has {tap}, and one alone can have it");
+        let form = "a TAP interface for each; or a bridge that all of them are on, {bridge: br0}";
+        report.error(given.node.span, message, Some(form));
+    }
+    Some(network)
 }
 
 /// How many queues a network's virtio device has in a guest with so many vCPUs.
