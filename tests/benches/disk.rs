@@ -1,4 +1,4 @@
-//! How fast a guest's disk is beside QEMU's: `cargo bench -p lab --bench disk`.
+//! How fast a guest's disk is beside QEMU's: `cargo bench -p benches --bench disk`.
 //!
 //! The same guest reads and writes the same raw file: in large pieces, which is throughput, and in pages one
 //! after the other, which is latency. It does so past its own memory for files (O_DIRECT). The file is in the

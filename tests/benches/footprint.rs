@@ -1,4 +1,4 @@
-//! What a guest costs its host in memory beside what the guest itself uses: `cargo bench -p lab --bench
+//! What a guest costs its host in memory beside what the guest itself uses: `cargo bench -p benches --bench
 //! footprint`.
 //!
 //! Counted is what is resident of each mapping of a process (`Rss` in /proc/PID/smaps, proc(5)), but for the

@@ -1,4 +1,4 @@
-//! How long a guest takes to start, beyond what its own kernel's clock counts: `cargo bench -p lab
+//! How long a guest takes to start, beyond what its own kernel's clock counts: `cargo bench -p benches
 //! --bench launch`; `-- TEXT` measures only the cases that have the text in their names.
 //!
 //! Measured in an emulated host whose clock counts instructions. A guest says what its clock shows as

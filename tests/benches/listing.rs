@@ -1,5 +1,5 @@
 //! Whether listing devices takes no longer than `lspci` does, and a whole snapshot no longer than
-//! `lspci -vv`: `cargo bench -p lab --bench listing`.
+//! `lspci -vv`: `cargo bench -p benches --bench listing`.
 //!
 //! Both read the same composed tree of 4,096 functions, as whole processes that take turns, and
 //! what they write goes nowhere. Then the tree grows sixteenfold, to see that the time grows with

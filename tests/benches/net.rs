@@ -1,4 +1,4 @@
-//! How fast a guest's virtio network card is beside QEMU's: `cargo bench -p lab --bench net`.
+//! How fast a guest's virtio network card is beside QEMU's: `cargo bench -p benches --bench net`.
 //!
 //! Both have the kernel move the frames (vhost-net), by a TAP in a bridge of the host. The guest sends to a
 //! program of the host and receives from it by TCP, which is throughput, and has its pings answered one after

@@ -1,5 +1,5 @@
 //! How long planning takes for 1,000 guests on 10,000 VFs, how that grows to ten times as many, and
-//! how long an apply takes that has nothing to do on a host with 256 VFs: `cargo bench -p lab --bench
+//! how long an apply takes that has nothing to do on a host with 256 VFs: `cargo bench -p benches --bench
 //! plan`.
 //!
 //! The hosts of plans are composed in memory. The apply is a whole process, on the server with two

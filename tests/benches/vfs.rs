@@ -1,5 +1,5 @@
 //! What `assign` adds to the kernel's own time when it makes 7 VFs and binds them to vfio-pci:
-//! `cargo bench -p lab --bench vfs`.
+//! `cargo bench -p benches --bench vfs`.
 //!
 //! Measured in an emulated host whose clock counts instructions, against the same writes to sysfs by
 //! shell built-ins, which is as little as can be done. Both take turns; the VFs are unmade between

@@ -156,7 +156,7 @@ fn record(host: Recorded) -> Result<()> {
 fn bench(name: Option<&str>) -> Result<ExitCode> {
     setup::ready()?;
     let mut cargo = binaries::cargo();
-    cargo.args(["bench", "--package", "lab", "--bench", name.unwrap_or("*")]);
+    cargo.args(["bench", "--package", "benches", "--bench", name.unwrap_or("*")]);
     exit_code(&mut cargo)
 }
 
@@ -174,7 +174,8 @@ fn test(arguments: &[String], all: bool) -> Result<ExitCode> {
     }
     image::build_programs()?;
     let mut nextest = setup::nextest()?;
-    nextest.args(["run", "--workspace", "--run-ignored", "all"]).args(arguments);
+    nextest.args(["run", "--workspace", "--exclude", "benches", "--run-ignored", "all"]);
+    nextest.args(arguments);
     nextest.current_dir(binaries::workspace()).env(binaries::BUILT, "1");
     let tested = exit_code(&mut nextest)?;
     if !all || tested != ExitCode::SUCCESS {
