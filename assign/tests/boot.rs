@@ -308,7 +308,8 @@ const CARDS: &str = "    - {name: cards, devices: {address: \"02:00.0\"}}\n";
 fn what_a_policy_no_longer_wants_goes_back_when_it_is_applied() {
     let lab = Lab::new();
     let both = edge("vfs: {count: 2}", CARDS);
-    assert!(lab.apply(std::slice::from_ref(&both)).failures.is_empty());
+    let done = lab.apply(std::slice::from_ref(&both));
+    assert!(done.failures.is_empty(), "{:?}", done.failures);
     assert_eq!(lab.driver("0000:02:00.0"), Some("vfio-pci".into()));
 
     // Without one pool, its device goes back, and nothing else does.

@@ -11,7 +11,7 @@
 //! a request before it is done, to hold it up or to fail it: see [`Kernel::before`].
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
@@ -311,6 +311,15 @@ const EINVAL: i32 = 22;
 const ERANGE: i32 = 34;
 const EOPNOTSUPP: i32 = 95;
 const ENETUNREACH: i32 = 101;
+
+/// Gives the file at `path` another content at once, as the kernel does: who reads it meanwhile gets the one or the
+/// other, and not an empty file.
+fn put(tree: &Tree, path: &Path, content: &[u8]) -> io::Result<()> {
+    // The host is locked, so there is one at a time; and no folder that anybody lists has it.
+    let next = tree.root().directory().join(".next");
+    fs::write(&next, content)?;
+    fs::rename(next, path)
+}
 
 fn errno(number: i32) -> io::Error {
     io::Error::from_raw_os_error(number)

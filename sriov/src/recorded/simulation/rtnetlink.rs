@@ -4,7 +4,9 @@
 use std::fs;
 use std::io;
 
-use super::{EINVAL, ENETUNREACH, ENODEV, EOPNOTSUPP, Host, Request, Shared, Tree, errno, lock};
+use super::{
+    EINVAL, ENETUNREACH, ENODEV, EOPNOTSUPP, Host, Request, Shared, Tree, errno, lock, put,
+};
 use crate::mac::MacAddress;
 use crate::netlink::attributes::{attributes, half, word};
 use crate::vf_settings::{LinkState, Rate, VfSettings, Vlan, VlanProtocol};
@@ -98,10 +100,11 @@ impl Host {
         if mask & IFF_UP != 0 {
             let up = flags & IFF_UP != 0;
             let directory = tree.root().netdev(name);
-            fs::write(directory.join("flags"), if up { "0x1003\n" } else { "0x1002\n" })?;
+            let flags: &[u8] = if up { b"0x1003\n" } else { b"0x1002\n" };
+            put(tree, &directory.join("flags"), flags)?;
             let carrier = directory.join("carrier");
             // A link is there at once.
-            if up { fs::write(carrier, "1\n")? } else { fs::remove_file(carrier).unwrap_or(()) }
+            if up { put(tree, &carrier, b"1\n")? } else { fs::remove_file(carrier).unwrap_or(()) }
         }
         Ok(())
     }

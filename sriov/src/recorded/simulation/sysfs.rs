@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use super::{EBUSY, EINVAL, ENODEV, ENOENT, EOPNOTSUPP, ERANGE, Host, Tree, errno};
+use super::{EBUSY, EINVAL, ENODEV, ENOENT, EOPNOTSUPP, ERANGE, Host, Tree, errno, put};
 use crate::address::PciAddress;
 use crate::mac::MacAddress;
 use crate::recorded::Function;
@@ -29,7 +29,7 @@ impl Host {
             "sriov_drivers_autoprobe" if !matches!(value, "0" | "1") => Err(errno(EINVAL)),
             "driver_override" => {
                 let value = if value.is_empty() { "(null)" } else { value };
-                fs::write(file, format!("{value}\n"))
+                put(tree, &file, format!("{value}\n").as_bytes())
             }
             "drivers_probe" => {
                 let device = value.parse().map_err(|_| errno(EINVAL))?;
@@ -56,7 +56,7 @@ impl Host {
                 }
                 Ok(())
             }
-            _ => fs::write(file, format!("{value}\n")),
+            _ => put(tree, &file, format!("{value}\n").as_bytes()),
         }
     }
 
@@ -197,7 +197,7 @@ fn set_vectors(tree: &Tree, vf: PciAddress, value: &str) -> io::Result<()> {
     let vectors = if wanted == 0 { OWN } else { wanted };
     // The table's size is written as one less.
     control.ok_or_else(|| errno(EOPNOTSUPP))?.copy_from_slice(&(vectors - 1).to_le_bytes());
-    fs::write(path, config)
+    put(tree, &path, &config)
 }
 
 /// VFs begin with what drivers such as igb begin with.
