@@ -88,8 +88,8 @@ impl Host {
                 self.new_vfs(tree, pf, wanted, function.vf.driver);
             }
         }
-        tree.attribute(&pf.to_string(), "sriov_numvfs", &format!("{wanted}\n"));
-        Ok(())
+        let count = tree.root().pci_attribute(pf, "sriov_numvfs");
+        put(tree, &count, format!("{wanted}\n").as_bytes())
     }
 
     /// What is known of VFs that were laid out: the driver the host has for them, and that nothing
