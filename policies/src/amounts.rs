@@ -120,6 +120,11 @@ fn megatransfers(text: &str) -> Option<u32> {
     (whole < 1000 && tenths < 10).then_some(whole * 1000 + tenths * 100).filter(|speed| *speed > 0)
 }
 
+/// So many vCPUs, in words.
+pub(crate) fn vcpus(count: u8) -> String {
+    if count == 1 { "1 vCPU".to_owned() } else { format!("{count} vCPUs") }
+}
+
 /// A speed in MT/s as it is written: `2.5GT/s`.
 pub(crate) fn show_speed(speed: u32) -> String {
     match (speed / 1000, speed % 1000 / 100) {

@@ -122,10 +122,10 @@ pub(crate) fn read(fields: &Fields<'_>, needs: &Needs, report: &mut Report<'_>) 
     {
         let least = Limits::least_tasks(cpus, needs.devices, needs.queues);
         if u64::from(tasks) < least {
-            let vcpus = if cpus == 1 { "vCPU" } else { "vCPUs" };
             let message = format!(
-                "a guest with {cpus} {vcpus} does not start with {tasks} tasks: its process has {} beside, for \
+                "a guest with {} does not start with {tasks} tasks: its process has {} beside, for \
                  devices, their queues and itself",
+                amounts::vcpus(cpus),
                 least - u64::from(cpus)
             );
             report.error(given.node.span, message, Some(&format!("{least} or more")));

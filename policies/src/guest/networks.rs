@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use sriov::netlink::MacvtapMode;
 
 use super::{CLAIM, Claim, Claims, claim};
+use crate::amounts;
 use crate::error::Report;
 use crate::fields::Fields;
 use crate::grammar::{Field, Form, Mapping, Rule, later, word};
@@ -257,7 +258,7 @@ fn queues(fields: &Fields<'_>, cpus: Option<u8>, report: &mut Report<'_>) -> u16
             "no `queues`; or a virtio device to fall back on, fallback: {virtio: {bridge: br0}}";
         report.error(given.node.span, message, Some(form));
     } else if let Some(cpus) = cpus.filter(|cpus| queues > u16::from(*cpus)) {
-        let has = if cpus == 1 { "1 vCPU".to_owned() } else { format!("{cpus} vCPUs") };
+        let has = amounts::vcpus(cpus);
         let message = format!("a guest with {has} does not make use of {queues} queues");
         let form = format!("a whole number up to {cpus}; or more vCPUs, cpus: {{count: {queues}}}");
         report.error(given.node.span, message, Some(&form));
